@@ -1,0 +1,31 @@
+"""Fixtures that every room of the suite shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import mmcv_overrides  # noqa: E402
+
+mmcv_overrides.activate()
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the repository; the test skips visibly where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data set in {folder}, which is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A small generated data set in COCO layout: drawn shapes on textured backgrounds."""
+    from fcos_train.data.shapes import make_shapes
+
+    return make_shapes(tmp_path_factory.mktemp("shapes"), train=24, val=8, size=(160, 128), seed=0)
