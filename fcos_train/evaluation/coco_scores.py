@@ -1,0 +1,184 @@
+"""COCO average precision and recall of boxes, on arrays (no mmengine, no files but the annotations).
+
+Shapes of the evaluator's tables: T IoU thresholds, R = 101 recall points, K categories, A = 4 area ranges
+(all, small, medium, large), M detection limits.
+Definition: https://cocodataset.org/#detection-eval
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmcv_overrides.errors import UserError
+
+ALL, SMALL, MEDIUM, LARGE = range(4)
+COCO_IOU_THRS = tuple(np.linspace(0.5, 0.95, 10))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Tables of one evaluation, categories in the order of the model's classes.
+
+    Attributes:
+        precision: [T, R, K, A, M]; -1 where the category has no ground truth of that size.
+        recall: [T, K, A, M]; -1 likewise.
+        iou_thrs: [T].
+        max_dets: the M detection limits, ascending.
+        evaluator: name and version of the library that counted.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    iou_thrs: np.ndarray
+    max_dets: tuple[int, ...]
+    evaluator: str
+
+    def ap(self, iou: float | None = None, area: int = ALL, category: int | None = None) -> float:
+        """Average precision at the largest detection limit; -1 when there is no ground truth to find.
+
+        Args:
+            iou: one threshold; None averages over all. A threshold that was not evaluated gives -1.
+            area: index of the area range.
+            category: index of one class; None averages over all classes.
+        """
+        table = self.precision[:, :, :, area, -1]
+        return _mean(_pick(table, self.iou_thrs, iou, category, category_axis=2))
+
+    def ar(self, limit: int = -1, area: int = ALL, category: int | None = None) -> float:
+        """Average recall with the ``limit``-th detection limit (an index into ``max_dets``); -1 as in :meth:`ap`."""
+        table = self.recall[:, :, area, limit]
+        return _mean(_pick(table, self.iou_thrs, None, category, category_axis=1))
+
+
+def _pick(table, iou_thrs, iou, category, category_axis):
+    if iou is not None:
+        table = table[np.isclose(iou_thrs, iou)]
+    if category is not None:
+        table = np.take(table, [category], axis=category_axis)
+    return table
+
+
+def _mean(table: np.ndarray) -> float:
+    valid = table[table > -1]
+    return float(valid.mean()) if valid.size else -1.0
+
+
+def load_annotations(path: str | Path) -> dict:
+    """Read a COCO annotation file and make it fit for counting.
+
+    Annotation ids are renumbered from 1 (an id of 0 means "unmatched" inside every COCO evaluator, so that box
+    would count as missed even when found); missing ``iscrowd`` is 0 and missing ``area`` is the area of the box.
+
+    Raises:
+        UserError: the file is absent, is not JSON, or is not COCO detection annotations.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the annotation file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a JSON file: {error}") from error
+    missing = [key for key in ("images", "annotations", "categories") if key not in data]
+    if missing:
+        raise UserError(f"{path} is not a COCO annotation file: it lacks {', '.join(missing)}")
+    annotations = [
+        {
+            "id": number,
+            "image_id": int(ann["image_id"]),
+            "category_id": ann["category_id"],
+            "bbox": ann["bbox"],
+            "iscrowd": int(ann.get("iscrowd", 0)),
+            "area": ann.get("area", ann["bbox"][2] * ann["bbox"][3]),
+        }
+        for number, ann in enumerate(data["annotations"], start=1)
+    ]
+    images = [{"id": int(image["id"])} for image in data["images"]]
+    return {"images": images, "annotations": annotations, "categories": data["categories"]}
+
+
+def category_ids(categories: Sequence[dict], classes: Sequence[str], where: str) -> list[int]:
+    """Ids of the file's categories in the order of the model's classes, found by name.
+
+    Raises:
+        UserError: a class is not in the file, or the file names a category twice; both lists are shown.
+    """
+    names = [category["name"] for category in categories]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{where} names these categories more than once: {', '.join(twice)}")
+    ids = {category["name"]: category["id"] for category in categories}
+    absent = [name for name in classes if name not in ids]
+    if absent:
+        raise UserError(
+            f"the model's classes and the categories of {where} do not match.\n"
+            f"  model:      {', '.join(classes)}\n"
+            f"  file:       {', '.join(names)}\n"
+            f"  not in the file: {', '.join(absent)}\n"
+            "Evaluate on annotations with these names, or train with classes=... of this file."
+        )
+    return [ids[name] for name in classes]
+
+
+def evaluate_boxes(
+    dataset: dict,
+    detections: Sequence[dict],
+    cat_ids: Sequence[int],
+    max_dets: Sequence[int] = (1, 10, 100),
+    iou_thrs: Sequence[float] = COCO_IOU_THRS,
+    library: str | None = None,
+) -> Scores:
+    """Match detections to ground truth and fill the precision and recall tables.
+
+    Args:
+        dataset: from :func:`load_annotations`; every image in it counts.
+        detections: COCO results, one dict per box: image_id, category_id, bbox (x, y, w, h; pixels), score.
+        cat_ids: categories to count, in the order wanted in the tables.
+        max_dets: detection limits per image and category, ascending.
+        iou_thrs: IoU thresholds.
+        library: ``faster_coco_eval`` or ``pycocotools``; None takes the first that imports (the same numbers).
+    """
+    coco_class, eval_class, name = _library(library)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth = coco_class()
+        truth.dataset = {**dataset, "info": {}}
+        truth.createIndex()
+        found = truth.loadRes([dict(detection) for detection in detections])
+        counter = eval_class(truth, found, "bbox")
+        counter.params.catIds = list(cat_ids)
+        counter.params.maxDets = list(max_dets)
+        counter.params.iouThrs = np.asarray(iou_thrs, dtype=np.float64)
+        counter.evaluate()
+        counter.accumulate()
+    # The evaluator sorts the ids; put the categories back into the order of the classes.
+    order = np.searchsorted(np.sort(cat_ids), cat_ids)
+    precision, recall = np.asarray(counter.eval["precision"]), np.asarray(counter.eval["recall"])
+    return Scores(
+        precision[:, :, order], recall[:, order], np.asarray(iou_thrs), tuple(sorted(max_dets)), name
+    )
+
+
+def _library(wanted: str | None):
+    """(COCO, COCOeval, "name version"): faster-coco-eval, or pycocotools where it has no wheel."""
+    if wanted in (None, "faster_coco_eval"):
+        try:
+            import faster_coco_eval
+            from faster_coco_eval import COCO, COCOeval_faster
+
+            return COCO, COCOeval_faster, f"faster-coco-eval {faster_coco_eval.__version__}"
+        except ImportError:
+            if wanted:
+                raise
+    from importlib.metadata import version
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    return COCO, COCOeval, f"pycocotools {version('pycocotools')}"

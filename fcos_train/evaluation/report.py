@@ -1,0 +1,78 @@
+"""What an evaluation leaves behind: JSON files and one table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmcv_overrides.errors import UserError
+
+
+def write_json(path: str | Path, data) -> Path:
+    """Write JSON so that the file is either the old one or the whole new one.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(scratch, "w", encoding="utf-8") as file:
+            json.dump(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def write_metrics(path: str | Path, metrics: dict) -> Path:
+    """Write metric values as JSON, atomically; a value that is not finite becomes null.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    return write_json(path, _finite(metrics))
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item"):  # numpy and torch scalars
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def class_table(rows: Sequence[dict], columns: int = 0) -> str:
+    """One line per class, or several classes per line when there are many.
+
+    Args:
+        rows: dicts with ``name``, ``boxes``, ``AP``, ``AP_50``, ``AP_75``; nan prints as ``-``.
+        columns: blocks side by side; 0 chooses (about 30 lines at most, three blocks at most).
+    """
+    columns = columns or min(3, math.ceil(len(rows) / 30) or 1)
+    width = max([len("class"), *(min(len(row["name"]), 24) for row in rows)])
+    head = f"{'class':<{width}} {'boxes':>6} {'AP':>6} {'AP50':>6} {'AP75':>6}"
+    cells = [
+        f"{row['name'][:24]:<{width}} {row['boxes']:>6} "
+        + " ".join(f"{_three(row[key]):>6}" for key in ("AP", "AP_50", "AP_75"))
+        for row in rows
+    ]
+    height = math.ceil(len(cells) / columns)
+    lines = [" | ".join([head] * columns)]
+    lines += [" | ".join(cells[start::height]) for start in range(height)]
+    return "\n".join(lines)
+
+
+def _three(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

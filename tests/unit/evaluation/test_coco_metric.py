@@ -1,0 +1,200 @@
+"""FastCocoMetric as the runner uses it: samples in, named numbers, log lines and files out."""
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import METRICS
+from mmengine.logging import MMLogger
+
+from fcos_train.evaluation import FastCocoMetric, write_metrics
+from fcos_train.evaluation.report import class_table
+from mmcv_overrides.errors import UserError
+
+KEYS = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR_1", "AR_10", "AR_100", "AR_s", "AR_m", "AR_l"]
+
+
+@pytest.fixture
+def gt(tmp_path):
+    """Two images, classes apple (id 4) and pear (id 2), three boxes, one class without a box."""
+    boxes = [(1, 4, [10, 10, 20, 20]), (1, 2, [50, 50, 60, 60]), (2, 4, [5, 5, 120, 120])]
+    data = {
+        "images": [{"id": 1}, {"id": 2}],
+        "annotations": [{"id": i, "image_id": m, "category_id": c, "bbox": b} for i, (m, c, b) in enumerate(boxes)],
+        "categories": [{"id": 4, "name": "apple"}, {"id": 2, "name": "pear"}, {"id": 9, "name": "plum"}],
+    }
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.fixture
+def log_lines():
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(f"{record.levelname} {record.getMessage()}")
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def sample(img_id, boxes, scores, labels, dtype=torch.float32):
+    found = {
+        "bboxes": torch.tensor(boxes, dtype=dtype).reshape(-1, 4),
+        "scores": torch.tensor(scores, dtype=dtype),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+    }
+    return {"img_id": img_id, "pred_instances": found}
+
+
+def perfect():
+    return [
+        sample(1, [[10, 10, 30, 30], [50, 50, 110, 110]], [0.9, 0.8], [0, 1]),
+        sample(2, [[5, 5, 125, 125]], [0.7], [0]),
+    ]
+
+
+def build(gt, classes=("apple", "pear", "plum"), **options):
+    metric = METRICS.build({"type": "FastCocoMetric", "ann_file": str(gt), **options})
+    metric.dataset_meta = {"classes": classes}
+    return metric
+
+
+def test_perfect_detections(gt, tmp_path, log_lines):
+    metric = build(gt, work_dir=str(tmp_path / "run"))
+    metric.process({}, perfect())
+    result = metric.evaluate(size=2)
+    assert list(result) == [f"bbox_{key}" for key in KEYS]
+    assert all(value == pytest.approx(1.0) for value in result.values())
+    assert metric.per_class["apple"]["boxes"] == 2 and metric.per_class["pear"]["AP"] == pytest.approx(1.0)
+    assert math.isnan(metric.per_class["plum"]["AP"]) and math.isnan(metric.per_class["pear"]["AP_s"])
+    text = "\n".join(log_lines)
+    assert "evaluated 3 detections in 2 images in " in text and "faster-coco-eval" in text
+    assert any(line.split()[:4] == ["plum", "0", "-", "-"] for line in text.splitlines())
+
+    found = json.loads((tmp_path / "run/eval/detections.bbox.json").read_text())
+    pear = {"image_id": 1, "category_id": 2, "bbox": [50, 50, 60, 60], "score": pytest.approx(0.8)}
+    assert [d for d in found if d["category_id"] == 2] == [pear]
+    summary = json.loads((tmp_path / "run/eval/detections.metrics.json").read_text())
+    assert summary["metrics"] == result and summary["per_class"]["plum"]["AP"] is None
+    assert sorted(p.name for p in (tmp_path / "run/eval").iterdir()) == [
+        "detections.bbox.json",
+        "detections.metrics.json",
+    ]
+
+
+def test_undefined_sizes_stay_minus_one(tmp_path):
+    data = {
+        "images": [{"id": 1}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50]}],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(data))
+    metric = build(tmp_path / "gt.json", classes=["a"])
+    metric.process({}, [sample(1, [[0, 0, 50, 50]], [0.5], [0])])
+    result = metric.evaluate(size=1)
+    assert (result["bbox_mAP_s"], result["bbox_mAP_m"], result["bbox_mAP_l"]) == (-1, pytest.approx(1), -1)
+    assert result["bbox_AR_l"] == -1
+
+
+def test_no_detection_at_all_is_zero(gt, log_lines):
+    metric = build(gt)
+    metric.process({}, [sample(1, [], [], []), sample(2, [], [], [])])
+    result = metric.evaluate(size=2)
+    assert list(result.values()) == [0.0] * 12
+    assert metric.per_class["apple"]["AP"] == 0 and math.isnan(metric.per_class["plum"]["AP"])
+    assert any("found nothing" in line for line in log_lines)
+
+
+def test_labels_follow_class_names_not_file_order(gt, log_lines):
+    metric = build(gt, classes=["plum", "pear", "apple"])
+    swapped = perfect()
+    for item in swapped:
+        item["pred_instances"]["labels"] = 2 - item["pred_instances"]["labels"]
+    metric.process({}, swapped)
+    assert metric.evaluate(size=2)["bbox_mAP"] == pytest.approx(1.0)
+    assert any("another order" in line for line in log_lines)
+
+
+def test_half_precision_and_non_finite(gt, log_lines):
+    metric = build(gt)
+    samples = perfect()
+    samples[1] = sample(2, [[5, 5, 125, 125], [math.nan, 0, 1, 1]], [0.7, 0.99], [0, 0], dtype=torch.bfloat16)
+    metric.process({}, samples)
+    assert metric.evaluate(size=2)["bbox_mAP"] == pytest.approx(1.0)
+    assert any("1 detections were not finite" in line for line in log_lines)
+
+
+def test_missing_and_foreign_images(gt, log_lines):
+    metric = build(gt)
+    metric.process({}, perfect()[:1])
+    assert metric.evaluate(size=1)["bbox_mAP"] < 1
+    assert any("1 of the 2 images" in line for line in log_lines)
+    metric.process({}, [sample(77, [], [], [])])
+    with pytest.raises(UserError, match="does not list"):
+        metric.evaluate(size=1)
+
+
+def test_class_beyond_the_data(gt):
+    metric = build(gt, classes=["apple"])
+    metric.process({}, [sample(1, [[0, 0, 5, 5]], [0.5], [3])])
+    with pytest.raises(UserError, match="predicts class 3, but the data set has 1"):
+        metric.evaluate(size=1)
+
+
+def test_arguments_of_mmdets_metric(gt, tmp_path):
+    mmdet_style = {"metric": ["bbox"], "classwise": True, "format_only": False, "backend_args": None}
+    build(gt, **mmdet_style, use_mp_eval=False, metric_items=None, proposal_nums=(100, 300, 1000))
+    assert build(gt, prefix="coco").prefix == "coco" and build(gt).prefix is None
+    for bad in (
+        {"metric": "segm"},
+        {"metric": ["bbox", "proposal"]},
+        {"use_mp_eval": True},
+        {"metric_items": ["mAP"]},
+        {"clsswise": True},
+        {"proposal_nums": (100, 10)},
+        {"format_only": True},
+    ):
+        with pytest.raises(UserError):
+            build(gt, **bad)
+    with pytest.raises(UserError, match="ann_file"):
+        FastCocoMetric()
+    with pytest.raises(UserError, match="for one class with a comma"):
+        metric = build(gt, classes="apple")
+        metric.process({}, perfect())
+        metric.evaluate(size=2)
+
+
+def test_format_only_writes_detections_alone(gt, tmp_path):
+    metric = build(gt, format_only=True, outfile_prefix=str(tmp_path / "sub/out"))
+    metric.process({}, perfect())
+    assert metric.evaluate(size=2) == {}
+    assert len(json.loads((tmp_path / "sub/out.bbox.json").read_text())) == 3
+    assert not (tmp_path / "sub/out.metrics.json").exists()
+
+
+def test_one_iou_threshold(gt):
+    metric = build(gt, iou_thrs=0.5)
+    metric.process({}, perfect())
+    result = metric.evaluate(size=2)
+    assert result["bbox_mAP"] == result["bbox_mAP_50"] == pytest.approx(1.0)
+    assert result["bbox_mAP_75"] == -1
+
+
+def test_write_metrics(tmp_path):
+    path = write_metrics(tmp_path / "a/m.json", {"x": np.float32(0.5), "y": math.nan, "z": [torch.tensor(2)]})
+    assert json.loads(path.read_text()) == {"x": 0.5, "y": None, "z": [2]}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_metrics(tmp_path / "file/m.json", {})
+
+
+def test_table_puts_many_classes_side_by_side():
+    rows = [{"name": f"class{i}", "boxes": i, "AP": 0.5, "AP_50": 0.6, "AP_75": math.nan} for i in range(80)]
+    lines = class_table(rows).splitlines()
+    assert len(lines) == 28 and all(len(line) <= 150 for line in lines)
+    assert lines[1].split("|")[1].split()[:2] == ["class27", "27"]
