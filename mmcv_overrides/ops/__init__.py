@@ -1,0 +1,59 @@
+"""A portable ``mmcv._ext``: the compiled operators that detectors need, in plain torch, on any device.
+
+mmcv's own Python layers (``mmcv.ops``) run on top of it unchanged: they ask ``mmcv._ext`` for functions by name.
+"""
+
+import importlib
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from types import ModuleType
+
+NAME = "mmcv._ext"
+
+
+def install() -> str:
+    """Make ``import mmcv.ops`` work: keep a compiled ``mmcv._ext`` that loads, otherwise put the portable one there.
+
+    Call it before ``import mmcv.ops`` or ``import mmdet``; calling it again changes nothing.
+
+    Returns:
+        One line that says which operators are in use, and why.
+    """
+    import mmcv
+
+    from . import ext, vision
+
+    found, reason = _find_compiled()
+    if found is not None:
+        return f"mmcv operators: compiled ({found.__file__})"
+    stale = _imported_before(ext)
+    sys.modules[NAME] = ext
+    mmcv._ext = ext
+    return f"mmcv operators: portable, in torch ({reason}; {vision.status}){stale}"
+
+
+def _find_compiled() -> tuple[ModuleType | None, str]:
+    """(the compiled module or None, why there is none)."""
+    absent = "mmcv was installed without compiled ones"
+    present = sys.modules.get(NAME)
+    if present is None:
+        try:
+            present = importlib.import_module(NAME)
+        except ModuleNotFoundError as error:
+            if error.name != NAME:
+                return None, f"the compiled ones do not load: {error}"
+            return None, absent
+        except Exception as error:  # built for another torch: undefined symbols, missing libraries
+            return None, f"the compiled ones do not load: {str(error).splitlines()[0]}"
+    compiled = str(getattr(present, "__file__", None) or "").endswith(tuple(EXTENSION_SUFFIXES))
+    return (present, "") if compiled else (None, absent)
+
+
+def _imported_before(ext: ModuleType) -> str:
+    """A warning when ``mmcv.ops`` was imported, or tried, before the portable operators were in place."""
+    early = [name for name in sys.modules if name == "mmcv.ops" or name.startswith("mmcv.ops.")]
+    if not early or sys.modules.get(NAME) is ext:
+        return ""
+    if "mmcv.ops" in early:
+        return "; mmcv.ops was imported before, with another mmcv._ext, and still uses that: activate earlier"
+    return "; an import of mmcv.ops failed before, a new one works"

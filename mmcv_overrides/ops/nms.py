@@ -1,0 +1,150 @@
+"""Non-maximum suppression, hard and soft, without a compiled operator."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import vision
+
+# Boxes of one block: the IoU matrix of a block against the rest is what bounds memory (block x boxes).
+BLOCK = 512
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes: [N, 4], x1 y1 x2 y2 in pixels.
+        scores: [N]; equal scores keep the order of the input.
+        iou_threshold: a box goes when its IoU with a kept, better one is above this.
+        offset: 0 or 1; width is ``x2 - x1 + offset``.
+
+    Returns:
+        Indices of the kept boxes, int64, best first.
+    """
+    if boxes.numel() == 0:
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
+    if boxes.dtype in (torch.float16, torch.bfloat16):
+        boxes = boxes.float()
+    if vision.serves_nms(boxes.device, offset):
+        return vision.ops.nms(boxes, scores.to(boxes.dtype), iou_threshold)
+    rest = scores.argsort(dim=0, descending=True, stable=True)
+    in_block = _greedy_on_host if boxes.device.type == "cpu" else _greedy_on_device
+    kept = []
+    while rest.numel():
+        block, rest = rest[:BLOCK], rest[BLOCK:]
+        block = block[in_block(_overlaps(boxes[block], boxes[block], iou_threshold, offset).triu_(1))]
+        kept.append(block)
+        if rest.numel():
+            rest = rest[~_overlaps(boxes[block], boxes[rest], iou_threshold, offset).any(0)]
+    return torch.cat(kept)
+
+
+def _overlaps(a: Tensor, b: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Whether boxes ``a`` [N, 4] and ``b`` [M, 4] have an IoU above the threshold, bool [N, M]."""
+    area_a = (a[:, 2] - a[:, 0] + offset) * (a[:, 3] - a[:, 1] + offset)
+    area_b = (b[:, 2] - b[:, 0] + offset) * (b[:, 3] - b[:, 1] + offset)
+    ax1, ay1, ax2, ay2 = a[:, None].unbind(2)
+    bx1, by1, bx2, by2 = b[None].unbind(2)
+    inter = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).add_(offset).clamp_(min=0)
+    inter *= torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).add_(offset).clamp_(min=0)
+    union = (area_a[:, None] + area_b[None]).sub_(inter)
+    return inter.div_(union) > iou_threshold
+
+
+def _greedy_on_host(suppresses: Tensor) -> Tensor:
+    """Mask [N] of the survivors, given the strictly upper triangular bool matrix [N, N]; one pass in numpy."""
+    matrix = suppresses.numpy()
+    gone = np.zeros(len(matrix), dtype=bool)
+    for i in np.flatnonzero(matrix.any(1)):
+        if not gone[i]:
+            gone |= matrix[i]
+    return torch.from_numpy(~gone)
+
+
+def _greedy_on_device(suppresses: Tensor) -> Tensor:
+    """As `_greedy_on_host`, by iteration to the fixed point: one read-back a round, not one a box.
+
+    A round settles every box whose suppressors are settled, so the rounds are as many as the longest chain of
+    boxes that suppress one another; the fixed point is unique and is the greedy answer.
+    """
+    keep = torch.ones(len(suppresses), dtype=torch.bool, device=suppresses.device)
+    while True:
+        settled = ~(suppresses & keep[:, None]).any(0)
+        if torch.equal(settled, keep):
+            return keep
+        keep = settled
+
+
+NAIVE, LINEAR, GAUSSIAN = range(3)
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int = 0,
+) -> Tensor:
+    """Soft-NMS (Bodla et al., 2017, https://arxiv.org/abs/1704.04503): overlapped boxes lose score, not life.
+
+    Args:
+        boxes: [N, 4] on the CPU, x1 y1 x2 y2 in pixels.
+        scores: [N] on the CPU.
+        dets: [N, 5] on the CPU; the first rows receive the kept boxes with their decayed scores.
+        iou_threshold: from this IoU on, the naive and linear methods decay.
+        sigma: width of the gaussian decay.
+        min_score: a box that falls below it is dropped.
+        method: 0 naive (drop), 1 linear (``1 - IoU``), 2 gaussian (``exp(-IoU^2 / sigma)``).
+        offset: 0 or 1; width is ``x2 - x1 + offset``.
+
+    Returns:
+        Indices of the kept boxes, int64, in the order of ``dets``.
+    """
+    rows = np.concatenate([boxes.numpy(), scores.numpy()[:, None]], axis=1)
+    order = np.arange(len(rows))
+    kept = 0
+    while kept < len(rows):
+        best = kept + rows[kept:, 4].argmax()
+        rows[[kept, best]] = rows[[best, kept]]
+        order[[kept, best]] = order[[best, kept]]
+        kept += 1
+        iou = _iou_of_one(rows[kept - 1], rows[kept:], offset)
+        rows[kept:, 4] *= _decay(iou, iou_threshold, sigma, method)
+        alive = _fill_holes(rows[kept:, 4] >= min_score)
+        rows = np.concatenate([rows[:kept], rows[kept:][alive]])
+        order = np.concatenate([order[:kept], order[kept:][alive]])
+    dets[:kept] = torch.from_numpy(rows)
+    return torch.from_numpy(order)
+
+
+def _iou_of_one(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
+    width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0]) + offset
+    height = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1]) + offset
+    inter = width.clip(0) * height.clip(0)
+    area = (box[2] - box[0] + offset) * (box[3] - box[1] + offset)
+    areas = (others[:, 2] - others[:, 0] + offset) * (others[:, 3] - others[:, 1] + offset)
+    union = area + areas - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)  # empty boxes overlap nothing
+
+
+def _decay(iou: np.ndarray, iou_threshold: float, sigma: float, method: int) -> np.ndarray:
+    if method == GAUSSIAN:
+        return np.exp(-(iou * iou) / iou.dtype.type(sigma))
+    over = iou >= iou_threshold
+    return np.where(over, 1 - iou if method == LINEAR else 0, 1).astype(iou.dtype)
+
+
+def _fill_holes(alive: np.ndarray) -> np.ndarray:
+    """Positions of the survivors after each dropped box has been replaced by the last survivor.
+
+    The compiled operator drops a box that way, and its order decides between equal scores later on.
+    """
+    count = int(alive.sum())
+    positions = np.arange(count)
+    fillers = count + np.flatnonzero(alive[count:])
+    positions[~alive[:count]] = fillers[::-1]
+    return positions
