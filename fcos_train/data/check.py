@@ -1,0 +1,218 @@
+"""The data check: what is in both splits, whether they agree, and whether there is anything to train on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmcv_overrides.errors import UserError
+
+from .clean import Cleaned, clean
+from .coco_json import load_coco, write_json
+from .spec import DataReport, FaultLog, Split, SplitReport
+
+
+@dataclass
+class Source:
+    """A split before the check: its annotations in COCO form, and the faults met while converting them."""
+
+    split: Split
+    raw: dict
+    log: FaultLog | None = None
+
+
+def check(train: Split, val: Split, classes: Sequence[str] | None = None) -> DataReport:
+    """Check two splits of COCO annotations. Changes no file.
+
+    Args:
+        classes: names to train on, in this order; all of the training file, by category id, if None.
+
+    Raises:
+        UserError: nothing to train or validate on, most images missing, or validation has classes that
+            training lacks. The message shows both class lists.
+    """
+    return examine([Source(s, load_coco(s.ann_file)) for s in (train, val)], classes)[0]
+
+
+def examine(
+    sources: Sequence[Source], classes: Sequence[str] | None = None
+) -> tuple[DataReport, list[Cleaned]]:
+    """`check` for annotations that are loaded already; returns the cleaned annotations too."""
+    names, warnings, notes = agree(sources[0], sources[1], classes)
+    cleaned = [clean(s.raw, s.split, names, s.log) for s in sources]
+    for source, result in zip(sources, cleaned, strict=True):
+        _require_boxes(source, names, result.report, asked=classes is not None)
+    train, val = (c.report for c in cleaned)
+    warnings += [f"train: no box of class '{n}'" for n, count in train.boxes_per_class.items() if not count]
+    shared = _files(cleaned[0]) & _files(cleaned[1])
+    if shared:
+        example = os.path.basename(min(shared))
+        warnings.append(f"{len(shared)} images are in both splits (e.g. {example}): the mAP will flatter")
+    return DataReport(names, {train.name: train, val.name: val}, warnings=warnings, notes=notes), cleaned
+
+
+def check_coco_files(
+    ann_file: Path | str,
+    img_dir: Path | str,
+    classes: Sequence[str] | None = None,
+    name: str = "train",
+    cache_dir: Path | str | None = None,
+) -> SplitReport:
+    """Check one annotation file, as for a config that names its files itself.
+
+    Returns:
+        The report; its `ann_file` is the file to use: a cleaned copy in `cache_dir` if that is given and
+        anything had to be mended, the original otherwise.
+
+    Raises:
+        UserError: as `check`, and, without `cache_dir`, also when mmdet would give the labels other class
+            names than `classes` says (it numbers them in the order of the file, not of the config).
+    """
+    split = Split(name, Path(ann_file), Path(img_dir))
+    source = Source(split, load_coco(split.ann_file))
+    names = _asked(classes) if classes is not None else tuple(_names(source.raw))
+    result = clean(source.raw, split, names)
+    _require_boxes(source, names, result.report, asked=classes is not None)
+    if cache_dir is not None and result.changed:
+        result.report.ann_file = write_json(result.data, Path(cache_dir) / f"instances_{name}.json")
+    elif classes is not None:
+        _require_order(source, names)
+    return result.report
+
+
+def agree(
+    train: Source, val: Source, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """The class names both splits are read with, and warnings and notes about differences between them."""
+    warnings, notes = [], []
+    in_train, in_val = _names(train.raw), _names(val.raw)
+    for unused in _placeholders(train.raw, val.raw):
+        notes.append(f"category '{unused}' is only the export's group name, without boxes: left out")
+        in_train = [n for n in in_train if n != unused]
+        in_val = [n for n in in_val if n != unused]
+    gaps = _id_gaps(train.raw)
+    if gaps:
+        notes.append(f"category ids have {gaps} gaps: harmless, labels follow their order")
+    names = _asked(classes) if classes is not None else tuple(in_train)
+    if not names:
+        raise UserError(f"{train.split.ann_file} lists no categories, so there is nothing to train on")
+    _require_known(names, in_train, train)
+    if classes is None:
+        extra = [n for n in in_val if n not in names]
+        if extra and _uses(val.raw, extra):
+            raise UserError(
+                f"validation has classes that training lacks: {_show(extra)}. "
+                f"Training classes: {_show(in_train)} ({train.split.ann_file}); validation classes: {_show(in_val)} ({val.split.ann_file}). "
+                "Rename them so that they agree, or name those to use: --classes"
+            )
+        if extra:
+            warnings.append(f"val: classes that training lacks, without boxes: {_show(extra)}: left out")
+    absent = [n for n in names if n not in in_val]
+    if absent:
+        warnings.append(f"val: no category named {_show(absent)}")
+    common = [n for n in in_train if n in in_val]
+    if common != [n for n in in_val if n in in_train]:
+        warnings.append("the splits number their classes in another order: mended, train's order counts")
+    return names, warnings, notes
+
+
+def _asked(classes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, str):
+        raise UserError(
+            f"classes is the single text '{classes}', which Python reads letter by letter; "
+            f"write ('{classes}',) in a config"
+        )
+    names = tuple(classes)
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice or not names:
+        raise UserError(f"classes names {_show(twice)} twice" if twice else "classes is empty")
+    return names
+
+
+def _names(raw: dict) -> list[str]:
+    """Category names by id, each once."""
+    try:
+        ordered = sorted(raw["categories"], key=lambda c: c["id"])
+    except TypeError:  # ids of mixed types have no order
+        ordered = raw["categories"]
+    return list(dict.fromkeys(c["name"] for c in ordered))
+
+
+def _id_gaps(raw: dict) -> int:
+    ids = {c["id"] for c in raw["categories"] if isinstance(c["id"], int)}
+    return max(ids) - min(ids) + 1 - len(ids) if ids else 0
+
+
+def _uses(raw: dict, names: Sequence[str]) -> bool:
+    """Whether any annotation is of one of these classes."""
+    ids = {c["id"] for c in raw["categories"] if c["name"] in names}
+    return any(a.get("category_id") in ids for a in raw["annotations"])
+
+
+def _placeholders(*raws: dict) -> list[str]:
+    """Names of the group of all other categories, without a box in any split (Roboflow writes one, id 0)."""
+    found = []
+    for name in _names(raws[0]):
+        others = [c for raw in raws for c in raw["categories"] if c["name"] != name]
+        groups = bool(others) and all(c.get("supercategory") == name for c in others)
+        if groups and not any(_uses(raw, [name]) for raw in raws):
+            found.append(name)
+    return found
+
+
+def _require_known(names: Sequence[str], in_file: Sequence[str], source: Source) -> None:
+    unknown = [n for n in names if n not in in_file]
+    if unknown and len(unknown) < len(names):
+        raise UserError(
+            f"{source.split.ann_file} has no class {_show(unknown)}; "
+            f"your file has classes {_show(in_file)}; asked for {_show(names)}"
+        )
+    if unknown:
+        raise UserError(_nothing(source, names, 0))
+
+
+def _require_boxes(source: Source, names: Sequence[str], report: SplitReport, asked: bool) -> None:
+    if report.counts["annotated"]:
+        return
+    faults = "; ".join(report.faults())
+    message = (
+        _nothing(source, names, 0)
+        if asked
+        else (
+            f"{report.name}: no usable image with a box in {source.split.ann_file}: "
+            f"{report.counts['images']} of {report.counts['images_in_file']} images "
+            f"and 0 of {report.counts['boxes_in_file']} annotations can be used"
+        )
+    )
+    raise UserError(message + (f"; {faults}" if faults else ""))
+
+
+def _require_order(source: Source, names: Sequence[str]) -> None:
+    """mmdet numbers labels in the file's order of the known categories; `names` must have that order."""
+    labels = [c["name"] for c in source.raw["categories"] if c["name"] in names]
+    if labels != list(names):
+        raise UserError(
+            f"{source.split.ann_file} lists its classes as {_show(labels)}, the config as {_show(names)}: "
+            "mmdet numbers them in the order of the file, so detections would carry wrong names. "
+            "Give the config the classes of the file in its order, or use --data-path, which does this by itself"
+        )
+
+
+def _nothing(source: Source, names: Sequence[str], matching: int) -> str:
+    total = len(source.raw["annotations"])
+    return (
+        f"{source.split.name}: no usable image: your file has classes {_show(_names(source.raw))}; "
+        f"asked for {_show(names)}; {matching} of {total} annotations match ({source.split.ann_file})"
+    )
+
+
+def _files(cleaned: Cleaned) -> set[str]:
+    folder = os.path.realpath(cleaned.report.img_dir)
+    return {os.path.join(folder, image["file_name"]) for image in cleaned.data["images"]}
+
+
+def _show(names: Sequence[str], limit: int = 12) -> str:
+    more = f", ... {len(names) - limit} more" if len(names) > limit else ""
+    return "{" + ", ".join(map(str, names[:limit])) + more + "}"

@@ -1,0 +1,229 @@
+"""Makes one COCO annotation file safe to train on, and counts everything it had to mend.
+
+mmdet reads COCO files trustingly: a missing `area` is a KeyError, a repeated annotation id gives boxes to the
+wrong image, pycocotools counts an annotation with id 0 as never found, and labels are numbered in the order of the
+file's categories whatever order the class names were given in. After `clean` none of this can happen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmcv_overrides.errors import UserError
+
+from .images import missing, read_size
+from .spec import FaultLog, Split, SplitReport
+
+CLIP_TOLERANCE = 0.1  # px; COCO's own boxes pass the border by rounding, which is no fault
+MAX_LOST = 0.5  # share of images that may be unusable before it is an error
+
+
+@dataclass
+class Cleaned:
+    """A split's annotations in COCO form, whether they differ from the file, and the report about them."""
+
+    data: dict
+    changed: bool
+    report: SplitReport
+
+
+def clean(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog | None = None) -> Cleaned:
+    """Drop, clip and renumber what would harm; `log` may bring faults found earlier (while converting).
+
+    The cleaned file lists exactly `classes`, in this order, those without any box too, so that labels agree
+    between splits. Raises UserError when more than half of the images are unusable.
+    """
+    log = log or FaultLog()
+    images_in_file = len(raw["images"]) + log.counts["missing_xml"] + log.counts["unreadable_xml"]
+    categories, to_id = _categories(raw, split, classes, log)
+    images, lost = _images(raw, split, log)
+    if images_in_file and len(images) + log.counts["repeated_images"] < images_in_file * (1 - MAX_LOST):
+        raise UserError(_too_many_lost(split, images_in_file, len(images), log))
+    annotations = _annotations(raw["annotations"], images, lost, to_id, log)
+    _renumber(annotations, log)
+
+    data = dict(raw, images=list(images.values()), annotations=annotations, categories=categories)
+    same_categories = [(c["id"], c["name"]) for c in raw["categories"]] == [
+        (c["id"], c["name"]) for c in categories
+    ]
+    counts, per_class = _count(data, images_in_file, len(raw["annotations"]))
+    report = SplitReport(
+        split.name,
+        split.ann_file,
+        split.ann_file,
+        split.img_dir,
+        {**counts, **log.counts},
+        per_class,
+        log.examples,
+    )
+    return Cleaned(data, log.mended or not same_categories, report)
+
+
+def _too_many_lost(split: Split, total: int, kept: int, log: FaultLog) -> str:
+    reasons = "; ".join(
+        f"{log.counts[kind]} {what}, e.g. {log.examples[kind][0]}"
+        for kind, what in (
+            ("missing_files", f"have no file in {split.img_dir}"),
+            ("missing_xml", "have no annotation file"),
+            ("unreadable_xml", "have a broken annotation file"),
+            ("ambiguous_images", "share their id with another file"),
+        )
+        if log.counts[kind]
+    )
+    return (
+        f"{split.name}: only {kept} of the {total} images of {split.ann_file} can be used: {reasons}. "
+        "Check that the images are complete and belong to these annotations"
+    )
+
+
+def _categories(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog) -> tuple[list[dict], dict]:
+    """The categories to write, and the id to use for every id of the file (None: not among `classes`)."""
+    by_id: dict = {}
+    first: dict[str, dict] = {}
+    for category in raw["categories"]:
+        known = by_id.setdefault(category["id"], category["name"])
+        if known != category["name"]:
+            raise UserError(
+                f"{split.ann_file}: category id {category['id']} is both '{known}' and "
+                f"'{category['name']}'; give every category its own id"
+            )
+        if first.setdefault(category["name"], category)["id"] != category["id"]:
+            log.add("merged_categories", category["name"])
+    spare = max((i for i in by_id if isinstance(i, int)), default=0)
+    categories = []
+    for name in classes:
+        if name not in first:
+            spare += 1
+            first[name] = {"id": spare, "name": name}
+        categories.append(first[name])
+    to_id = {i: first[name]["id"] if name in classes else None for i, name in by_id.items()}
+    return categories, to_id
+
+
+def _images(raw: dict, split: Split, log: FaultLog) -> tuple[dict, set]:
+    """Usable images by id, and the ids of those left out."""
+    by_id: dict = {}
+    ambiguous = set()
+    for image in raw["images"]:
+        kept = by_id.setdefault(image["id"], image)
+        if kept is image:
+            continue
+        if kept["file_name"] == image["file_name"]:
+            log.add("repeated_images", image["file_name"])
+            continue
+        if image["id"] not in ambiguous:
+            ambiguous.add(image["id"])
+            log.add("ambiguous_images", f"id {image['id']}: {kept['file_name']}")
+        log.add("ambiguous_images", f"id {image['id']}: {image['file_name']}")
+    absent = missing(split.img_dir, (image["file_name"] for image in by_id.values()))
+    lost = set(ambiguous)
+    for key, image in by_id.items():
+        name = image["file_name"]
+        if key not in ambiguous and (name in absent or not _sized(image, split.img_dir, log)):
+            log.add("missing_files", name)
+            lost.add(key)
+    usable = {key: image for key, image in by_id.items() if key not in lost}
+    for name, count in Counter(image["file_name"] for image in usable.values()).items():
+        if count > 1:
+            log.add("duplicate_file_names", name)
+    return usable, lost
+
+
+def _sized(image: dict, img_dir: Path, log: FaultLog) -> bool:
+    """Whether the image has a size; one that is not stated is read from the file."""
+    if all(isinstance(image.get(k), (int, float)) and image[k] > 0 for k in ("width", "height")):
+        return True
+    size = read_size(img_dir / image["file_name"])
+    if size is None:
+        return False
+    image["width"], image["height"] = size
+    log.add("sizes_read", image["file_name"])
+    return True
+
+
+def _annotations(raw: list, images: dict, lost: set, to_id: dict, log: FaultLog) -> list[dict]:
+    kept = []
+    for annotation in raw:
+        image_id, category = annotation.get("image_id"), annotation.get("category_id")
+        if image_id not in images:
+            kind = "lost_boxes" if image_id in lost else "unknown_image"
+            log.add(kind, "" if image_id in lost else f"image id {image_id}")
+        elif category not in to_id:
+            log.add("unknown_category", f"category id {category} in {images[image_id]['file_name']}")
+        elif to_id[category] is None:
+            log.add("other_class")
+        elif (mended := _annotation(annotation, images[image_id], log)) is not None:
+            mended["category_id"] = to_id[category]
+            kept.append(mended)
+    return kept
+
+
+def _annotation(annotation: dict, image: dict, log: FaultLog) -> dict | None:
+    """The annotation with a box inside its image, an area > 0 and a crowd flag; None if it has no box."""
+    box = annotation.get("bbox")
+    where = f"{image['file_name']} {box}"
+    if not _is_box(box):
+        log.add("degenerate", where)
+        return None
+    x, y, w, h = box
+    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"])
+    if x2 <= x1 or y2 <= y1:
+        log.add("outside", where)
+        return None
+    mended = dict(annotation)
+    if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > CLIP_TOLERANCE:
+        log.add("clipped", where)
+        x, y, w, h = x1, y1, x2 - x1, y2 - y1
+        mended["bbox"] = [x, y, w, h]
+        mended["area"] = min(mended["area"], w * h) if _is_area(mended.get("area")) else w * h
+    if w < 1 or h < 1:
+        log.add("tiny", where)
+    if not _is_area(mended.get("area")) or "iscrowd" not in mended:
+        log.add("filled")
+        mended["area"] = mended["area"] if _is_area(mended.get("area")) else w * h
+        mended.setdefault("iscrowd", 0)
+    return mended
+
+
+def _is_area(value) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
+def _is_box(box) -> bool:
+    """Four finite numbers with a width and a height above zero."""
+    if not isinstance(box, list) or len(box) != 4:
+        return False
+    numbers = all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    return numbers and box[2] > 0 and box[3] > 0
+
+
+def _renumber(annotations: list[dict], log: FaultLog) -> None:
+    """Give annotations ids from 1 if theirs repeat or one is below 1 (pycocotools takes id 0 for no match)."""
+    seen: set = set()
+    for annotation in annotations:
+        key = annotation.get("id")
+        if not isinstance(key, int) or key < 1 or key in seen:
+            log.add("duplicate_annotation_ids", f"id {key}")
+        seen.add(key)
+    if log.counts["duplicate_annotation_ids"]:
+        for number, annotation in enumerate(annotations, start=1):
+            annotation["id"] = number
+
+
+def _count(data: dict, images_in_file: int, boxes_in_file: int) -> tuple[dict[str, int], dict[str, int]]:
+    boxes = [a for a in data["annotations"] if not a["iscrowd"] and not a.get("ignore")]
+    annotated = len({a["image_id"] for a in boxes})
+    per_id = Counter(a["category_id"] for a in boxes)
+    counts = {
+        "images": len(data["images"]),
+        "annotated": annotated,
+        "without_objects": len(data["images"]) - annotated,
+        "boxes": len(boxes),
+        "crowd": len(data["annotations"]) - len(boxes),
+        "images_in_file": images_in_file,
+        "boxes_in_file": boxes_in_file,
+    }
+    return counts, {c["name"]: per_id[c["id"]] for c in data["categories"]}

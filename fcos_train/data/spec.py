@@ -1,0 +1,171 @@
+"""What a data set is to the trainer, and what a check found in it: plain, picklable records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_LINES = 25  # a report longer than a screen is not read
+_MAX_CLASSES = 10
+_EXAMPLES = 3
+
+# What can be wrong with a split, in the order of the report; the flag: mending it changes the annotations.
+FAULTS: Mapping[str, tuple[str, bool]] = {
+    "missing_files": ("images have no file: left out", True),
+    "missing_xml": ("listed images have no annotation file: left out", True),
+    "unreadable_xml": ("annotation files cannot be read: their images are left out", True),
+    "ambiguous_images": ("images share their id with another file: left out with their boxes", True),
+    "repeated_images": ("images are listed twice: counted once", True),
+    "duplicate_file_names": (
+        "files are listed under several image ids: kept, but their boxes are split",
+        False,
+    ),
+    "sizes_read": ("images had no width or height: read from the files", True),
+    "lost_boxes": ("boxes belong to images that were left out", True),
+    "unknown_image": ("annotations name an unknown image id: dropped", True),
+    "unknown_category": ("annotations name an unknown category id: dropped", True),
+    "other_class": ("annotations are of other classes: left out", True),
+    "degenerate": ("boxes without area (w or h <= 0, or no number): dropped", True),
+    "outside": ("boxes wholly outside their image: dropped", True),
+    "clipped": ("boxes reached outside their image: clipped", True),
+    "tiny": ("boxes thinner than 1 px: evaluated, but not trained on", False),
+    "duplicate_annotation_ids": ("annotation ids are repeated or below 1: all renumbered", True),
+    "merged_categories": ("categories share their name with another: merged", True),
+    "filled": ("annotations lacked area or iscrowd: filled in", True),
+    "difficult": ("boxes are marked difficult: not trained on, ignored in evaluation", True),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: a COCO annotation file and the folder its file names are relative to."""
+
+    name: str
+    ann_file: Path
+    img_dir: Path
+
+
+class FaultLog:
+    """Counts faults by kind and keeps the first few examples of each."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = dict.fromkeys(FAULTS, 0)
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, kind: str, example: str = "", count: int = 1) -> None:
+        self.counts[kind] += count
+        kept = self.examples.setdefault(kind, [])
+        if example and len(kept) < _EXAMPLES:
+            kept.append(example)
+
+    @property
+    def mended(self) -> bool:
+        """Whether the annotations that are used differ from those in the file."""
+        return any(count and FAULTS[kind][1] for kind, count in self.counts.items())
+
+
+@dataclass
+class SplitReport:
+    """What one split holds. `counts` has images, annotated, without_objects, boxes, crowd, images_in_file,
+    boxes_in_file and one entry for each kind in FAULTS (0 when it is sound)."""
+
+    name: str
+    source: Path  # the user's own file: COCO json, or the list of a VOC split
+    ann_file: Path  # the COCO json to use: the source itself, or its cleaned copy
+    img_dir: Path
+    counts: dict[str, int]
+    boxes_per_class: dict[str, int]
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        c = self.counts
+        crowd = f", {c['crowd']} crowd or difficult" if c["crowd"] else ""
+        total = "" if c["boxes"] + c["crowd"] == c["boxes_in_file"] else f" of {c['boxes_in_file']}"
+        return (
+            f"{self.name}: {c['images']} images ({c['without_objects']} without objects), "
+            f"{c['boxes']}{total} boxes{crowd} <- {self.source}"
+        )
+
+    def faults(self) -> list[str]:
+        """One line for each kind of fault, with its first examples."""
+        lines = []
+        for kind, (text, _) in FAULTS.items():
+            if self.counts[kind]:
+                examples = "; ".join(self.examples.get(kind, ()))
+                lines.append(
+                    f"{self.name}: {self.counts[kind]} {text}" + (f" ({examples})" if examples else "")
+                )
+        return lines
+
+
+@dataclass
+class DataReport:
+    """What a check found in both splits; `lines()` is for people, `to_dict()` for programs."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, SplitReport]
+    layout: str = "COCO"
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        return {name: split.counts for name, split in self.splits.items()}
+
+    def _class_lines(self) -> list[str]:
+        per_split = [split.boxes_per_class for split in self.splits.values()]
+        shown = self.classes if len(self.classes) <= _MAX_CLASSES else self.classes[: _MAX_CLASSES - 1]
+        width = max(len(name) for name in shown)
+        lines = [f"{n:<{width}}  " + " / ".join(str(boxes[n]) for boxes in per_split) for n in shown]
+        rest = self.classes[len(shown) :]
+        if rest:
+            sums = " / ".join(str(sum(boxes[n] for n in rest)) for boxes in per_split)
+            lines.append(f"{len(rest)} more classes  {sums}")
+        return lines
+
+    def lines(self) -> list[str]:
+        """The report for a person: at most MAX_LINES lines."""
+        lines = [f"data: {self.layout} layout, {len(self.classes)} classes"]
+        lines += [f"  {split.summary()}" for split in self.splits.values()]
+        lines += [f"  boxes per class ({' / '.join(self.splits)}):"]
+        lines += [f"    {line}" for line in self._class_lines()]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  ! {line}" for split in self.splits.values() for line in split.faults()]
+        lines += [f"  ! {warning}" for warning in self.warnings]
+        if len(lines) > MAX_LINES:
+            cut = len(lines) - MAX_LINES + 1
+            lines[MAX_LINES - 1 :] = [
+                f"  ... {cut} more lines: `fcos-train check-data PATH --json FILE` has all"
+            ]
+        return lines
+
+    def to_dict(self) -> dict:
+        splits = {
+            name: {
+                "source": str(s.source),
+                "img_dir": str(s.img_dir),
+                "counts": s.counts,
+                "boxes_per_class": s.boxes_per_class,
+                "examples": s.examples,
+            }
+            for name, s in self.splits.items()
+        }
+        return {
+            "layout": self.layout,
+            "classes": list(self.classes),
+            "splits": splits,
+            "warnings": self.warnings,
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set ready for training: its annotation files are clean COCO json that list `classes` in order."""
+
+    layout: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    report: DataReport
