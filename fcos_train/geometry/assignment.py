@@ -1,0 +1,234 @@
+"""Which object each point of a pyramid learns, for a whole batch, with shapes that know nothing of the data.
+
+Letters as in :mod:`fcos_train.geometry.points`. Objects are first put in order of preference ([B, G] only); the
+winner of a point is then the last admissible object in that order, a plain maximum over one-byte ranks. Objects
+are taken in slices of at most ``_SLICE`` and at most ``MAX_PAIRS`` pairs, which changes memory, not results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .boxes import area, scale_boxes, valid_objects
+from .points import PointGrid
+
+MAX_PAIRS = 1 << 26  # pairs (point, object) held at once: about 64 MB for each one-byte tensor
+_SLICE = 255  # ranks 1..255 fit uint8
+_INF = 1e8  # mmdet never assigns a box of this area (px^2) or more
+
+
+@dataclass(frozen=True)
+class FcosTargets:
+    """labels [B, P] i64 (``num_classes`` = background), foreground [B, P] bool, distances [B, 2, 2, P] f32.
+
+    Distances are (near, far) x (x, y) from the point to the sides of its box, in px or in strides; 1 where background.
+    """
+
+    labels: Tensor
+    foreground: Tensor
+    distances: Tensor
+
+
+@dataclass(frozen=True)
+class FsafTargets:
+    """Targets before the choice of levels.
+
+    labels [B, P] i64 (``num_classes`` = background), foreground [B, P] bool, counted [B, P] bool (false: the point
+    has no part in the loss), silenced [B, C, P] bool (false negatives that must not be punished),
+    objects [B, P] i64 (0..G-1: a name for the object within its image, meaningless where background),
+    distances as in :class:`FcosTargets`, px.
+    """
+
+    labels: Tensor
+    foreground: Tensor
+    counted: Tensor
+    silenced: Tensor
+    objects: Tensor
+    distances: Tensor
+
+
+def _byte_dtype(device: torch.device) -> torch.dtype:
+    """CPU and CUDA gain from one-byte pairs; an NPU's vector unit has no such arithmetic."""
+    return torch.uint8 if device.type in ("cpu", "cuda") else torch.float32
+
+
+def _slices(batch: int, points: int, objects: int) -> list[slice]:
+    step = max(1, min(_SLICE, MAX_PAIRS // max(1, batch * points)))
+    return [slice(start, min(start + step, objects)) for start in range(0, objects, step)]
+
+
+def _sort_objects(boxes: Tensor, labels: Tensor, valid: Tensor, ties_to_last: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Order the objects of each image from large to small; among equal areas the preferred one comes last."""
+    if ties_to_last:
+        order = area(boxes).sort(dim=1, descending=True, stable=True).indices
+    else:
+        order = area(boxes).sort(dim=1, stable=True).indices.flip(1)
+    sorted_boxes = boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4))
+    return sorted_boxes, labels.gather(1, order), valid.gather(1, order)
+
+
+def _sides(grid: PointGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Near and far edge of every box on the axis of every axis position: two of [B, S, G]."""
+    edges = boxes.transpose(1, 2)  # [B, 4, G]
+    return edges[:, :2].index_select(1, grid.axis), edges[:, 2:].index_select(1, grid.axis)
+
+
+def _best_rank(best: Tensor, ranks: Tensor, start: int) -> Tensor:
+    """Carry the last admissible object over slices: [B, P] 1-based places in the sorted order, 0 for none."""
+    found = ranks.amax(2).to(best.dtype)
+    return torch.where(found > 0, found + start, best)
+
+
+def _winner_distances(grid: PointGrid, boxes: Tensor, winner: Tensor, foreground: Tensor, scale: Tensor | None) -> Tensor:
+    """[B, P] winners among [B, G, 4] boxes -> [B, 2, 2, P] distances, 1 where there is no winner."""
+    chosen = boxes.transpose(1, 2).gather(2, winner.unsqueeze(1).expand(-1, 4, -1)).unflatten(1, (2, 2))
+    near, far = (grid.xy - chosen[:, 0]), (chosen[:, 1] - grid.xy)
+    distances = torch.stack((near, far), dim=1)
+    if scale is not None:
+        distances = distances / scale
+    return torch.where(foreground[:, None, None], distances, 1.0)
+
+
+@torch.no_grad()
+def fcos_targets(
+    grid: PointGrid, boxes: Tensor, labels: Tensor, count: Tensor, num_classes: int, in_strides: bool = False
+) -> FcosTargets:
+    """FCOS assignment (arXiv 1904.01355, section 3.1; centre sampling as in its journal version).
+
+    A point takes the smallest box that contains it (with centre sampling: whose central square, cut by the box,
+    contains it) and whose largest side distance lies in the range of the level. Equal areas: the first object.
+
+    Args:
+        grid: points with ``low``, ``high`` and ``reach``.
+        boxes: [B, G, 4] f32 xyxy px, padded. labels: [B, G] i64. count: [B] i64, valid objects of each image.
+        num_classes: C, the label of the background.
+        in_strides: give distances divided by the stride of the level (``norm_on_bbox``).
+    """
+    valid = valid_objects(count, boxes.shape[1]) & (area(boxes) < _INF)
+    boxes, labels, valid = _sort_objects(boxes, labels, valid, ties_to_last=False)
+    best = torch.zeros((boxes.shape[0], grid.num_points), dtype=torch.int64, device=boxes.device)
+    for part in _slices(boxes.shape[0], grid.num_points, boxes.shape[1]):
+        ranks = _fcos_ranks(grid, boxes[:, part], valid[:, part])
+        best = _best_rank(best, ranks, part.start)
+    foreground = best > 0
+    winner = (best - 1).clamp(min=0)
+    chosen_labels = torch.where(foreground, labels.gather(1, winner), num_classes)
+    scale = grid.stride if in_strides else None
+    return FcosTargets(chosen_labels, foreground, _winner_distances(grid, boxes, winner, foreground, scale))
+
+
+def _fcos_ranks(grid: PointGrid, boxes: Tensor, valid: Tensor) -> Tensor:
+    """[B, P, g] place (1..g) of every admissible object, 0 where object and point do not fit.
+
+    On each axis an object is 2: outside or beyond the range, 1: admissible and above the lower limit, or
+    0: admissible but below it. It fits a point if the larger of the two codes is 1.
+    """
+    dtype = _byte_dtype(boxes.device)
+    near, far = _sides(grid, boxes)
+    position, reach = grid.position[:, None], grid.reach[:, None]
+    to_near, to_far = position - near, far - position
+    longest = torch.maximum(to_near, to_far)
+    centre = (near + far) / 2
+    inside = torch.minimum(
+        position - torch.maximum(centre - reach, near), torch.minimum(centre + reach, far) - position
+    )
+    admissible = (inside > 0) & (longest <= grid.high[:, None])
+    codes = torch.where(admissible, (longest >= grid.low[:, None]).to(dtype), 2)
+    pairs = torch.maximum(codes.index_select(1, grid.column), codes.index_select(1, grid.row))
+    places = torch.arange(1, boxes.shape[1] + 1, device=boxes.device).to(dtype)
+    return (pairs == 1) * (places * valid).unsqueeze(1)
+
+
+@torch.no_grad()
+def fsaf_targets(
+    grid: PointGrid,
+    boxes: Tensor,
+    labels: Tensor,
+    count: Tensor,
+    num_classes: int,
+    positive: float = 0.2,
+    negative: float = 0.2,
+    least_cover: float = 0.01,
+    foreground_first: bool = False,
+    counted: Tensor | None = None,
+    ignore: tuple[Tensor, Tensor] | None = None,
+    ignore_scale: float = 0.5,
+) -> FsafTargets:
+    """FSAF's effective and ignored regions on all levels (arXiv 1903.00621, section 3.1; as mmdet's CenterRegionAssigner).
+
+    The cell of a point is the square of one stride around it. An object claims a cell whose centre it contains if
+    more than ``least_cover`` of the cell lies in the box shrunk by ``positive``; the smallest box wins, equal areas:
+    the last object. Cells in the box shrunk by ``negative`` which are not claimed, and cells claimed in vain, are
+    silent for the class of that object. A claimed cell that is also silent for its own class becomes background,
+    unless ``foreground_first``.
+
+    Args:
+        grid: points at ``offset`` 0. boxes, labels, count, num_classes: as in :func:`fcos_targets`.
+        counted: [B, P] bool, points that take part (None: all).
+        ignore: padded regions ([B, I, 4], [B] count) whose inner part, shrunk by ``ignore_scale``, has no loss.
+    """
+    if counted is None:
+        counted = torch.ones((boxes.shape[0], grid.num_points), dtype=torch.bool, device=boxes.device)
+    if ignore is not None:
+        counted = counted & ~_in_any(grid, scale_boxes(ignore[0], ignore_scale), ignore[1])
+    valid = valid_objects(count, boxes.shape[1])
+    boxes, labels, valid = _sort_objects(boxes, labels, valid, ties_to_last=True)
+    one_hot = (labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)[:, None]).float()  # [B, C, G]
+    best = torch.zeros((boxes.shape[0], grid.num_points), dtype=torch.int64, device=boxes.device)
+    votes = torch.zeros((boxes.shape[0], num_classes, grid.num_points), device=boxes.device)
+    for part in _slices(boxes.shape[0], 4 * grid.num_points, boxes.shape[1]):
+        claimed, touched = _fsaf_pairs(grid, boxes[:, part], valid[:, part], positive, negative, least_cover)
+        places = torch.arange(1, claimed.shape[2] + 1, device=boxes.device).to(_byte_dtype(boxes.device))
+        best = _best_rank(best, claimed * places, part.start)
+        votes = votes + torch.bmm(one_hot[:, :, part], touched.transpose(1, 2).float())
+    winner = (best - 1).clamp(min=0)
+    own = labels.gather(1, winner)
+    # the winner votes once for its own class; another vote there is another object of the same class
+    rivals = votes.gather(1, own.unsqueeze(1)).squeeze(1) > 1.5
+    foreground = (best > 0) & counted
+    if not foreground_first:
+        foreground = foreground & ~rivals
+    return FsafTargets(
+        labels=torch.where(foreground, own, num_classes),
+        foreground=foreground,
+        counted=counted,
+        silenced=votes > 0.5,
+        objects=winner,
+        distances=_winner_distances(grid, boxes, winner, foreground, None),
+    )
+
+
+def _in_any(grid: PointGrid, boxes: Tensor, count: Tensor) -> Tensor:
+    """[B, P] bool: the point lies strictly inside one of the valid boxes."""
+    near, far = _sides(grid, boxes)
+    inside = (torch.minimum(grid.position[:, None] - near, far - grid.position[:, None]) > 0).to(
+        _byte_dtype(boxes.device)
+    )
+    pairs = torch.minimum(inside.index_select(1, grid.column), inside.index_select(1, grid.row))
+    return (pairs * valid_objects(count, boxes.shape[1]).unsqueeze(1)).amax(2) > 0
+
+
+def _fsaf_pairs(
+    grid: PointGrid, boxes: Tensor, valid: Tensor, positive: float, negative: float, least_cover: float
+) -> tuple[Tensor, Tensor]:
+    """Two of [B, P, g] bool: the object claims the cell; it claims it or has it in its silent region."""
+    half = 0.5 * grid.axis_stride[:, None]
+    cell_near, cell_far = grid.position[:, None] - half, grid.position[:, None] + half
+    least = (least_cover * grid.stride * grid.stride)[:, None]
+
+    def covered(factor: float) -> Tensor:
+        near, far = _sides(grid, scale_boxes(boxes, factor))
+        overlap = (torch.minimum(cell_far, far) - torch.maximum(cell_near, near)).clamp(min=0)
+        return overlap.index_select(1, grid.column) * overlap.index_select(1, grid.row) > least
+
+    near, far = _sides(grid, boxes)
+    inside = torch.minimum(grid.position[:, None] - near, far - grid.position[:, None]) > 0
+    inside = inside & valid.unsqueeze(1)
+    centred = inside.index_select(1, grid.column) & inside.index_select(1, grid.row)
+    core = covered(positive)
+    claimed = core & centred
+    shadow = core if negative == positive else covered(negative)
+    return claimed, claimed | (shadow & valid.unsqueeze(1))

@@ -1,0 +1,125 @@
+"""FCOS's head with losses of fixed shape: the same parameters, checkpoints and predictions as mmdet's FCOSHead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.models.dense_heads import FCOSHead
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
+from torch import Tensor
+
+from fcos_train.geometry.assignment import fcos_targets
+from fcos_train.geometry.boxes import pad_objects
+from fcos_train.geometry.iou import centerness
+from fcos_train.geometry.points import LevelSpec, PointGrid, merge_levels, point_grid
+from fcos_train.models.losses import (
+    EPS,
+    binary_cross_entropy,
+    box_loss,
+    check_focal,
+    focal_rows,
+    reduce_mean,
+)
+from mmcv_overrides.errors import UserError
+
+
+@MODELS.register_module()
+class StaticFCOSHead(FCOSHead):
+    """FCOSHead whose loss is one tensor program: no shape depends on the data, nothing returns to the host.
+
+    Arguments, state_dict and predictions are FCOSHead's. Covered: FocalLoss; any box loss on corner boxes; binary
+    cross-entropy for the centerness; every flag of FCOSHead.
+
+    Raises:
+        UserError: a loss without a fixed-shape form, or strides that differ in x and y.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        check_focal(self.loss_cls, "FCOSHead")
+        centerness_loss = self.loss_centerness
+        if not getattr(centerness_loss, "use_sigmoid", False) or centerness_loss.class_weight is not None:
+            raise UserError(
+                "StaticFCOSHead covers loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True) without "
+                "class_weight: change it, or use type='FCOSHead' (any loss, slower)"
+            )
+        strides = self.prior_generator.strides
+        if any(x != y for x, y in strides):
+            raise UserError(f"StaticFCOSHead needs strides equal in x and y, got {strides}")
+        self._box_loss = box_loss(self.loss_bbox)
+        self._level_spec = LevelSpec(
+            strides=tuple(x for x, _ in strides),
+            offset=self.prior_generator.offset,
+            ranges=tuple((low, high) for low, high in self.regress_ranges),
+            radius=self.center_sample_radius if self.center_sampling else None,
+        )
+
+    def grid(self, sizes: Sequence[Sequence[int]], device: torch.device) -> PointGrid:
+        """Points for maps of these (rows, columns), made once."""
+        return point_grid(tuple((int(h), int(w)) for h, w in sizes), self._level_spec, device)
+
+    def loss_by_feat(
+        self,
+        cls_scores,
+        bbox_preds,
+        centernesses,
+        batch_gt_instances,
+        batch_img_metas,
+        batch_gt_instances_ignore=None,
+    ) -> dict[str, Tensor]:
+        """mmdet's signature: pads the lists of instances, then :meth:`loss_by_padded`. Ignored ones have no effect here."""
+        padded = pad_objects(
+            [get_box_tensor(instances.bboxes) for instances in batch_gt_instances],
+            [instances.labels for instances in batch_gt_instances],
+        )
+        return self.loss_by_padded(cls_scores, bbox_preds, centernesses, *padded)
+
+    def loss_by_padded(
+        self,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        centernesses: Sequence[Tensor],
+        boxes: Tensor,
+        labels: Tensor,
+        count: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch with padded objects.
+
+        Args:
+            cls_scores, bbox_preds, centernesses: maps of each level, [B, C, H, W], [B, 4, H, W], [B, 1, H, W],
+                as :meth:`forward` gives them.
+            boxes: [B, G, 4] xyxy in px of the input. labels: [B, G] i64. count: [B] i64, at most G.
+        Returns:
+            loss_cls, loss_bbox, loss_centerness: 0-d f32 on the device.
+        """
+        grid = self.grid([level.shape[-2:] for level in cls_scores], cls_scores[0].device)
+        return self.loss_by_points(
+            grid, merge_levels(cls_scores), merge_levels(bbox_preds), merge_levels(centernesses), boxes, labels, count
+        )
+
+    def loss_by_points(
+        self, grid: PointGrid, logits: Tensor, sides: Tensor, centers: Tensor, boxes: Tensor, labels: Tensor, count: Tensor
+    ) -> dict[str, Tensor]:
+        """The same for levels already merged: logits [B, C, P], sides [B, 4, P], centers [B, 1, P]."""
+        targets = fcos_targets(grid, boxes, labels, count, self.num_classes, self.norm_on_bbox)
+        foreground = targets.foreground
+        weight = centerness(targets.distances)
+        averages = torch.stack((foreground.sum(dtype=torch.float32), (weight * foreground).sum()))
+        positives, mass = reduce_mean(averages).unbind()
+        positives = positives.clamp(min=1.0) + EPS
+        mass = mass.clamp(min=1e-6) + EPS
+
+        negative, positive = focal_rows(
+            logits, targets.labels, foreground, gamma=self.loss_cls.gamma, alpha=self.loss_cls.alpha
+        )
+        # background points predict their own target, so that an overflow there cannot reach the sum
+        sides = torch.where(foreground[:, None, None], sides.float().unflatten(1, (2, 2)), targets.distances)
+        box = self._box_loss(sides, targets.distances, grid.xy) * (weight * foreground)
+        center = binary_cross_entropy(centers.float().squeeze(1), weight) * foreground
+        return {
+            "loss_cls": (negative + positive).sum() / positives * self.loss_cls.loss_weight,
+            "loss_bbox": box.sum() / mass * self.loss_bbox.loss_weight,
+            "loss_centerness": center.sum() / positives * self.loss_centerness.loss_weight,
+        }

@@ -1,0 +1,177 @@
+"""StaticFCOSHead against mmdet's FCOSHead: the same losses and gradients for every option and scene."""
+
+import pytest
+import torch
+from mmdet.models.dense_heads import FCOSHead
+
+from fcos_train.models import StaticFCOSHead
+from mmcv_overrides.errors import UserError
+
+GN = {"type": "GN", "num_groups": 4, "requires_grad": True}
+GIOU = {"type": "GIoULoss", "loss_weight": 2.0}
+OPTIONS = {
+    "plain": {},
+    "no norm": {"norm_cfg": None},
+    "batch norm": {"norm_cfg": {"type": "BN", "requires_grad": True}},
+    "centre sampling": {"center_sampling": True},
+    "centre sampling 2.3": {"center_sampling": True, "center_sample_radius": 2.3},
+    "normalised": {"norm_on_bbox": True},
+    "centerness on reg": {"centerness_on_reg": True},
+    "giou": {"loss_bbox": GIOU},
+    "all tricks": {"center_sampling": True, "norm_on_bbox": True, "centerness_on_reg": True, "conv_bias": True, "loss_bbox": GIOU},
+    "linear iou": {"loss_bbox": {"type": "IoULoss", "mode": "linear", "eps": 1e-3}},
+    "square iou": {"loss_bbox": {"type": "IoULoss", "mode": "square", "loss_weight": 0.5}},
+    "other box loss": {"loss_bbox": {"type": "DIoULoss", "loss_weight": 1.5}},
+    "weights": {
+        "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "gamma": 1.5, "alpha": 0.4, "loss_weight": 0.7},
+        "loss_centerness": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 3.0},
+    },
+    "narrow ranges": {"regress_ranges": ((16, 32), (32, 64), (64, 96), (96, 128), (128, 512))},
+}
+
+
+def _heads(kit, classes=3, **options):
+    arguments = {
+        "num_classes": classes, "in_channels": 16, "feat_channels": 16, "stacked_convs": 1,
+        "strides": list(kit.strides), "norm_cfg": GN, **options,
+    }
+    theirs = kit.livelier(FCOSHead(**arguments))
+    ours = StaticFCOSHead(**arguments)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return ours, theirs
+
+
+SCENES = ["none", "one", "some", "many", "tiny", "ties", "outside", "mixed"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("scene", SCENES)
+def test_equal_to_mmdet(kit, option, scene):
+    # With norm_on_bbox mmdet adds distances in strides to corners in pixels, and -log(IoU) of the differences
+    # carries its float32 rounding (up to 6e-4 of a gradient): there its float64 run is the reference.
+    ours, theirs = _heads(kit, **OPTIONS[option])
+    kit.assert_equal(ours, theirs, kit.Scene(scene), exact=option == "normalised")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_equal_to_mmdet_in_float64(kit, option):
+    ours, theirs = _heads(kit, **OPTIONS[option])
+    kit.assert_equal(ours, theirs, kit.Scene("mixed"), exact=True, loss_tolerance=1e-6, gradient_tolerance=3e-5)
+
+
+@pytest.mark.parametrize("classes,size,seed", [(1, (128, 128), 3), (80, (256, 192), 4), (3, (250, 130), 5)])
+def test_equal_for_other_sizes(kit, classes, size, seed):
+    ours, theirs = _heads(kit, classes=classes, **OPTIONS["all tricks"])
+    expected = kit.assert_equal(ours, theirs, kit.Scene("mixed", classes=classes, size=size, seed=seed))
+    assert all(value > 0 for value in expected.values())
+
+
+def test_objects_outside_every_range_leave_only_the_class_loss(kit):
+    ours, theirs = _heads(kit, **OPTIONS["narrow ranges"])
+    expected = kit.assert_equal(ours, theirs, kit.Scene("outside"))
+    assert expected["loss_bbox"] == 0 and expected["loss_centerness"] == 0 and expected["loss_cls"] > 0
+
+
+def test_state_dict_and_predictions_are_mmdets(kit):
+    ours, theirs = _heads(kit)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert StaticFCOSHead.predict_by_feat is FCOSHead.predict_by_feat
+    ours.eval(), theirs.eval()
+    feats = kit.Scene("one").feats
+    for mine, reference in zip(ours(feats), theirs(feats), strict=True):
+        for a, b in zip(mine, reference, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_channels_last_maps_give_the_same(kit):
+    ours, _ = _heads(kit)
+    scene = kit.Scene("some")
+    expected, _ = kit.losses_and_gradients(ours, scene)
+    maps = ours(scene.feats)
+    maps = [[level.to(memory_format=torch.channels_last) for level in kind] for kind in maps]
+    losses = ours.loss_by_feat(*maps, scene.instances, scene.metas)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_padding_has_no_effect(kit):
+    from fcos_train.geometry.boxes import pad_objects
+
+    ours, _ = _heads(kit)
+    scene = kit.Scene("some")
+    maps = ours(scene.feats)
+    results = []
+    for size in (8, 64):
+        boxes, labels, count = pad_objects(scene.boxes, scene.labels, size)
+        filler = torch.arange(size) >= count[:, None]
+        boxes = torch.where(filler[..., None], torch.tensor([0.0, 0.0, 100.0, 100.0]), boxes)
+        results.append(ours.loss_by_padded(*maps, boxes, labels, count))
+    for name in results[0]:
+        assert results[0][name] == results[1][name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_inputs_are_computed_in_float32(kit, dtype):
+    ours, _ = _heads(kit)
+    scene = kit.Scene("mixed")
+    with torch.no_grad():
+        half = [[level.to(dtype) for level in kind] for kind in ours(scene.feats)]
+        exact = [[level.float() for level in kind] for kind in half]
+        rounded = ours.loss_by_feat(*half, scene.instances, scene.metas)
+        reference = ours.loss_by_feat(*exact, scene.instances, scene.metas)
+    for name, value in reference.items():
+        assert rounded[name].dtype == torch.float32
+        torch.testing.assert_close(rounded[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_an_overflow_at_a_background_point_stays_there(kit):
+    ours, _ = _heads(kit)
+    scene = kit.Scene("one")
+    scores, sides, centers = ours(scene.feats)
+    sides[0] = sides[0].clone()
+    sides[0][0, :, -1, -1] = float("inf")  # the last point of the finest level lies in no box
+    sides[0].requires_grad_() if not sides[0].requires_grad else None
+    losses = ours.loss_by_feat(scores, sides, centers, scene.instances, scene.metas)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert all(torch.isfinite(parameter.grad).all() for name, parameter in ours.named_parameters() if "cls" in name)
+
+
+def test_mean_over_two_ranks(kit, monkeypatch):
+    """The other rank has 50 positives of mass 20: both heads divide by the same means."""
+    import torch.distributed as dist
+
+    ours, theirs = _heads(kit)
+    scene = kit.Scene("some")
+    alone, _ = kit.losses_and_gradients(ours, scene)
+
+    def all_reduce(values, op=None):
+        other = torch.tensor([50.0, 20.0]) / 2
+        values += other if values.numel() == 2 else other[len(calls) % 2]
+        calls.append(values.numel())
+
+    calls = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    expected, _ = kit.losses_and_gradients(theirs, scene)
+    assert calls == [1, 1]
+    calls.clear()
+    values, _ = kit.losses_and_gradients(ours, scene)
+    assert calls == [2]
+    for name, value in expected.items():
+        torch.testing.assert_close(values[name], value, rtol=1e-5, atol=1e-7)
+        assert values[name] != alone[name]
+
+
+@pytest.mark.parametrize(
+    "option,word",
+    [
+        ({"loss_cls": {"type": "QualityFocalLoss", "use_sigmoid": True}}, "FocalLoss"),
+        ({"loss_centerness": {"type": "CrossEntropyLoss", "use_sigmoid": True, "class_weight": [2.0]}}, "class_weight"),
+        ({"strides": [(8, 16), 16, 32, 64, 128]}, "equal in x and y"),
+    ],
+)
+def test_options_without_a_fixed_shape_are_refused(kit, option, word):
+    with pytest.raises(UserError, match=word):
+        _heads(kit, **option)
