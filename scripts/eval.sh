@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Evaluate a checkpoint: the newest training's when none is given, with the config that lies beside it.
+#   bash scripts/eval.sh [CHECKPOINT or work dir] [--data_path=... --config=... --device=... --batch_size=... -- ...]
+set -euo pipefail
+# shellcheck source=../test/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
+
+unset opt
+declare -A opt=([data_path]="" [config]="" [device]=auto [batch_size]="" [work_dir]="")
+
+# The newest work_dirs/*/latest.pth; -nt looks through the link at the checkpoint itself.
+newest_checkpoint() {
+    local candidate newest=""
+    for candidate in "$root"/work_dirs/*/latest.pth; do
+        if [[ -f $candidate && (-z $newest || $candidate -nt $newest) ]]; then newest=$candidate; fi
+    done
+    echo "$newest"
+}
+
+pick_python
+parse_flags "$@"
+check_numbers
+resolve_data
+if ((${#positional[@]} > 1)); then die "one checkpoint at a time, not ${positional[*]}"; fi
+if ((${#positional[@]} == 1)); then
+    checkpoint=$(from_caller "${positional[0]}")
+    if [[ ! -e $checkpoint ]]; then checkpoint=$root/${positional[0]}; fi
+    if [[ -d $checkpoint ]]; then checkpoint=$checkpoint/latest.pth; fi
+    [[ -f $checkpoint ]] || die "no checkpoint ${positional[0]} ($checkpoint)"
+else
+    checkpoint=$(newest_checkpoint)
+    [[ -n $checkpoint ]] || die "no work_dirs/*/latest.pth yet; train first (bash test/train_full_1p.sh --data_path=...) or name a checkpoint"
+fi
+beside=$(dirname "$checkpoint")/config.py
+if [[ -z ${opt[config]} && -f $beside ]]; then config=$beside; else resolve_config; fi
+echo "checkpoint: $checkpoint"
+echo "config: $config"
+
+cd "$root"
+npu_environment
+check_install
+command=("$PYTHON" -m fcos_train eval "$config" "$checkpoint" --device "${opt[device]}")
+add --data-path "$data_path"
+add --batch-size "${opt[batch_size]}"
+add --work-dir "${opt[work_dir]:+$(from_caller "${opt[work_dir]}")}"
+command+=(${extra[@]+"${extra[@]}"})
+exec "${command[@]}"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Train on one device, as test/train_full_1p.sh does, with the output on the terminal and no results harvested.
+#   bash scripts/train_1p.sh [--data_path=/path/to/coco ...]   (without it: the data of the config; --help: all flags)
+set -euo pipefail
+# shellcheck source=../test/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
+
+default_batch=16
+launch_plain "$@"

