@@ -82,7 +82,7 @@ ensure_installed() {
     local extras=${1:-} stamp wanted
     if command -v npu-smi >/dev/null; then extras=${extras:+$extras,}npu; fi
     stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/.fcos-train-installed-${extras:-base}
-    wanted="$root $(cat "$root"/pyproject.toml "$root"/setup.py "$root"/requirements/tested.txt 2>/dev/null | cksum)"
+    wanted="$root $({ cat "$root"/pyproject.toml "$root"/setup.py "$root"/requirements/tested.txt 2>/dev/null || true; } | cksum)"
     if [[ -f $stamp && $(<"$stamp") == "$wanted" ]] &&
         "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "mmengine", "mmdet"))))'; then
         echo "nothing to do"

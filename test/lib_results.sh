@@ -46,7 +46,7 @@ report() {
     case_name=${network}_bs${batch_size}_${RANK_SIZE}p_acc
     losses=$output/train_${case_name}_loss.txt
     harvest_losses >"$losses"
-    training_time=$(awk -v b="$batch_size" -v f="$fps" 'BEGIN { if (f > 0) printf "%.2f", b * 1000 / f; else print "n/a" }')
+    training_time=$(awk -v b="$batch_size" -v f="$fps" 'BEGIN { if (f + 0 > 0) printf "%.2f", b * 1000 / f; else print "n/a" }')
 
     echo "------------------ Final result ------------------"
     echo "Final Performance images/sec : $fps"

@@ -78,7 +78,7 @@ fi
 if [[ $1 == -m && $2 == pytest || $1 == demo.py || $2 == fcos_train ]]; then
     echo "$*" >>"$FAKE_RECORD/calls"
     [[ "$*" == *make-shapes* ]] && mkdir -p data/shapes/val2017 data/shapes/annotations && touch data/shapes/val2017/{a,b}.jpg data/shapes/annotations/instances_val2017.json
-    [[ "$*" == *"fcos_train train"* ]] && mkdir -p "${@: -5:1}" && touch work_dirs/fcos_r18_fpn_shapes/{latest.pth,config.py}
+    [[ "$*" == *"fcos_train train"* ]] && mkdir -p work_dirs/fcos_r18_fpn_shapes && touch work_dirs/fcos_r18_fpn_shapes/{latest.pth,config.py}
     [[ $2 == pytest ]] && exit "${FAKE_PYTEST:-0}"
     exit 0
 fi
@@ -112,6 +112,13 @@ def environment(sandbox):
     return env, calls
 
 
+without_card = pytest.mark.skipif(
+    any(shutil.which(tool, path="/usr/bin:/bin") for tool in ("nvidia-smi", "npu-smi")),
+    reason="checks the install of a machine without accelerator; this one has one",
+)
+
+
+@without_card
 def test_quickstart(sandbox, environment):
     env, calls = environment
     env["PYTHON"] = "overridden"
@@ -139,12 +146,28 @@ def test_quickstart(sandbox, environment):
     assert not any("pip" in call or "make-shapes" in call or "doctor" in call for call in calls())
 
 
+@without_card
 def test_torch_without_a_cpu_wheel(sandbox, environment):
     env, calls = environment
     done = sandbox.run("scripts/quickstart.sh", FAKE_NO_TORCH="1", FAKE_NO_CPU_WHEEL="1", **env)
     assert done.returncode == 0, done.stderr
     assert [call.split()[-1] for call in calls()[:2]] == ["torch==2.13.0+cpu", "torch==2.13.0"]
     assert "may bring CUDA libraries" in done.stdout
+
+
+@without_card
+@pytest.mark.parametrize(
+    "card, installs",
+    [("nvidia-smi", ["torch==2.13.0", "ROOT"]), ("npu-smi", ["ROOT[npu]"])],
+)
+def test_install_beside_an_accelerator(sandbox, environment, card, installs):
+    env, calls = environment
+    tool = Path(env["VIRTUAL_ENV"]) / "bin" / card
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    done = sandbox.run("scripts/quickstart.sh", FAKE_NO_TORCH="1", **env)
+    assert done.returncode == 0, done.stderr
+    assert [call.split()[-1] for call in calls() if call.startswith("pip")] == installs
 
 
 def test_run_tests(sandbox, environment):
