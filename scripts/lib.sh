@@ -45,8 +45,9 @@ ensure_python() {
     export PYTHON
 }
 
+# Errors are shown, the wall of notices is not.
 pip_install() {
-    "$PYTHON" -m pip install -q --disable-pip-version-check "$@"
+    "$PYTHON" -m pip install -qq --disable-pip-version-check "$@"
 }
 
 has_torch() {

@@ -128,7 +128,7 @@ def test_quickstart(sandbox, environment):
     assert [head.split(":")[0] for head in heads] == [
         "Python environment", "install", "data", "training", "evaluation", "picture", "done",
     ]  # fmt: skip
-    pip = "pip install -q --disable-pip-version-check"
+    pip = "pip install -qq --disable-pip-version-check"
     work = "work_dirs/fcos_r18_fpn_shapes"
     assert calls() == [
         f"{pip} torch==2.13.0+cpu",
@@ -175,7 +175,7 @@ def test_run_tests(sandbox, environment):
     done = sandbox.run(".ci/run", cwd=sandbox.data, FAKE_NO_TORCH="1", **env)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = calls()
-    assert "pip install -q --disable-pip-version-check -c ROOT/requirements/tested.txt -e ROOT[dev]" in seen
+    assert "pip install -qq --disable-pip-version-check -c ROOT/requirements/tested.txt -e ROOT[dev]" in seen
     assert [call.split()[0] for call in seen[-4:]] == ["ruff", "shellcheck", "lint-imports", "-m"]
     assert seen[-1] == "-m pytest tests -rs"
     assert {"test/lib.sh", "scripts/eval.sh", ".ci/run"} <= set(seen[-3].split())
