@@ -136,7 +136,7 @@ def livelier(head, seed=1):
             else:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
                 if name.endswith(("conv_reg.bias", "retina_reg.bias")):
-                    parameter.add_(1.0)
+                    parameter.add_(2.5)
     return head
 
 

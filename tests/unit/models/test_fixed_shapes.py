@@ -1,0 +1,178 @@
+"""The losses of both heads as one program: no host sync, the same operators and shapes whatever the objects, one graph."""
+
+from collections import Counter
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fcos_train.geometry.boxes import pad_objects
+from fcos_train.models import StaticFCOSHead, StaticFSAFHead
+
+SYNCS = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "_to_cpu", "item", "is_nonzero", "masked_scatter")
+
+
+class Trace(TorchDispatchMode):
+    """Counts operators with dtype and shape of their tensors, and lists those that need a value on the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.signatures = Counter()
+        self.syncs = []
+        self.doubles = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        name = func._schema.name.removeprefix("aten::")
+        self.signatures[name, tuple((tensor.dtype, tuple(tensor.shape)) for tensor in tensors)] += 1
+        indexed = name in ("index", "index_put", "index_put_", "_unsafe_index")
+        by_mask = indexed and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        tags = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+        if by_mask or tags & set(func.tags) or any(word in name for word in SYNCS):
+            self.syncs.append(name)
+        if any(tensor.dtype == torch.float64 for tensor in tensors):
+            self.doubles.append(name)
+        return result
+
+    @property
+    def operators(self):
+        return sum(self.signatures.values())
+
+
+def _fcos(kit, **options):
+    norm = {"type": "GN", "num_groups": 4, "requires_grad": True}
+    head = StaticFCOSHead(3, 16, feat_channels=16, stacked_convs=1, strides=list(kit.strides), norm_cfg=norm, **options)
+    return kit.livelier(head)
+
+
+def _fsaf(kit, **options):
+    head = StaticFSAFHead(
+        3,
+        16,
+        feat_channels=16,
+        stacked_convs=1,
+        reg_decoded_bbox=True,
+        anchor_generator={
+            "type": "AnchorGenerator",
+            "octave_base_scale": 1,
+            "scales_per_octave": 1,
+            "ratios": [1.0],
+            "strides": list(kit.strides),
+        },
+        bbox_coder={"type": "TBLRBBoxCoder", "normalizer": 4.0},
+        loss_cls={"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "reduction": "none"},
+        loss_bbox={"type": "IoULoss", "eps": 1e-6, "reduction": "none"},
+        train_cfg=ConfigDict(
+            assigner={"type": "CenterRegionAssigner", "pos_scale": 0.4, "neg_scale": 0.6, "min_pos_iof": 0.01},
+            allowed_border=-1,
+            pos_weight=-1,
+        ),
+        **options,
+    )
+    return kit.livelier(head)
+
+
+HEADS = {
+    "fcos": _fcos,
+    "fcos with all tricks": lambda kit: _fcos(
+        kit, center_sampling=True, norm_on_bbox=True, centerness_on_reg=True, loss_bbox={"type": "GIoULoss"}
+    ),
+    "fsaf": _fsaf,
+}
+BUDGET = {"fcos": 135, "fcos with all tricks": 145, "fsaf": 200}  # dispatched operators, views included
+
+
+def _step(head, feats, objects):
+    losses = head.loss_by_padded(*head(feats), *objects)
+    total = sum(value for name, value in losses.items() if "loss" in name)
+    total.backward()
+    return losses
+
+
+def _traced_loss(head, scene):
+    """Trace of the loss alone, forward and backward, from detached maps."""
+    maps = [[level.detach().requires_grad_() for level in kind] for kind in head(scene.feats)]
+    objects = pad_objects(scene.boxes, scene.labels)
+    head.loss_by_padded(*maps, *objects)  # makes the constants of this size
+    with Trace() as trace:
+        losses = head.loss_by_padded(*maps, *objects)
+        sum(value for name, value in losses.items() if "loss" in name).backward()
+    return trace, objects[0].shape[1]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_no_host_sync_and_no_double(kit, name):
+    trace, _ = _traced_loss(HEADS[name](kit), kit.Scene("mixed"))
+    assert trace.syncs == []
+    assert trace.doubles == []
+    assert 0 < trace.operators <= BUDGET[name]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_operators_and_shapes_do_not_depend_on_the_objects(kit, name):
+    head = HEADS[name](kit)
+    scenes = [kit.Scene(scene) for scene in ("none", "some", "outside")]
+    traces = [_traced_loss(head, scene) for scene in scenes]
+    assert {size for _, size in traces} == {8}
+    assert traces[0][0].signatures == traces[1][0].signatures == traces[2][0].signatures
+
+
+def test_the_tracer_sees_syncs():
+    with Trace() as trace:
+        x = torch.arange(4.0)
+        x[x > 1] = 0
+        x[x > 1]
+        x.sum().item()
+        x.nonzero()
+    assert {"_local_scalar_dense", "nonzero", "index"} <= set(trace.syncs) and len(trace.syncs) >= 4
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("warm", [False, True])
+def test_one_graph(kit, name, warm):
+    head = HEADS[name](kit)
+    scene = kit.Scene("some", size=(64, 96 if warm else 64))
+    objects = pad_objects(scene.boxes, scene.labels)
+    expected = _step(head, scene.inputs(), objects) if warm else None
+    torch._dynamo.reset()
+    head.zero_grad()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def step(feats, boxes, labels, count):
+        return head.loss_by_padded(*head(feats), boxes, labels, count)
+
+    losses = step(scene.inputs(), *objects)
+    sum(value for key, value in losses.items() if "loss" in key).backward()
+    gradients = {key: parameter.grad.clone() for key, parameter in head.named_parameters()}
+    head.zero_grad()
+    expected = _step(head, scene.inputs(), objects)
+    for key, value in expected.items():
+        torch.testing.assert_close(losses[key], value, rtol=1e-5, atol=1e-7)
+    for key, parameter in head.named_parameters():
+        torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_parameter_has_a_gradient_without_objects(kit, name):
+    head = HEADS[name](kit)
+    scene = kit.Scene("none")
+    _step(head, scene.inputs(), pad_objects(scene.boxes, scene.labels))
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_slices_over_the_objects_are_exact(kit, name, monkeypatch):
+    from fcos_train.geometry import assignment
+
+    head = HEADS[name](kit)
+    scene = kit.Scene("many")
+    maps = head(scene.feats)
+    objects = pad_objects(scene.boxes, scene.labels)
+    whole = head.loss_by_padded(*maps, *objects)
+    monkeypatch.setattr(assignment, "_SLICE", 7)
+    sliced = head.loss_by_padded(*maps, *objects)
+    for key, value in whole.items():
+        assert sliced[key] == value
