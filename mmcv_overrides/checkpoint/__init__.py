@@ -1,0 +1,66 @@
+"""Checkpoints: atomic writing, reading that executes nothing, exact resume, weights matched by name and class.
+
+Where to look: ``writing`` (save), ``reading``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may hold),
+``newest`` (which to resume from), ``weights`` and ``class_rows`` (into a model), ``hook`` and ``ranks`` (during
+training), ``rng`` (random states), ``loaders`` (mmengine's functions in our way).
+"""
+
+from ..seams import Override
+from .hook import SafeCheckpointHook
+from .loaders import load_checkpoint_to_model, load_from_local, load_url, safe_torch_load, save_checkpoint
+from .newest import find_latest_checkpoint, newest_readable
+from .reading import load, trust_checkpoints, trusted
+from .weights import MatchReport, load_weights, state_dict_of
+from .writing import NonFiniteWeights, save
+
+__all__ = [
+    "OVERRIDES",
+    "MatchReport",
+    "NonFiniteWeights",
+    "SafeCheckpointHook",
+    "find_latest_checkpoint",
+    "load",
+    "load_checkpoint_to_model",
+    "load_from_local",
+    "load_url",
+    "load_weights",
+    "newest_readable",
+    "safe_torch_load",
+    "save",
+    "save_checkpoint",
+    "state_dict_of",
+    "trust_checkpoints",
+    "trusted",
+]
+
+_ATOMIC = "upstream writes in place: a crash or a full disk costs the old file too"
+OVERRIDES = [
+    Override(
+        "HOOKS:CheckpointHook",
+        SafeCheckpointHook,
+        "deletes the old before the new is written; random states are not resumed",
+    ),
+    Override("mmengine.runner.runner:save_checkpoint", save_checkpoint, _ATOMIC),
+    Override("mmengine.runner.checkpoint:save_checkpoint", save_checkpoint, _ATOMIC),
+    Override("mmengine.runner:save_checkpoint", save_checkpoint, _ATOMIC),
+    Override(
+        "mmengine.runner.checkpoint:_safe_torch_load",
+        safe_torch_load,
+        "upstream unpickles any file after a warning",
+    ),
+    Override(
+        "mmengine.runner.checkpoint:load_url",
+        load_url,
+        "torch < 2.6 unpickles downloads; errors without a way out",
+    ),
+    Override(
+        "mmengine.runner.runner:find_latest_checkpoint",
+        find_latest_checkpoint,
+        "upstream resumes a truncated file and fails",
+    ),
+    Override(
+        "mmengine.runner.runner:_load_checkpoint_to_model",
+        load_checkpoint_to_model,
+        "one line on what matched; wrong model is an error",
+    ),
+]

@@ -1,0 +1,83 @@
+"""Class layers of a checkpoint whose classes are not the model's: which rows still mean the same class.
+
+A class layer has one output row per anchor and class, [A * C, ...] with C fastest (A = 1 for FCOS), or C + 1 with
+the background last (R-CNN heads).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+_CLASS_LAYER = re.compile(r"(^|[._])(cls|cls_score|cls_logits|fc_reg)\.(weight|bias)$")
+
+
+class ClassLayers:
+    """Fits class layers to the model's classes; the other layers pass through.
+
+    Args:
+        old, new: class names of the checkpoint and of the model, in order; empty when not known.
+    """
+
+    def __init__(self, old: tuple[str, ...], new: tuple[str, ...]):
+        self.old, self.new = old, new
+        self.names: list[str] = []
+        self._changes: dict[str, str] = {}
+
+    def adapt(self, weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+        """Replace or remove (in place) what does not fit the model.
+
+        Returns:
+            name -> one line, for each tensor of another shape that is no class layer; these are removed.
+        """
+        mismatched: dict[str, str] = {}
+        for name in [n for n in weights if n in own]:
+            theirs, ours = weights[name], own[name]
+            same = theirs.shape == ours.shape
+            if (
+                _CLASS_LAYER.search(name)
+                and theirs.shape[1:] == ours.shape[1:]
+                and (not same or self._reordered())
+            ):
+                self._adapt(name, weights, ours)
+            elif not same:
+                mismatched[name] = (
+                    f"{name} is {list(theirs.shape)} in the checkpoint, {list(ours.shape)} in the model"
+                )
+                del weights[name]
+        return mismatched
+
+    def _reordered(self) -> bool:
+        """Same number of classes, some of them under another index: loading row by row would mix them up."""
+        return len(self.old) == len(self.new) and self.old != self.new and bool(set(self.old) & set(self.new))
+
+    def _adapt(self, name: str, weights: dict[str, Tensor], ours: Tensor) -> None:
+        rows = self._rows(len(weights[name]), len(ours)) if weights[name].dim() else []
+        fitted = ours.detach().clone()
+        for new, old in rows:
+            fitted[new] = weights[name][old].to(fitted)
+        self.names.append(name)
+        layer, sizes = name.rsplit(".", 1)[0], (len(weights[name]), len(ours))
+        size = "{}->{}".format(*((len(self.old), len(self.new)) if self.old and self.new else sizes))
+        shared = len(set(self.old) & set(self.new)) if rows else 0
+        kept = f" ({shared} of {len(self.new)} classes kept by name)" if shared else ""
+        self._changes[layer] = f"reinitialised {layer} {size}{kept}"
+        weights[name] = fitted
+
+    def _rows(self, old_rows: int, new_rows: int) -> list[tuple[int, int]]:
+        """(row of the model, row of the checkpoint) for every class that both name, and the background."""
+        if not self.old or not self.new:
+            return []
+        for background in (0, 1):
+            old_width, new_width = len(self.old) + background, len(self.new) + background
+            anchors = new_rows // new_width
+            if anchors and (anchors * old_width, anchors * new_width) == (old_rows, new_rows):
+                pairs = [(self.new.index(c), self.old.index(c)) for c in self.new if c in self.old]
+                pairs += [(len(self.new), len(self.old))] if background and pairs else []
+                return [(a * new_width + n, a * old_width + o) for a in range(anchors) for n, o in pairs]
+        return []
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._changes.values())

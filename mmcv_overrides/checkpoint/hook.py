@@ -1,0 +1,292 @@
+"""mmengine's checkpoint hook with safe writing, safe deleting and an exact resume."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner.base_loop import BaseLoop
+
+from ..errors import UserError
+from . import rng
+from .loaders import is_local
+from .ranks import on_master
+from .weights import state_dict_of
+from .writing import NonFiniteWeights, remove_leftovers, replacing, sync_folder
+
+_RNG_KEY = "rng"
+
+
+class SafeCheckpointHook(CheckpointHook):
+    """Arguments, file names and moments of saving as mmengine's CheckpointHook. What differs:
+
+    - An old checkpoint is deleted only when the new one is in place (so for a moment there is one more).
+    - Weights with inf or nan are not saved: logged, and training goes on with the older checkpoints kept.
+    - A checkpoint that cannot be written ends the run on all ranks with one message.
+    - ``latest.pth`` beside the checkpoints is a link to the newest.
+    - Random states of all ranks are saved, and put back on resume. Validation leaves them as it found them, so
+      that a run with and without it, and one resumed before or after it, draw the same numbers.
+    - Resuming a checkpoint of another model shape is an error.
+
+    ``meta.iter`` is the number of finished iterations; ``meta.epoch`` the finished epochs when saving by epoch, and
+    the current epoch, from 0, when saving by iteration (at the end of an epoch that is one less than iter // length).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._gathered: list[dict] | None = None
+        self._before_val: dict | None = None
+        self._loaded: dict | None = None
+        self._own_generator: torch.Generator | None = None
+
+    # Random states
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if is_main_process() and self._local:
+            remove_leftovers(Path(self.out_dir))
+        self._resume_rng(runner)
+        self._separate_loader_rng(runner)
+
+    def _resume_rng(self, runner) -> None:
+        """Put the random states back; here, as late as a hook can before the loop opens the data loader.
+
+        Building and loading the model has drawn from the generators by now; the first batch has not. Only on a
+        resume: then (and not after ``load_from``) the loop stands where the checkpoint did.
+        """
+        loaded, self._loaded = self._loaded, None
+        if (
+            loaded is None
+            or loaded["iter"] == 0
+            or (runner.epoch, runner.iter) != (loaded["epoch"], loaded["iter"])
+        ):
+            return
+        self._check_same_shapes(runner, loaded["shapes"])
+        states = loaded["rng"]
+        if not states:
+            runner.logger.warning(
+                "the checkpoint has no random states: the resumed run draws others than it would have"
+            )
+        elif len(states) != get_world_size():
+            runner.logger.warning(
+                f"the checkpoint has random states of {len(states)} ranks, not of {get_world_size()}: not put back"
+            )
+        else:
+            rng.restore(states[get_rank()], _device(runner))
+
+    def _check_same_shapes(self, runner, shapes: dict[str, torch.Size]) -> None:
+        other = [
+            n for n, p in _bare(runner.model).state_dict().items() if n in shapes and shapes[n] != p.shape
+        ]
+        if other:
+            raise UserError(
+                f"cannot resume: {len(other)} tensors have another shape there ({', '.join(other[:3])}). "
+                "To start a new training from its weights use --load-from"
+            )
+
+    def _separate_loader_rng(self, runner) -> None:
+        """Let the data loader draw the seed of its workers from a generator of its own.
+
+        Opening a loader draws once from the global generator. A run that resumes in mid-epoch opens one more than
+        the run that went through, and would draw other numbers ever after.
+        """
+        loader = runner.train_dataloader
+        if getattr(loader, "generator", self) is None:
+            loader.generator = self._own_generator = torch.Generator()
+
+    def before_train_epoch(self, runner) -> None:
+        if self._own_generator is not None:
+            self._own_generator.manual_seed(
+                ((runner.seed or 0) * 1000003 + runner.epoch * 1009 + get_rank()) % 2**63
+            )
+
+    def before_val(self, runner) -> None:
+        self._before_val = rng.capture(_device(runner))
+
+    def after_val(self, runner) -> None:
+        if self._before_val is not None:
+            rng.restore(self._before_val, _device(runner))
+        self._before_val = None
+
+    def _gather_rng(self, runner) -> None:
+        """On all ranks, because runner.save_checkpoint runs on rank 0 alone."""
+        self._gathered = all_gather_object(self._before_val or rng.capture(_device(runner)))
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self._gathered is None and get_world_size() == 1:  # somebody saves by hand
+            self._gather_rng(runner)
+        if self._gathered is not None:
+            checkpoint[_RNG_KEY] = self._gathered
+        self._gathered = None
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        _name_classes(runner)
+        meta = checkpoint.get("meta") or {}
+        self._loaded = {
+            "epoch": meta.get("epoch", 0),
+            "iter": meta.get("iter", 0),
+            "rng": checkpoint.get(_RNG_KEY),
+            "shapes": {
+                k: v.shape for k, v in state_dict_of(checkpoint).items() if isinstance(v, torch.Tensor)
+            },
+        }
+
+    # Saving
+
+    @property
+    def _local(self) -> bool:
+        return is_local(self.out_dir, self.file_client_args, self.backend_args)
+
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        before = (list(getattr(self, "keep_ckpt_ids", [])), self.last_ckpt)
+        expired = self._enlist(runner, step)
+        name = self.filename_tmpl.format(step)
+        self._set_last(runner, self.file_backend.join_path(self.out_dir, name))
+        args = dict(
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            by_epoch=self.by_epoch,
+        )
+        if self._save(runner, name, meta=meta, **args, **self.args):
+            self._point_to_latest(runner, name)
+            for old in expired:
+                self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+        else:
+            self._set_kept(runner, before[0])
+            self._set_last(runner, before[1])
+
+    def _save(self, runner, name: str, **kwargs: Any) -> bool:
+        """Save on rank 0; the same answer, or the same error, on all ranks. False: skipped, not finite."""
+        self._gather_rng(runner)
+        backend = dict(file_client_args=self.file_client_args, backend_args=self.backend_args)
+        try:
+            on_master(lambda: runner.save_checkpoint(self.out_dir, name, **backend, **kwargs))
+        except NonFiniteWeights as error:
+            runner.logger.error(f"checkpoint {name} skipped: {error}")
+            return False
+        finally:
+            self._gathered = None
+        return True
+
+    def _enlist(self, runner, step: int) -> list[int]:
+        """Note ``step`` among the checkpoints to keep; returns those to delete once it is saved."""
+        if self.max_keep_ckpts <= 0:
+            return []
+        ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
+        self._set_kept(runner, ids[-self.max_keep_ckpts :])
+        return ids[: -self.max_keep_ckpts]
+
+    def _set_kept(self, runner, ids: list[int]) -> None:
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = type(self.keep_ckpt_ids)(ids, self.max_keep_ckpts)
+            runner.message_hub.update_info("keep_ckpt_ids", list(ids))
+
+    def _set_last(self, runner, path: str | None) -> None:
+        self.last_ckpt = path
+        runner.message_hub.update_info("last_ckpt", path)
+
+    def _remove(self, path: str) -> bool:
+        if not is_main_process() or not self.file_backend.isfile(path):
+            return False
+        self.file_backend.remove(path)
+        return True
+
+    def _point_to_latest(self, runner, name: str) -> None:
+        """Write ``last_checkpoint`` (mmengine's text file, in the work folder) and ``latest.pth``."""
+        if not is_main_process():
+            return
+        with replacing(Path(runner.work_dir) / "last_checkpoint") as file:
+            file.write(str(self.last_ckpt).encode())
+        if self._local:
+            point_latest(Path(self.out_dir), name)
+
+    # The best one
+
+    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        if "auto" in self.key_indicators:
+            self._init_rule(self.rules, [next(iter(metrics))])
+        step = runner.epoch if self.by_epoch else runner.iter
+        meta = dict(epoch=runner.epoch, iter=runner.iter)
+        pairs = zip(self.key_indicators, self.rules, strict=True)
+        updated = [self._save_if_better(runner, key, rule, metrics, step, dict(meta)) for key, rule in pairs]
+        if any(updated) and self.last_ckpt is not None:  # again, so that it knows the best score
+            self._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_if_better(self, runner, key: str, rule: str, metrics: dict, step: int, meta: dict) -> bool:
+        if key not in metrics:
+            raise UserError(
+                f"save_best={key!r} is no metric of this evaluation; it has: {', '.join(map(str, metrics))}"
+            )
+        single = len(self.key_indicators) == 1
+        score_key, path_key = (
+            ("best_score", "best_ckpt") if single else (f"best_score_{key}", f"best_ckpt_{key}")
+        )
+        hub, score = runner.message_hub, metrics[key]
+        best = hub.get_info(score_key, self.init_value_map[rule])
+        if score is None or not self.is_better_than[key](score, best):
+            return False
+        name = f"best_{key}_{self.filename_tmpl.format(step)}".replace("/", "_")
+        new, old = self.file_backend.join_path(self.out_dir, name), self._best_path(key, single)
+        known = {k: hub.get_info(k) for k in (score_key, path_key) if k in hub.runtime_info}
+        hub.update_info_dict({score_key: score, path_key: new})
+        if not self._save(
+            runner, name, meta=meta, save_optimizer=False, save_param_scheduler=False, by_epoch=False
+        ):
+            for k in (score_key, path_key):
+                hub.update_info(k, known[k]) if k in known else hub.pop_info(k)
+            return False
+        self._set_best_path(key, single, new)
+        if old and old != new and self._remove(old):
+            runner.logger.info(f"The previous best checkpoint {old} is removed")
+        unit = "epoch" if self.by_epoch else "iter"
+        runner.logger.info(
+            f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {name}."
+        )
+        return True
+
+    def _best_path(self, key: str, single: bool) -> str | None:
+        return self.best_ckpt_path if single else self.best_ckpt_path_dict.get(key)
+
+    def _set_best_path(self, key: str, single: bool, path: str) -> None:
+        if single:
+            self.best_ckpt_path = path
+        else:
+            self.best_ckpt_path_dict[key] = path
+
+
+def point_latest(folder: Path, name: str) -> None:
+    """Make ``folder/latest.pth`` a relative link to ``name``; a copy where links are not possible. Atomic."""
+    temp = folder / f".latest.pth.{os.getpid()}.saving"
+    with suppress(FileNotFoundError):
+        temp.unlink()
+    try:
+        os.symlink(name, temp)
+    except OSError:
+        shutil.copyfile(folder / name, temp)
+    os.replace(temp, folder / "latest.pth")
+    sync_folder(folder)
+
+
+def _bare(model: torch.nn.Module) -> torch.nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _device(runner) -> torch.device | None:
+    parameter = next(runner.model.parameters(), None)
+    return None if parameter is None else parameter.device
+
+
+def _name_classes(runner) -> None:
+    """Tell the model its class names, by which rows of class layers are matched when weights are loaded."""
+    loop, model = runner._train_loop, _bare(runner.model)
+    if isinstance(loop, BaseLoop) and getattr(model, "dataset_meta", None) is None:
+        model.dataset_meta = getattr(loop.dataloader.dataset, "metainfo", None)

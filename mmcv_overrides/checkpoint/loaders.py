@@ -1,0 +1,114 @@
+"""mmengine's own functions that read and write checkpoints, with its signatures and our way of doing it."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.error
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.runner.checkpoint import save_checkpoint as _upstream_save
+
+from ..errors import UserError
+from .plain import plain
+from .reading import load, read
+from .weights import load_weights, state_dict_of
+from .writing import check_finite, save
+
+
+def save_checkpoint(
+    checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None
+) -> None:
+    """Stands in for mmengine's: local files go through :func:`save`; remote backends get the same content."""
+    if is_local(filename, file_client_args, backend_args):
+        return save(checkpoint, filename)
+    check_finite(checkpoint)
+    return _upstream_save(plain(checkpoint), str(filename), file_client_args, backend_args)
+
+
+def is_local(
+    filename: str | os.PathLike, file_client_args: dict | None = None, backend_args: dict | None = None
+) -> bool:
+    """Whether mmengine would write ``filename`` to a local file."""
+    if "://" in str(filename) or (file_client_args is not None and backend_args is not None):
+        return False  # upstream's business; the second is an error there
+    if file_client_args is not None:
+        return file_client_args.get("backend") in ("disk", "local")
+    return (backend_args or {}).get("backend", "local") == "local"
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict:
+    """Stands in for mmengine's loader of local files (scheme '' of ``CheckpointLoader``)."""
+    return load(filename, map_location=map_location)
+
+
+def safe_torch_load(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Stands in for mmengine's ``_safe_torch_load``, which falls back to unpickling with a mere warning.
+
+    ``weights_only=False`` is no way around: only ``trust_checkpoints`` or the environment is.
+
+    Args:
+        file: a path, or an open binary file (what remote backends give).
+    """
+    if isinstance(file, (str, os.PathLike)):
+        return load(file, map_location=map_location)
+    return read(file, str(getattr(file, "name", "from a remote store")), map_location)
+
+
+def load_url(
+    url: str,
+    model_dir: str | None = None,
+    map_location: Any = None,
+    progress: bool = True,
+    check_hash: bool = False,
+    file_name: str | None = None,
+    weights_only: bool = True,
+) -> dict:
+    """Stands in for ``torch.utils.model_zoo.load_url`` in mmengine: the same cache, read by :func:`load`.
+
+    Raises:
+        UserError: the download failed; the message says where to put the file by hand.
+    """
+    folder = Path(model_dir) if model_dir else Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / (file_name or os.path.basename(urlparse(url).path))
+    if not file.exists():
+        digest = re.search(r"-([a-f0-9]*)\.", file.name) if check_hash else None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), digest and digest.group(1), progress=progress)
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"cannot download {url} ({error}). Without network: fetch it elsewhere and put it at {file}, "
+                "or train from scratch with --cfg-options model.backbone.init_cfg=None"
+            ) from error
+    return load(file, map_location=map_location)
+
+
+def load_checkpoint_to_model(
+    model: torch.nn.Module,
+    checkpoint: dict,
+    strict: bool = False,
+    logger: Any = None,
+    revise_keys: list = [(r"^module\.", "")],  # noqa: B006  (upstream's signature)
+) -> dict:
+    """Stands in for mmengine's ``_load_checkpoint_to_model`` in the runner: :func:`load_weights`.
+
+    Raises:
+        RuntimeError: ``strict`` and not everything matched, as upstream.
+        UserError: the checkpoint is of another model.
+    """
+    weights = state_dict_of(checkpoint)
+    revised = OrderedDict()
+    for key, value in weights.items():
+        for pattern, replacement in revise_keys:
+            key = re.sub(pattern, replacement, key)
+        revised[key] = value
+    revised._metadata = getattr(weights, "_metadata", None)
+    report = load_weights(model, {"state_dict": revised, "meta": checkpoint.get("meta", {})}, logger)
+    if strict and not report.complete:
+        raise RuntimeError(f"the model and the checkpoint do not match exactly: {report.summary()}")
+    return checkpoint

@@ -1,0 +1,221 @@
+"""Reads checkpoints without executing anything that lies in them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import torch
+from mmengine.logging import print_log
+
+from ..errors import UserError
+from .plain import revive
+from .scan import globals_named_in
+from .unpickle import ALLOWED, stand_ins
+
+_ENV = "FCOS_TRUST_CHECKPOINT"
+_trusted = False
+
+
+class trust_checkpoints:
+    """Say whether files that need unpickling may run their code: a call (for good) or a ``with`` block."""
+
+    def __init__(self, on: bool = True):
+        global _trusted
+        self._before, _trusted = _trusted, bool(on)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: Any) -> None:
+        global _trusted
+        _trusted = self._before
+
+
+def trusted() -> bool:
+    """True within :class:`trust_checkpoints`, or when the environment has FCOS_TRUST_CHECKPOINT=1."""
+    return _trusted or os.environ.get(_ENV, "") == "1"
+
+
+def load(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False) -> dict:
+    """Read a checkpoint (a dict) from a local file, with ``weights_only=True`` first and always.
+
+    Args:
+        path: file written by torch.save, any of its formats.
+        map_location: as in :func:`torch.load`.
+        trust: allow unpickling, and so any code in the file, when the safe way fails.
+
+    Raises:
+        UserError: the file is missing, empty, truncated, no checkpoint, or needs unpickling and no trust.
+    """
+    path = Path(path).expanduser()
+    _check_there(path)
+    try:
+        with open(path, "rb") as file:
+            found = read(file, str(path), map_location, trust)
+    except OSError as error:
+        raise UserError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} is not a checkpoint: it holds a {type(found).__name__}, expected a dict of weights"
+        )
+    return found
+
+
+def peek(path: Path) -> dict:
+    """Like :func:`load`, but tensors stay on the disk where the format allows it: for reading ``meta``."""
+    try:
+        with open(path, "rb") as file:
+            _check_format(file, str(path))
+        with stand_ins():
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, AttributeError):
+        return load(path)
+
+
+def _check_there(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"checkpoint {path} is a link to {os.readlink(path)}, which does not exist")
+    if not path.exists():
+        raise UserError(f"checkpoint {path} does not exist; check the path")
+    if path.is_dir():
+        raise UserError(f"checkpoint {path} is a folder; give a file in it, such as {path / 'latest.pth'}")
+
+
+def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = False) -> Any:
+    """Like :func:`load`, from an open binary file; ``name`` is for messages. Content of any type is given."""
+    _check_format(file, name)
+    trust = trust or trusted()
+    try:
+        if _is_tar(
+            file
+        ):  # torch <= 2.5.1 executes what lies in tar files even with weights_only=True (CVE-2025-32434)
+            raise UnpicklingError("the tar format of torch < 0.2")
+        file.seek(0)
+        with stand_ins(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return revive(torch.load(file, map_location=map_location, weights_only=True))
+    except UnpicklingError as error:
+        reason = _reason(file, error)
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise UserError(_broken(name, error)) from error
+    if reason is None:
+        raise UserError(_broken(name, "it is not in a format of torch.save"))
+    if not trust:
+        raise UserError(
+            f"checkpoint {name} refused: reading it would execute code from the file ({reason}). If you trust "
+            f"where it comes from, give --trust-checkpoint (or set {_ENV}=1); nothing has been executed"
+        )
+    print_log(f"{name}: unpickled as trusted ({reason})", logger="current", level=logging.WARNING)
+    return _unpickle(file, name, map_location)
+
+
+def _unpickle(file: BinaryIO, name: str, map_location: Any) -> Any:
+    """The unsafe way; code in the file may raise anything, so anything is reported as the file's fault."""
+    file.seek(0)
+    try:
+        return revive(torch.load(file, map_location=map_location, weights_only=False))
+    except Exception as error:
+        raise UserError(_broken(name, f"{type(error).__name__}: {error}")) from error
+
+
+def _broken(name: str, error: object) -> str:
+    text = str(error).strip().splitlines()
+    return (
+        f"checkpoint {name} cannot be read: truncated, damaged or no checkpoint ({text[0] if text else 'no data'}). "
+        "Use an earlier checkpoint or get the file again"
+    )
+
+
+def _check_format(file: BinaryIO, name: str) -> None:
+    """Refuse, with a message that says what they are, files that are no checkpoint at first sight."""
+    file.seek(0)
+    head = file.read(64)
+    if not head:
+        raise UserError(
+            f"checkpoint {name} is empty (0 bytes); use an earlier checkpoint or get the file again"
+        )
+    if not head.strip(b"\0"):
+        raise UserError(_broken(name, "it begins with zeros, as files do after a power cut"))
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(
+            f"{name} is a Git LFS pointer, not the checkpoint itself; fetch it with `git lfs pull`"
+        )
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(
+            f"{name} is a web page, not a checkpoint; the download went wrong, get the file again"
+        )
+    if head.startswith(b"PK\x03\x04"):
+        _check_zip(file, name)
+
+
+def _check_zip(file: BinaryIO, name: str) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
+        raise UserError(_broken(name, "the end of the file is missing")) from error
+    if any(m.endswith("/constants.pkl") for m in members):
+        raise UserError(
+            f"{name} is a TorchScript program, not a checkpoint; it holds code to be run, not only weights"
+        )
+    if not any(m.endswith("data.pkl") for m in members):
+        raise UserError(f"{name} is a zip archive, but not a checkpoint written by torch.save")
+
+
+def _is_tar(file: BinaryIO) -> bool:
+    file.seek(0)
+    if file.read(4) == b"PK\x03\x04":  # torch decides by the same four bytes
+        return False
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:*"):
+            return True
+    except (tarfile.TarError, OSError, EOFError, ValueError):
+        return False
+
+
+def _reason(file: BinaryIO, error: UnpicklingError) -> str | None:
+    """What of the file needs unpickling; None when the file is no pickle at all."""
+    text = str(error)
+    others = [g for g in globals_named_in(file) if not _harmless(g)]
+    named = re.search(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)", text)
+    if named and not any(g.endswith(named.group(1)) for g in others):
+        others.insert(0, named.group(1))
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        return f"it names {', '.join(others[:3])}{more}"
+    if (
+        "tar format" in text
+        or "numpy" in text
+        or "codec" in text
+        or "reduce" in text
+        or "create new object" in text
+    ):
+        return text.splitlines()[-1].strip()
+    return None
+
+
+def _harmless(name: str) -> bool:
+    return (
+        name in ALLOWED
+        or name == "collections.OrderedDict"
+        or name.startswith(("torch._utils._rebuild", "torch.storage."))
+        or (re.fullmatch(r"torch\.\w+", name) is not None)
+    )

@@ -1,0 +1,46 @@
+"""Names the globals of a pickle by disassembling it; nothing is executed or imported."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from typing import BinaryIO
+
+_MAX_PICKLES = 5  # the format of torch < 1.6 is five pickles in a row
+
+
+def globals_named_in(file: BinaryIO) -> list[str]:
+    """``module.name`` of every global in a file of torch.save (zip or older) or pickle.dump, each once."""
+    names: dict[str, None] = {}
+    file.seek(0)
+    try:
+        if file.read(4) == b"PK\x03\x04":
+            with zipfile.ZipFile(file) as archive:
+                member = next(m for m in archive.namelist() if m.endswith("data.pkl"))
+                _scan(io.BytesIO(archive.read(member)), names)
+        else:
+            file.seek(0)
+            for _ in range(_MAX_PICKLES):
+                _scan(file, names)
+    except Exception:  # a damaged or foreign file: what was named before the damage is still worth telling
+        pass
+    return list(names)
+
+
+def _scan(stream: BinaryIO, names: dict[str, None]) -> None:
+    strings: list[str] = []
+    memo: dict[int, str] = {}
+    for opcode, arg, _ in pickletools.genops(stream):
+        if opcode.name in ("GLOBAL", "INST"):
+            names[str(arg).replace(" ", ".", 1)] = None
+        elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
+            names[".".join(strings[-2:])] = None
+        elif opcode.name == "MEMOIZE":
+            memo[len(memo)] = strings[-1] if strings else ""
+        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[arg] = strings[-1] if strings else ""
+        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+            strings.append(memo.get(arg, ""))
+        elif isinstance(arg, str):
+            strings.append(arg)

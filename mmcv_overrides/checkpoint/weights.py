@@ -1,0 +1,194 @@
+"""Puts the weights of a checkpoint into a model and says what came of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .class_rows import ClassLayers
+
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # DDP, torch.compile, wrappers of other trainers
+# mmdet 1.x, 2.x -> 3.x. Renames that mmdet's layers do themselves (deformable conv, rpn_head) are left to them.
+_RENAMES = ((re.compile(r"(^|\.)fcos_(cls|reg|centerness)\."), r"\1conv_\2."),)
+_MIN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """What :func:`load_weights` did. All but ``total`` and ``notes`` are names of tensors of the model.
+
+    Attributes:
+        total: tensors of the model that could be loaded.
+        matched: loaded as they are.
+        missing: not in the checkpoint; the model keeps its own.
+        unexpected: in the checkpoint only (names of the checkpoint).
+        mismatched: of another shape, and no class layer; the model keeps its own.
+        reinitialised: class layers of other classes; the model's own but for rows of same-named classes.
+        notes: one line for each reinitialised layer or mismatched tensor.
+    """
+
+    total: int
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    reinitialised: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.matched) == self.total and not self.unexpected
+
+    def summary(self) -> str:
+        """One line: ``296/298 tensors; reinitialised bbox_head.conv_cls 80->5; missing: none; unexpected: none``."""
+        parts = [f"{len(self.matched)}/{self.total} tensors", *self.notes]
+        return "; ".join([*parts, f"missing: {_some(self.missing)}", f"unexpected: {_some(self.unexpected)}"])
+
+
+def _some(names: tuple[str, ...], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
+
+
+def load_weights(
+    model: nn.Module, checkpoint: Mapping, log: Any = None, classes: tuple[str, ...] | None = None
+) -> MatchReport:
+    """Load the weights of a checkpoint, also of mmdet 1.x and 2.x, by name and shape.
+
+    A class layer of another size keeps the model's own initialisation, but for rows of classes that both name.
+
+    Args:
+        checkpoint: what :func:`load` gives: a dict with ``state_dict``, or a bare state dict.
+        log: a logging.Logger for the one line of summary; default the current one of mmengine.
+        classes: class names of the model, in order; default ``model.dataset_meta['classes']`` if there.
+
+    Raises:
+        UserError: less than half of the model's tensors are in the checkpoint; the model is then half loaded.
+    """
+    while is_model_wrapper(model):
+        model = model.module
+    own = model.state_dict()
+    source = state_dict_of(checkpoint)
+    weights = _rename(source, own)
+    layers = ClassLayers(_class_names(checkpoint.get("meta")), tuple(classes or _model_classes(model)))
+    mismatched = layers.adapt(weights, own)
+    weights._metadata = getattr(source, "_metadata", None)
+
+    loaded = _Loading()
+    loaded.load(model, weights, weights._metadata or {})
+    report = _report(own, weights, loaded, mismatched, layers)
+    print_log(
+        f"weights: {report.summary()}",
+        logger=log or "current",
+        level=logging.INFO if report.complete else logging.WARNING,
+    )
+    if len(report.matched) < _MIN_SHARE * report.total:
+        raise UserError(
+            f"these weights are of another model: {report.summary()}. Give the config that the checkpoint was "
+            "trained with (weights of a backbone alone belong into model.backbone.init_cfg)"
+        )
+    return report
+
+
+def state_dict_of(checkpoint: Mapping) -> Mapping:
+    """The weights in a checkpoint: under ``state_dict`` (mmcv, apex) or another usual name, or the dict itself.
+
+    Raises:
+        UserError: there are no tensors in it.
+    """
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+            break
+    if not any(isinstance(v, Tensor) for v in checkpoint.values()):
+        names = ", ".join(map(str, list(checkpoint)[:8])) or "nothing"
+        raise UserError(f"the checkpoint holds no weights (no state_dict of tensors in it, but {names})")
+    return checkpoint
+
+
+def _rename(source: Mapping, own: Mapping) -> OrderedDict:
+    """Tensors of ``source`` under the names that the model uses."""
+    weights = OrderedDict((str(k), v) for k, v in source.items() if isinstance(v, Tensor))
+    found = True
+    while found:
+        found = next(
+            (
+                p
+                for p in _PREFIXES
+                if all(k.startswith(p) for k in weights) and not any(k.startswith(p) for k in own)
+            ),
+            None,
+        )
+        if found:
+            weights = OrderedDict((k[len(found) :], v) for k, v in weights.items())
+    for pattern, new in _RENAMES:
+        weights = OrderedDict((_better(k, pattern.sub(new, k), own), v) for k, v in weights.items())
+    return weights
+
+
+def _better(old: str, new: str, own: Mapping) -> str:
+    return new if old not in own and new in own else old
+
+
+def _class_names(meta: Any) -> tuple[str, ...]:
+    """Class names in the meta of a checkpoint: mmdet 3 ``dataset_meta.classes``, mmdet 2 ``CLASSES``."""
+    meta = meta if isinstance(meta, Mapping) else {}
+    dataset = meta.get("dataset_meta")
+    dataset = dataset if isinstance(dataset, Mapping) else {}
+    names = dataset.get("classes") or dataset.get("CLASSES") or meta.get("CLASSES") or ()
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
+
+
+def _model_classes(model: nn.Module) -> tuple[str, ...]:
+    return _class_names({"dataset_meta": getattr(model, "dataset_meta", None)})
+
+
+class _Loading:
+    """One walk over a model, through each layer's ``_load_from_state_dict`` (which knows its old names)."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+        self.errors: list[str] = []
+
+    def load(self, module: nn.Module, weights: dict, metadata: Mapping, prefix: str = "") -> None:
+        if is_model_wrapper(module):
+            module = module.module
+        found = (self.missing, self.unexpected, self.errors)
+        module._load_from_state_dict(weights, prefix, metadata.get(prefix[:-1], {}), True, *found)
+        for name, child in module._modules.items():
+            if child is not None:
+                inner = f"{prefix}{name}."
+                self.load(child, {k: v for k, v in weights.items() if k.startswith(inner)}, metadata, inner)
+
+    def misshapen(self) -> list[str]:
+        return [m.group(1) for m in (re.search(r"size mismatch for ([^:\s]+)", e) for e in self.errors) if m]
+
+
+def _report(
+    own: Mapping, weights: Mapping, loaded: _Loading, mismatched: dict[str, str], layers: ClassLayers
+) -> MatchReport:
+    late = [name for name in loaded.misshapen() if name not in mismatched]
+    mismatched = mismatched | {n: f"{n} is of another shape in the checkpoint" for n in late}
+    own_names = {k for k, v in own.items() if isinstance(v, Tensor)}
+    gone = set(loaded.missing) - set(mismatched) - set(layers.names)
+    # The step count of batch norm is absent from old and from caffe weights, and no loss.
+    own_names -= {k for k in gone if k.endswith("num_batches_tracked")}
+    bad = gone | set(mismatched) | set(layers.names)
+    return MatchReport(
+        total=len(own_names),
+        matched=tuple(k for k in own if k in own_names and k not in bad),
+        missing=tuple(k for k in own if k in own_names and k in gone),
+        unexpected=tuple(dict.fromkeys(loaded.unexpected)),
+        mismatched=tuple(mismatched),
+        reinitialised=tuple(layers.names),
+        notes=(*layers.notes(), *mismatched.values()),
+    )

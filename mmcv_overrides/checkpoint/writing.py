@@ -1,0 +1,164 @@
+"""Writes checkpoints so that a crash, a full disk or a kill never costs the file that was there before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ..errors import UserError
+from .plain import plain
+
+TEMP_SUFFIX = ".saving"
+
+
+class NonFiniteWeights(UserError):
+    """The weights to be saved hold inf or nan; nothing was written."""
+
+
+def save(state: Mapping, path: str | os.PathLike) -> None:
+    """Write a checkpoint that ``torch.load(weights_only=True)`` reads, atomically.
+
+    The file appears under its name only when complete and on the disk; on any failure the old one is as before
+    and nothing is left behind. Content is made plain first (see :mod:`.plain`).
+
+    Raises:
+        NonFiniteWeights: a floating tensor of a state dict holds inf or nan.
+        UserError: something has no plain form, or the file cannot be written (disk full, not permitted).
+    """
+    check_finite(state)
+    content = plain(state)
+    path = Path(path).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(content, path)
+        with replacing(path) as file:
+            torch.save(content, file)
+    except OSError as error:
+        raise UserError(_why_not(content, path, error)) from error
+
+
+def check_finite(state: Mapping) -> None:
+    """Raise :class:`NonFiniteWeights` when a state dict of ``state`` (or ``state`` itself) is not finite."""
+    dicts = {k: v for k, v in state.items() if str(k).endswith("state_dict") and isinstance(v, Mapping)}
+    bad = [name for d in (dicts.values() if dicts else [state]) for name, t in d.items() if not _finite(t)]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise NonFiniteWeights(
+            f"the weights are not finite (inf or nan in {', '.join(map(str, bad[:3]))}{more}); not saved. "
+            "Resume from the last good checkpoint with a lower learning rate, or with loss scaling"
+        )
+
+
+def _finite(tensor: Any) -> bool:
+    if not isinstance(tensor, torch.Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    if tensor.is_floating_point() and tensor.element_size() == 1:  # float8 has no isfinite
+        tensor = tensor.float()
+    return bool(torch.isfinite(tensor).all())
+
+
+class _Writer:
+    """What torch.save writes to; keeps the error of the system, which torch's own message hides."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[_Writer]:
+    """A file to write that takes the place of ``path`` when the block ends well and vanishes when not.
+
+    Raises:
+        OSError: the first error that the system gave.
+    """
+    temp = path.with_name(
+        f".{path.name}.{os.getpid()}{TEMP_SUFFIX}"
+    )  # same folder: a rename is atomic only within one
+    writer = None
+    try:
+        with open(temp, "wb") as file:
+            writer = _Writer(file)
+            yield writer
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temp.unlink()
+        if writer and writer.error and not isinstance(error, OSError):
+            raise writer.error from error
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` last through a power cut, where the file system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> list[str]:
+    """Delete the temporary files of a run that was killed while it saved; returns their names."""
+    found = sorted(Path(folder).glob(f".*{TEMP_SUFFIX}"))
+    for temp in found:
+        with suppress(OSError):
+            temp.unlink()
+    return [temp.name for temp in found]
+
+
+def _size(content: Any) -> int:
+    """Bytes of all tensors of a plain tree; storage that tensors share counts once."""
+    storages: dict[int, int] = {}
+    stack = [content]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, torch.Tensor):
+            if item.layout is torch.strided:
+                storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+        elif isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            stack.extend(item)
+    return sum(storages.values())
+
+
+def _check_space(content: Any, path: Path) -> None:
+    """Fail before a nearly full disk is filled to the brim. Some network disks report 0 free: those try."""
+    free = shutil.disk_usage(path.parent).free
+    if 0 < free < _size(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _why_not(content: Any, path: Path, error: OSError) -> str:
+    text = f"cannot write checkpoint {path}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = 0
+        with suppress(OSError):
+            free = shutil.disk_usage(path.parent).free
+        text += f" (needs {_size(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB free). "
+        text += "Free some space, save less often, or keep fewer checkpoints"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        text += ". Choose a --work-dir you may write to"
+    return text + "; the checkpoints written before are untouched"
