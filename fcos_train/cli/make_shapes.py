@@ -12,8 +12,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "make-shapes",
         help="generate a small data set of drawn shapes",
-        description="Draw circles, squares and triangles on textured backgrounds: a COCO data set, always the same for "
-        "the same arguments.",
+        description="Draw circles, squares and triangles on textured backgrounds: a COCO data set, "
+        "always the same for the same arguments.",
     )
     parser.add_argument("path", type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--train", type=int, default=200, metavar="N", help="training images (default 200)")

@@ -86,12 +86,11 @@ def agree(
     train: Source, val: Source, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], list[str], list[str]]:
     """The class names both splits are read with, and warnings and notes about differences between them."""
-    warnings, notes = [], []
-    in_train, in_val = _names(train.raw), _names(val.raw)
-    for unused in _placeholders(train.raw, val.raw):
-        notes.append(f"category '{unused}' is only the export's group name, without boxes: left out")
-        in_train = [n for n in in_train if n != unused]
-        in_val = [n for n in in_val if n != unused]
+    notes = []
+    unused = _placeholders(train.raw, val.raw)
+    if unused:
+        notes.append(f"category {_show(unused)} only groups the others and has no box: left out")
+    in_train, in_val = ([n for n in _names(s.raw) if n not in unused] for s in (train, val))
     gaps = _id_gaps(train.raw)
     if gaps:
         notes.append(f"category ids have {gaps} gaps: harmless, labels follow their order")
@@ -100,22 +99,36 @@ def agree(
         raise UserError(f"{train.split.ann_file} lists no categories, so there is nothing to train on")
     _require_known(names, in_train, train)
     if classes is None:
-        extra = [n for n in in_val if n not in names]
-        if extra and _uses(val.raw, extra):
-            raise UserError(
-                f"validation has classes that training lacks: {_show(extra)}. "
-                f"Training classes: {_show(in_train)} ({train.split.ann_file}); validation classes: {_show(in_val)} ({val.split.ann_file}). "
-                "Rename them so that they agree, or name those to use: --classes"
-            )
-        if extra:
-            warnings.append(f"val: classes that training lacks, without boxes: {_show(extra)}: left out")
+        _require_trained(in_train, in_val, train, val)
+    return names, _differences(names, in_train, in_val, all_used=classes is None), notes
+
+
+def _require_trained(in_train: Sequence[str], in_val: Sequence[str], train: Source, val: Source) -> None:
+    """Every class that validation has boxes of must be one of training's."""
+    extra = [n for n in in_val if n not in in_train]
+    if extra and _uses(val.raw, extra):
+        raise UserError(
+            f"validation has classes that training lacks: {_show(extra)}. "
+            f"Training classes: {_show(in_train)} ({train.split.ann_file}). "
+            f"Validation classes: {_show(in_val)} ({val.split.ann_file}). "
+            "Rename them so that they agree, or name the classes to use"
+        )
+
+
+def _differences(
+    names: Sequence[str], in_train: Sequence[str], in_val: Sequence[str], all_used: bool
+) -> list[str]:
+    warnings = []
+    extra = [n for n in in_val if n not in in_train]
+    if extra and all_used:
+        warnings.append(f"val: classes that training lacks, without boxes, left out: {_show(extra)}")
     absent = [n for n in names if n not in in_val]
     if absent:
         warnings.append(f"val: no category named {_show(absent)}")
     common = [n for n in in_train if n in in_val]
     if common != [n for n in in_val if n in in_train]:
         warnings.append("the splits number their classes in another order: mended, train's order counts")
-    return names, warnings, notes
+    return warnings
 
 
 def _asked(classes: Sequence[str]) -> tuple[str, ...]:
@@ -170,7 +183,7 @@ def _require_known(names: Sequence[str], in_file: Sequence[str], source: Source)
             f"your file has classes {_show(in_file)}; asked for {_show(names)}"
         )
     if unknown:
-        raise UserError(_nothing(source, names, 0))
+        raise UserError(_nothing(source, names))
 
 
 def _require_boxes(source: Source, names: Sequence[str], report: SplitReport, asked: bool) -> None:
@@ -178,7 +191,7 @@ def _require_boxes(source: Source, names: Sequence[str], report: SplitReport, as
         return
     faults = "; ".join(report.faults())
     message = (
-        _nothing(source, names, 0)
+        _nothing(source, names)
         if asked
         else (
             f"{report.name}: no usable image with a box in {source.split.ann_file}: "
@@ -196,15 +209,15 @@ def _require_order(source: Source, names: Sequence[str]) -> None:
         raise UserError(
             f"{source.split.ann_file} lists its classes as {_show(labels)}, the config as {_show(names)}: "
             "mmdet numbers them in the order of the file, so detections would carry wrong names. "
-            "Give the config the classes of the file in its order, or use --data-path, which does this by itself"
+            "Give the config the classes of the file in its order, or use --data-path, which does so"
         )
 
 
-def _nothing(source: Source, names: Sequence[str], matching: int) -> str:
+def _nothing(source: Source, names: Sequence[str]) -> str:
     total = len(source.raw["annotations"])
     return (
         f"{source.split.name}: no usable image: your file has classes {_show(_names(source.raw))}; "
-        f"asked for {_show(names)}; {matching} of {total} annotations match ({source.split.ann_file})"
+        f"asked for {_show(names)}; 0 of {total} annotations match ({source.split.ann_file})"
     )
 
 

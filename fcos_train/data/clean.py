@@ -1,8 +1,8 @@
 """Makes one COCO annotation file safe to train on, and counts everything it had to mend.
 
 mmdet reads COCO files trustingly: a missing `area` is a KeyError, a repeated annotation id gives boxes to the
-wrong image, pycocotools counts an annotation with id 0 as never found, and labels are numbered in the order of the
-file's categories whatever order the class names were given in. After `clean` none of this can happen.
+wrong image, pycocotools counts an annotation with id 0 as never found, and labels are numbered in the order
+of the file's categories whatever order the class names were given in. After `clean` none of this can happen.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _is_box(box) -> bool:
 
 
 def _renumber(annotations: list[dict], log: FaultLog) -> None:
-    """Give annotations ids from 1 if theirs repeat or one is below 1 (pycocotools takes id 0 for no match)."""
+    """Give annotations ids from 1 if theirs repeat or are below 1 (pycocotools takes id 0 for no match)."""
     seen: set = set()
     for annotation in annotations:
         key = annotation.get("id")

@@ -14,7 +14,7 @@ from mmcv_overrides.errors import UserError
 def load_coco(path: Path) -> dict:
     """The content of a COCO detection file. Raises UserError if it is absent, not JSON or not COCO."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))  # some tools write a byte order mark
     except FileNotFoundError:
         raise UserError(f"annotation file {path} does not exist") from None
     except (OSError, ValueError) as error:

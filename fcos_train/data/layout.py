@@ -68,7 +68,10 @@ def resolve(data_path: Path | str, cache_dir: Path | str, classes: Sequence[str]
         UserError: the folder is absent, empty or of no known layout, or the check found nothing to train on.
     """
     root = Path(data_path).expanduser()
-    found, notes = _find(root)
+    try:
+        found, notes = _find(root)
+    except PermissionError as error:
+        raise UserError(f"data path {root} cannot be read: {error.strerror} ({error.filename})") from None
     if isinstance(found, VocLayout):
         sources, note = voc.load(found.base, [("train", found.train), ("val", found.val)])
         notes.append(note)

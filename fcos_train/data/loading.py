@@ -24,7 +24,7 @@ class UnreadableImage(UserError):
 
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
-    """`LoadImageFromFile` whose failure is an UnreadableImage (a UserError) that names the file and the way out.
+    """`LoadImageFromFile` whose failure is a UserError that names the file and the way out.
 
     Same options and results as mmcv's, which fails with an assertion or an OpenCV error.
     """

@@ -1,8 +1,8 @@
 """A generated detection data set: drawn shapes on textured backgrounds, in COCO layout.
 
-Small enough to make in seconds, learnable in minutes on a CPU, and exactly reproducible: it is what the quickstart
-trains on and what tests and benchmarks use. Every image has its own random stream (seed, split, index), so it does
-not depend on how many others are made. Boxes enclose exactly the visible pixels of a shape (before JPEG).
+Small enough to make in seconds, learnable in minutes on a CPU, exactly reproducible: what the quickstart
+trains on and what tests and benchmarks use. Every image has its own random stream (seed, split, index), so it
+does not depend on how many others are made. Boxes enclose exactly the visible pixels of a shape (before JPEG).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def make_shapes(
 
 
 def _clear(root: Path, files: dict[str, Path]) -> None:
-    """Remove an earlier generated set, nothing else; annotations first, so that no half is taken for whole."""
+    """Remove an earlier generated set, nothing else; annotations first: no half may pass for a whole."""
     for path in files.values():
         if path.is_file() and _MARK not in _description(path):
             raise UserError(f"{path} belongs to another data set; choose an empty folder")
@@ -133,7 +133,7 @@ def _make_split(
 def draw_image(
     rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str] = CLASSES
 ) -> tuple[np.ndarray, list[Drawn], np.ndarray]:
-    """One image: BGR u8 [H, W, 3], its shapes, and the map i32 [H, W] of their pixels (0, or 1 + index of shape)."""
+    """One image: BGR u8 [H, W, 3], its shapes, and the map i32 [H, W] of their pixels (0, or 1 + index)."""
     image = _background(rng, size)
     owner = np.zeros(image.shape[:2], np.int32)
     labels: list[int] = []
@@ -203,7 +203,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return np.clip(image + grain, 0, 255).astype(np.uint8)
 
 
-# Each of these fills its pixels of `mask` u8 [H, W] with 1; `radius` is half the side of the square it fits in, in px.
+# Each sets its pixels of `mask` u8 [H, W] to 1; `radius` (px) is half the side of the square it fits in.
 
 
 def _circle(mask: np.ndarray, cx: float, cy: float, radius: float, rng: np.random.Generator) -> None:

@@ -162,7 +162,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set ready for training: its annotation files are clean COCO json that list `classes` in order."""
+    """A data set ready for training: its annotation files are clean COCO json listing `classes` in order."""
 
     layout: str
     classes: tuple[str, ...]

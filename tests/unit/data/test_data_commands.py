@@ -1,0 +1,46 @@
+"""`check-data` and `make-shapes` as a parser would call them."""
+
+import argparse
+import json
+
+import pytest
+
+from fcos_train.cli import check_data, make_shapes
+from mmcv_overrides.errors import UserError
+
+
+def call(verb, *arguments):
+    subparsers = argparse.ArgumentParser().add_subparsers()
+    return verb.run(verb.add_parser(subparsers).parse_args(list(map(str, arguments))))
+
+
+def test_make_and_check(tmp_path, capsys):
+    data = tmp_path / "data"
+    assert call(make_shapes, data, "--train", 6, "--val", 2, "--size", 64, 48, "--seed", 5) == 0
+    before = sorted(data.rglob("*"))
+    assert call(check_data, data, "--decode", "--json", tmp_path / "report.json") == 0
+    out = capsys.readouterr().out
+    assert "train: 6 images (0 without objects)" in out
+    assert "val: 2 images decoded, 0 unreadable, 0 of another size than annotated" in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["splits"]["val"]["counts"]["images"] == 2 and report["decode"][0]["unreadable"] == []
+    assert sorted(data.rglob("*")) == before  # nothing is written beside the data
+
+
+def test_real_set_with_faults_passes(shared_data, capsys):
+    assert call(check_data, shared_data / "bccd_voc") == 0
+    assert "! train: 2 boxes without area" in capsys.readouterr().out
+
+
+def test_broken_images_fail_the_check(tmp_path, capsys):
+    call(make_shapes, tmp_path, "--train", 6, "--val", 2, "--size", 64, 48)
+    (tmp_path / "train2017" / "shapes_000003.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match="1 images cannot be decoded, e.g. .*shapes_000003.jpg"):
+        call(check_data, tmp_path, "--decode")
+    assert "6 images decoded, 1 unreadable" in capsys.readouterr().out
+
+
+def test_asked_classes(tmp_path):
+    call(make_shapes, tmp_path, "--train", 6, "--val", 2, "--size", 64, 48)
+    with pytest.raises(UserError, match="asked for {person}"):
+        call(check_data, tmp_path, "--classes", "person")
