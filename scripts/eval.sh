@@ -42,6 +42,8 @@ check_install
 command=("$PYTHON" -m fcos_train eval "$config" "$checkpoint" --device "${opt[device]}")
 add --data-path "$data_path"
 add --batch-size "${opt[batch_size]}"
-add --work-dir "${opt[work_dir]:+$(from_caller "${opt[work_dir]}")}"
+# Into a folder of its own: an evaluation writes a config.py too, and the training's is still needed.
+if [[ -n ${opt[work_dir]} ]]; then work_dir=$(from_caller "${opt[work_dir]}"); else work_dir=$(dirname "$checkpoint")/eval; fi
+add --work-dir "$work_dir"
 command+=(${extra[@]+"${extra[@]}"})
 exec "${command[@]}"

@@ -32,13 +32,14 @@ bash scripts/eval.sh "$work_dir/latest.pth"
 stage "picture"
 pictures=("$data"/val2017/*)
 "$PYTHON" demo.py "$work_dir/latest.pth" --img "${pictures[0]}" --show-dir "$work_dir/pictures"
+drawn=$(basename "${pictures[0]%.*}")_pred.jpg
 
 stage "done"
 if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then activate="  source .venv/bin/activate"$'\n'; else activate=""; fi
 cat <<END
 checkpoint   $work_dir/latest.pth
 log          $work_dir/*.log (also .log.json, and tb/ for TensorBoard)
-picture      $work_dir/pictures/$(basename "${pictures[0]}")
+picture      $work_dir/pictures/$drawn
 What next:
 ${activate}  bash test/train_full_1p.sh --data_path=/path/to/your/data --config=configs/fcos/fcos_r18_fpn_shapes.py
   bash scripts/eval.sh                       # evaluates the newest training

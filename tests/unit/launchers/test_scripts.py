@@ -50,19 +50,19 @@ def test_eval_takes_the_newest_training(sandbox):
     done = sandbox.run("scripts/eval.sh", cwd=sandbox.root / "test")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [f"checkpoint: {new}/latest.pth", f"config: {new}/config.py"]
-    assert sandbox.argv() == ["eval", f"{new}/config.py", f"{new}/latest.pth", "--device", "auto"]
+    assert sandbox.argv() == ["eval", f"{new}/config.py", f"{new}/latest.pth", "--device", "auto", "--work-dir", f"{new}/eval"]
 
 
 def test_eval_of_a_named_checkpoint(sandbox):
     folder = checkpoint(sandbox, "x", age=0, config=False)
     done = sandbox.run(
-        "scripts/eval.sh", "x", f"--data_path={sandbox.data}", "--device=cpu", "--batch_size=4", "--", "--out", "r.json",
+        "scripts/eval.sh", "x", f"--data_path={sandbox.data}", "--device=cpu", "--batch_size=4", "--work_dir=scores", "--", "--out", "r.json",
         cwd=sandbox.root / "work_dirs", FAKE_EXIT="2",
     )  # fmt: skip
     assert done.returncode == 2
     assert sandbox.argv() == [
         "eval", "configs/fcos/fcos_r50_caffe_fpn_4x4_1x_coco.py", f"{folder}/latest.pth", "--device", "cpu",
-        "--data-path", str(sandbox.data), "--batch-size", "4", "--out", "r.json",
+        "--data-path", str(sandbox.data), "--batch-size", "4", "--work-dir", str(sandbox.root / "work_dirs" / "scores"), "--out", "r.json",
     ]  # fmt: skip
     assert "no checkpoint nope.pth" in sandbox.run("scripts/eval.sh", "nope.pth").stderr
     assert "did you mean --device?" in sandbox.run("scripts/eval.sh", "--devise=cpu").stderr
@@ -136,7 +136,7 @@ def test_quickstart(sandbox, environment):
         "-m fcos_train doctor --fix",
         "-m fcos_train make-shapes data/shapes",
         f"-m fcos_train train configs/fcos/fcos_r18_fpn_shapes.py --data-path data/shapes --work-dir {work} --seed 0 --max-iters 4",
-        f"-m fcos_train eval ROOT/{work}/config.py ROOT/{work}/latest.pth --device auto",
+        f"-m fcos_train eval ROOT/{work}/config.py ROOT/{work}/latest.pth --device auto --work-dir ROOT/{work}/eval",
         f"demo.py {work}/latest.pth --img data/shapes/val2017/a.jpg --show-dir {work}/pictures",
     ]
     assert f"{work}/latest.pth" in done.stdout and "bash test/train_full_1p.sh" in done.stdout
