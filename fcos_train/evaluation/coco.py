@@ -139,7 +139,9 @@ class FastCocoMetric(BaseMetric):
             f"evaluated {len(detections)} detections in {len(results)} images in {seconds:.2f} s ({library})"
         )
         if self.classwise:
-            log.info("average precision per class\n" + class_table([{"name": k, **v} for k, v in self.per_class.items()]))
+            # A record per row: loggers that keep walls of text off the terminal must not hide this table.
+            for row in class_table([{"name": k, **v} for k, v in self.per_class.items()]).splitlines():
+                log.info(row)
         if self.outfile_prefix:
             self._write_summary(metrics, len(results), len(detections), seconds, library)
         return metrics

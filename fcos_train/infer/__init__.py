@@ -1,0 +1,1 @@
+"""Load a trained detector once, call it on many images, draw what it finds."""

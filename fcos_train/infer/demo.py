@@ -1,0 +1,171 @@
+"""A checkpoint and pictures in; drawn pictures and one printed line each out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+
+from mmcv_overrides.errors import UserError
+
+from .detector import Detections, Detector
+from .draw import draw, zoom_for
+from .images import write_image
+from .sources import Frame, Pictures, Video, open_source
+
+WINDOW = "FCOS-Train"
+FRAMES_PER_LINE = 50  # a video prints one line per so many frames, a picture one each
+TOP = 3
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the command line gives; see ``fcos-train demo --help``.
+
+    Raises:
+        UserError: the score threshold is not between 0 and 1.
+    """
+
+    checkpoint: str
+    img: str | None = None
+    config: str | None = None
+    device: str = "auto"
+    score_thr: float = 0.3
+    show_dir: str = "."
+    show: bool = False
+    trust_checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score_thr <= 1:
+            raise UserError(f"--score-thr {self.score_thr}: a score lies between 0 and 1")
+
+
+def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]:
+    """Detect, draw and write.
+
+    Returns:
+        the files that were written: ``<stem>_pred.jpg`` per picture, ``<stem>_pred.mp4`` or ``.avi`` for a video.
+
+    Raises:
+        UserError: a fault in the checkpoint, its configuration, the device or the input.
+    """
+    source = open_source(options.img) if options.img is not None else None
+    detector = Detector.from_checkpoint(
+        options.checkpoint, options.config, options.device, trust=options.trust_checkpoint
+    )
+    say(detector.device_reason)
+    folder = Path(options.show_dir)
+    if source is None:
+        path, why = default_image(detector.config, folder)
+        say(f"no --img given: {path} ({why})")
+        source = open_source(path)
+    window = _Window.open(say) if options.show else None
+    with closing(source.sink(folder)) as sink:
+        for number, (frame, found, seconds) in enumerate(_detected(detector, source), start=1):
+            drawn = draw(frame.image, found, detector.classes, options.score_thr, zoom_for(frame.image))
+            sink.write(frame, drawn)
+            if isinstance(source, Pictures) or number % FRAMES_PER_LINE == 1:
+                say(describe(frame.name, found.above(options.score_thr), detector, seconds))
+            if window and not window.show(drawn, wait=isinstance(source, Pictures)):
+                break
+    say(f"{'picture' if len(sink.written) == 1 else 'pictures'} in {_where(sink.written)}")
+    return sink.written
+
+
+def describe(name: str, found: Detections, detector: Detector, seconds: float) -> str:
+    """``street.jpg: 5 objects: car 0.93, car 0.88, person 0.71 and 2 more, 35 ms``"""
+    best = np.argsort(-found.scores, kind="stable")[:TOP]
+    tops = ", ".join(f"{detector.name(int(found.labels[i]))} {found.scores[i]:.2f}" for i in best)
+    more = f" and {len(found) - TOP} more" if len(found) > TOP else ""
+    count = "no object" if not len(found) else f"{len(found)} object{'s' if len(found) > 1 else ''}: {tops}{more}"
+    return f"{name}: {count}, {1000 * seconds:.0f} ms"
+
+
+def default_image(config: Config, scratch: Path) -> tuple[Path, str]:
+    """An image to show something on: ``demo/demo.jpg``, the first validation image, or a generated one.
+
+    Args:
+        config: of the checkpoint; its validation set is looked for.
+        scratch: folder for a generated image.
+
+    Returns:
+        the path, and why it was taken.
+    """
+    for folder in (Path.cwd(), ROOT):
+        if (folder / "demo" / "demo.jpg").is_file():
+            return folder / "demo" / "demo.jpg", "the demo image"
+    for loader in ("val_dataloader", "test_dataloader"):
+        path = _first_image((config.get(loader) or {}).get("dataset") or {})
+        if path is not None:
+            return path, "the first validation image with an object"
+    from fcos_train.data.shapes import draw_image
+
+    image, _, _ = draw_image(np.random.default_rng(0), (320, 240))
+    return write_image(scratch / "demo_shapes.jpg", image), "generated; the validation images are not on this machine"
+
+
+def _first_image(dataset: dict) -> Path | None:
+    """The first image of a COCO data set that has an annotation and exists; None also when anything is amiss."""
+    root = dataset.get("data_root") or ""
+    try:
+        data = json.loads(Path(root, dataset["ann_file"]).read_text(encoding="utf-8"))
+        names = {image["id"]: image["file_name"] for image in data["images"]}
+        folder = Path(root, (dataset.get("data_prefix") or {}).get("img", ""))
+        for ann in data["annotations"]:
+            path = folder / names[ann["image_id"]]
+            if path.is_file():
+                return path
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _detected(detector: Detector, source: Pictures | Video):
+    """Frames with their detections and the seconds that detecting took; the first includes warm-up."""
+    for frame in source:
+        start = time.perf_counter()
+        found = detector(frame.image)
+        yield frame, found, time.perf_counter() - start
+
+
+def _where(written: list[Path]) -> str:
+    if len(written) == 1:
+        return str(written[0])
+    folder = written[0].parent if written else Path(".")
+    return f"{folder}{os.sep} ({len(written)} files, *_pred.*)"
+
+
+class _Window:
+    """A window on a screen; closed with q or Esc."""
+
+    @classmethod
+    def open(cls, say: Callable[[str], None]) -> _Window | None:
+        """None, with a line that says why, where no window can be opened."""
+        # Checked first: OpenCV's Qt ends the process when it cannot reach a display.
+        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            say("--show: there is no display here (DISPLAY is not set); pictures are only written")
+            return None
+        try:
+            cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
+        except cv2.error:
+            say("--show: this OpenCV is built without windows (opencv-python-headless); pictures are only written")
+            return None
+        return cls()
+
+    def show(self, picture: np.ndarray, wait: bool) -> bool:
+        """Show a picture until a key is pressed (``wait``) or for a moment; False when the user wants to stop."""
+        cv2.imshow(WINDOW, picture)
+        return cv2.waitKey(0 if wait else 1) & 0xFF not in (ord("q"), 27)
+
+
+__all__ = ["DemoOptions", "Frame", "default_image", "demo", "describe"]

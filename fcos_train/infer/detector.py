@@ -1,0 +1,248 @@
+"""A trained detector: loaded once from a checkpoint, called on one image after another."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+import mmcv_overrides
+from mmcv_overrides import device as devices
+from mmcv_overrides.errors import UserError
+
+from . import embedded_config
+from .images import as_bgr
+from .vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
+
+_log = logging.getLogger(__name__)
+# Steps of a pipeline that read files; the detector is handed the image instead.
+_LOADING = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam")
+_ROOMS = ("fcos_train.models", "fcos_train.data.loading")
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best first as the model orders it.
+
+    Attributes:
+        boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of the image that was given.
+        scores: float32 [N], 0 to 1.
+        labels: int64 [N], indices into the detector's ``classes``.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, score_thr: float) -> Detections:
+        """Only those with at least this score."""
+        keep = self.scores >= score_thr
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+
+
+class Detector:
+    """A model in evaluation mode on a device, with the preparation of images its configuration asks for.
+
+    Attributes:
+        model: the mmdet model.
+        config: the whole configuration.
+        classes: class names by label.
+        device: the torch device; ``accelerator`` its record and ``device_reason`` why it was taken.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, pipeline: Callable, config: Config, classes: Sequence[str], device: torch.device
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.pipeline, self.config, self.classes, self.device = pipeline, config, tuple(classes), device
+        self.accelerator, self.device_reason = devices.pick(device.type)
+
+    @classmethod
+    def from_checkpoint(
+        cls, ckpt: str | Path, config: str | Path | Config | None = None, device: str = "auto", trust: bool = False
+    ) -> Detector:
+        """Build the model of a checkpoint and load its weights.
+
+        Args:
+            ckpt: written by this trainer, mmdet 3.x, or mmdet 2.x (which needs ``config``).
+            config: a Config, its file or name; None reads the one inside the checkpoint, without executing it.
+            device: ``auto``, ``cpu``, ``cuda``, ``npu``, or with an index: ``cuda:0``, ``npu:1``.
+            trust: allow the file to run code: unpickling, and a configuration that is a program.
+
+        Raises:
+            UserError: an unreadable or untrusted file, no usable configuration in it, an unavailable device.
+        """
+        mmcv_overrides.activate()
+        from mmcv_overrides import checkpoint as files
+
+        target, reason = _device(device)
+        where = str(ckpt)
+        state = files.load(ckpt, map_location="cpu", trust=trust)
+        given = config is not None
+        config = _given(config) if given else embedded_config.from_checkpoint(state, where, trust)
+        if config is None:
+            raise UserError(f"{where} carries no configuration; name the one it was trained with: --config FILE")
+        vetted = given or trust
+        for room in _ROOMS:  # their parts are then known by name
+            importlib.import_module(room)
+        run_custom_imports(config, where, trust=vetted)
+        model = _build_model(config, where, vetted)
+        _require_fit(files.load_weights(model, state, _log), where)
+        found = cls(model, _build_pipeline(config, where, vetted), config, _classes(state, config, model), target)
+        found.device_reason = reason
+        return found
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> Detections:
+        """Find objects in one image.
+
+        Args:
+            image: uint8 [H, W, 3] in BGR order as OpenCV reads it; [H, W] grey, BGRA and 16-bit are converted.
+
+        Raises:
+            UserError: the array is not an image.
+        """
+        data = self.pipeline({"img": as_bgr(image), "img_id": 0, "img_path": None})
+        batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
+        found = self.model.test_step(batch)[0].pred_instances
+        self.accelerator.synchronize()
+        return Detections(
+            found.bboxes.float().cpu().numpy().reshape(-1, 4),
+            found.scores.float().cpu().numpy(),
+            found.labels.cpu().numpy().astype(np.int64),
+        )
+
+    def name(self, label: int) -> str:
+        """The name of a class, or its number when the checkpoint does not name it."""
+        return self.classes[label] if label < len(self.classes) else f"class {label}"
+
+
+def _device(requested: str) -> tuple[torch.device, str]:
+    accelerator, reason = devices.pick(requested)
+    _, _, index = requested.partition(":")
+    if not index:
+        return torch.device(accelerator.name), reason
+    count = accelerator.count() or 1
+    if not index.isdigit() or int(index) >= count:
+        raise UserError(f"--device {requested}: there is no {accelerator.name} number {index} (found {count})")
+    return torch.device(accelerator.name, int(index)), reason
+
+
+def _given(config: str | Path | Config) -> Config:
+    if isinstance(config, Config):
+        return config
+    from fcos_train.engine.config import load_config
+
+    return load_config(str(config))
+
+
+def _require_fit(report, where: str) -> None:
+    """A layer without its trained weights would find anything anywhere."""
+    # A counter of batches that older files lack changes nothing in evaluation.
+    missing = (name for name in report.missing if not name.endswith("num_batches_tracked"))
+    untrained = (*report.mismatched, *report.reinitialised, *missing)
+    if untrained:
+        raise UserError(
+            f"{where} does not fit the configuration: {report.summary()}. "
+            "Without the weights of those layers the results would be noise; give the configuration it was trained with"
+        )
+
+
+def _scope(config: Config, where: str, vetted: bool) -> None:
+    """Make mmdet's registries the ones that names are looked up in."""
+    from mmengine.registry import DefaultScope
+
+    scope = config.get("default_scope") or "mmdet"
+    if not vetted and scope not in PACKAGES:
+        raise UserError(f"{where}: the configuration in it asks for parts of '{scope}'. {embedded_config.WAY_OUT}")
+    if DefaultScope.get_current_instance() is None or DefaultScope.get_current_instance().scope_name != scope:
+        DefaultScope.get_instance(f"detector-{scope}", scope_name=scope)
+
+
+def _build_model(config: Config, where: str, vetted: bool) -> torch.nn.Module:
+    from mmdet.registry import MODELS
+    from mmengine.model import revert_sync_batchnorm
+
+    if "model" not in config:
+        raise UserError(f"{where}: the configuration has no `model`")
+    _scope(config, where, vetted)
+    settings = without_pretrained(config.model)
+    if "data_preprocessor" not in settings and "data_preprocessor" in config:
+        settings["data_preprocessor"] = config.data_preprocessor
+    if not vetted:
+        check_parts(settings, "model", where)
+    return _built(lambda: revert_sync_batchnorm(MODELS.build(settings)), where, "model")
+
+
+def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable:
+    """The test pipeline after its loading steps; annotations are neither there nor needed."""
+    from mmcv.transforms import Compose
+
+    steps = _test_pipeline(config)
+    if steps is None:
+        raise UserError(
+            f"{where}: the configuration has no `test_dataloader` (mmdet 2.x writes `data`); "
+            "give one of mmdet 3.x with the same model: --config FILE"
+        )
+    steps = [step for step in steps if not _is(step, "LoadAnnotations")]
+    if not steps or not _is(steps[0], *_LOADING):
+        raise UserError(f"{where}: the test pipeline does not begin with loading an image, so it cannot be fed one")
+    to_float32 = bool(steps[0].get("to_float32", False))
+    steps = [{"type": "mmdet.LoadImageFromNDArray", "to_float32": to_float32}, *steps[1:]]
+    if not vetted:
+        check_parts(steps, "test_pipeline", where)
+    return _built(lambda: Compose(steps), where, "test pipeline")
+
+
+def _test_pipeline(config: Config) -> list | None:
+    """The pipeline of the test (else validation) data set, inside whatever wrappers."""
+    for name in ("test_dataloader", "val_dataloader"):
+        node = (config.get(name) or {}).get("dataset")
+        while node:
+            if node.get("pipeline"):
+                return list(node["pipeline"])
+            node = node.get("dataset") or (node.get("datasets") or [None])[0]
+    return config.get("test_pipeline")
+
+
+def _is(step: dict, *names: str) -> bool:
+    return str(step.get("type", "")).rsplit(".", 1)[-1] in names
+
+
+def _built(make: Callable, where: str, what: str):
+    """Call ``make``; a configuration that does not fit the installed mmdet is the user's to mend."""
+    try:
+        return make()
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"{where}: cannot build the {what} of this configuration: {error}. "
+            "If it is of mmdet 2.x, give one of mmdet 3.x with the same model: --config FILE"
+        ) from error
+
+
+def _classes(state: dict, config: Config, model: torch.nn.Module) -> list[str]:
+    """Class names: of the checkpoint, else of the configuration, else COCO's for 80 classes, else none."""
+    meta = state.get("meta") or {}
+    data = {str(k).lower(): v for k, v in (meta.get("dataset_meta") or {}).items()}
+    sources = [data.get("classes"), meta.get("CLASSES"), (config.get("metainfo") or {}).get("classes")]
+    for name in ("test_dataloader", "val_dataloader"):
+        dataset = (config.get(name) or {}).get("dataset") or {}
+        sources.append((dataset.get("metainfo") or {}).get("classes"))
+    for names in sources:
+        if names:
+            return [names] if isinstance(names, str) else [str(name) for name in names]
+    head = getattr(model, "bbox_head", None)
+    if getattr(head, "num_classes", None) == 80:
+        from mmdet.evaluation import get_classes
+
+        return get_classes("coco")
+    return []

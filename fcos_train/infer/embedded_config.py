@@ -1,0 +1,170 @@
+"""Reads the configuration that mmengine and mmdet keep as Python text inside a checkpoint, without running it.
+
+``mmengine.Config.fromstring`` executes that text, so a checkpoint could carry a program past a weights-only reader.
+Here the text is parsed, and only values are computed: literals, ``dict(...)``, ``list(...)``, ``tuple(...)``,
+``set(...)``, containers of them, and names bound earlier in the same text. That is all ``Config.pretty_text`` writes.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+
+from mmengine.config import Config
+
+from mmcv_overrides.errors import UserError
+
+MAX_CHARACTERS = 4_000_000
+MAX_VALUES = 500_000  # names bound earlier can repeat a list of lists of lists without end
+
+WAY_OUT = (
+    "Give the configuration yourself (--config FILE), or add --trust-checkpoint if you trust whoever made the file."
+)
+
+
+def parse(text: str, where: str) -> Config:
+    """Turn configuration text into a Config; nothing in the text is executed.
+
+    Args:
+        text: Python assignments as ``Config.pretty_text`` writes them.
+        where: named in error messages, such as the path of the checkpoint.
+
+    Raises:
+        UserError: the text holds anything but values; the message has the line.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"{where}: the configuration in it has {len(text)} characters, which no real one has. {WAY_OUT}")
+    try:
+        tree = ast.parse(text)
+        values = _Values(where).run(tree)
+        return Config(values)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{where}: the configuration in it cannot be read: {error}. {WAY_OUT}") from error
+    except KeyError as error:  # a name that mmengine keeps for itself, such as `filename`
+        raise UserError(f"{where}: the configuration in it is refused by mmengine: {error}. {WAY_OUT}") from error
+
+
+def from_checkpoint(checkpoint: dict, where: str, trust: bool = False) -> Config | None:
+    """The configuration in ``meta['cfg']`` (mmengine) or ``meta['config']`` (mmdet 2.x); None when there is none.
+
+    Args:
+        checkpoint: the loaded dictionary.
+        where: named in error messages.
+        trust: execute text that is more than values, as mmengine does.
+
+    Raises:
+        UserError: see :func:`parse`.
+    """
+    meta = checkpoint.get("meta") or {}
+    text = meta.get("cfg") or meta.get("config") if isinstance(meta, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        return None
+    try:
+        return parse(text, where)
+    except UserError:
+        if not trust:
+            raise
+        return Config.fromstring(text, ".py")
+
+
+class _Values:
+    """Evaluates the few kinds of syntax that cannot do anything but make a value."""
+
+    calls = {"dict": dict, "list": list, "tuple": tuple, "set": set}
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        # str(float) writes these two without quotes.
+        self.names: dict[str, object] = {"inf": math.inf, "nan": math.nan}
+        self.count = 0
+
+    def run(self, tree: ast.Module) -> dict[str, object]:
+        bound: dict[str, object] = {}
+        for statement in tree.body:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                continue  # a docstring
+            if not (isinstance(statement, ast.Assign) and all(isinstance(t, ast.Name) for t in statement.targets)):
+                self._refuse(statement)
+            value = self._value(statement.value)
+            for target in statement.targets:
+                if target.id.startswith("__"):
+                    self._refuse(statement)
+                self.names[target.id] = bound[target.id] = value
+        return bound
+
+    def _value(self, node: ast.expr):
+        self._spend(1)
+        handler = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if handler is None:
+            self._refuse(node)
+        return handler(node)
+
+    def _constant(self, node: ast.Constant):
+        return node.value
+
+    def _list(self, node: ast.List) -> list:
+        return [self._value(item) for item in node.elts]
+
+    def _tuple(self, node: ast.Tuple) -> tuple:
+        return tuple(self._list(node))
+
+    def _set(self, node: ast.Set) -> set:
+        return self._hashed(node, lambda: set(self._list(node)))
+
+    def _dict(self, node: ast.Dict) -> dict:
+        if None in node.keys:  # {**other}
+            self._refuse(node)
+        pairs = [(self._value(k), self._value(v)) for k, v in zip(node.keys, node.values, strict=True)]
+        return self._hashed(node, lambda: dict(pairs))
+
+    def _name(self, node: ast.Name):
+        if node.id not in self.names:
+            self._refuse(node)
+        value = copy.deepcopy(self.names[node.id])
+        self._spend(_size(value))
+        return value
+
+    def _unaryop(self, node: ast.UnaryOp):
+        number = self._value(node.operand)
+        if not isinstance(node.op, (ast.USub, ast.UAdd)) or not isinstance(number, (int, float)):
+            self._refuse(node)
+        return -number if isinstance(node.op, ast.USub) else number
+
+    def _call(self, node: ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else None
+        if name not in self.calls or name in self.names or len(node.args) > 1:
+            self._refuse(node)
+        if any(keyword.arg is None for keyword in node.keywords) or (node.keywords and name != "dict"):
+            self._refuse(node)
+        arguments = [self._value(item) for item in node.args]
+        if any(not isinstance(item, (dict, list, tuple, set)) for item in arguments):
+            self._refuse(node)
+        named = {keyword.arg: self._value(keyword.value) for keyword in node.keywords}
+        return self._hashed(node, lambda: self.calls[name](*arguments, **named))
+
+    def _hashed(self, node: ast.expr, make):
+        try:
+            return make()
+        except TypeError:  # a list as a key, or pairs that are no pairs
+            self._refuse(node)
+
+    def _spend(self, amount: int) -> None:
+        self.count += amount
+        if self.count > MAX_VALUES:
+            raise UserError(f"{self.where}: the configuration in it unfolds to over {MAX_VALUES} values. {WAY_OUT}")
+
+    def _refuse(self, node: ast.stmt | ast.expr):
+        code = ast.unparse(node).splitlines()[0]
+        raise UserError(
+            f"{self.where}: line {node.lineno} of the configuration in it is more than a value: "
+            f"`{code[:80]}{'...' if len(code) > 80 else ''}`. It was not executed. {WAY_OUT}"
+        )
+
+
+def _size(value) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(_size(key) + _size(item) for key, item in value.items())
+    if isinstance(value, (list, tuple, set)):
+        return 1 + sum(_size(item) for item in value)
+    return 1

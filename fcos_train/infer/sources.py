@@ -1,0 +1,171 @@
+"""Where pictures come from and where drawn ones go: files, folders, videos, cameras. Frames are streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mmcv_overrides.errors import UserError
+
+from .images import SUFFIXES, read_image, write_image
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+DRAWN = "_pred"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture: uint8 [H, W, 3] BGR, and what to call it in a printed line."""
+
+    name: str
+    image: np.ndarray
+
+
+class Pictures:
+    """One or several image files.
+
+    Attributes:
+        paths: the files, in order.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __iter__(self) -> Iterator[Frame]:
+        for path in self.paths:
+            yield Frame(str(path), read_image(path))
+
+    def sink(self, folder: Path) -> PictureSink:
+        return PictureSink(folder)
+
+
+class Video:
+    """A video file, or a camera by its number.
+
+    Raises:
+        UserError: OpenCV cannot open it.
+    """
+
+    def __init__(self, source: str | Path | int) -> None:
+        self.source = source
+        capture = self._open()
+        self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        capture.release()
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(self.source if isinstance(self.source, int) else str(self.source))
+        if not capture.isOpened():
+            what = f"camera {self.source}" if isinstance(self.source, int) else f"the video {self.source}"
+            raise UserError(f"cannot open {what}: OpenCV finds no frame that it can decode")
+        return capture
+
+    def __iter__(self) -> Iterator[Frame]:
+        capture, count = self._open(), 0
+        try:
+            while True:
+                good, image = capture.read()
+                if not good:
+                    break
+                count += 1
+                yield Frame(f"{self.source} frame {count}", image)
+        finally:
+            capture.release()
+        if not count:
+            raise UserError(f"{self.source} holds no frame that can be decoded")
+
+    def sink(self, folder: Path) -> VideoSink:
+        if isinstance(self.source, int):
+            return VideoSink(folder / f"camera{self.source}{DRAWN}.mp4", self.fps)
+        path = Path(self.source)
+        suffix = ".avi" if path.suffix.lower() == ".avi" else ".mp4"
+        return VideoSink(folder / f"{path.stem}{DRAWN}{suffix}", self.fps)
+
+
+class PictureSink:
+    """Writes each drawn picture as ``<stem>_pred.jpg``; two inputs of one stem do not overwrite each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.written: list[Path] = []
+
+    def write(self, frame: Frame, drawn: np.ndarray) -> Path:
+        source = Path(frame.name)
+        path = self.folder / f"{source.stem}{DRAWN}.jpg"
+        if path in self.written:
+            path = self.folder / f"{source.stem}_{source.suffix.lstrip('.')}{DRAWN}.jpg"
+        self.written.append(write_image(path, drawn))
+        return path
+
+    def close(self) -> None:
+        """Nothing to finish."""
+
+
+class VideoSink:
+    """Writes drawn frames into one video of the size of the first.
+
+    Raises:
+        UserError: no codec of this OpenCV can write there.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps = path, fps
+        self.written: list[Path] = []
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, frame: Frame, drawn: np.ndarray) -> Path:
+        if self._writer is None:
+            self._size = (drawn.shape[1], drawn.shape[0])
+            self._writer = self._open()
+            self.written.append(self.path)
+        self._writer.write(drawn)
+        return self.path
+
+    def _open(self) -> cv2.VideoWriter:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+        codecs = {".avi": ("MJPG",), ".mp4": ("mp4v", "avc1")}[self.path.suffix]
+        for path, codec in [*((self.path, codec) for codec in codecs), (self.path.with_suffix(".avi"), "MJPG")]:
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
+            if writer.isOpened():
+                self.path = path
+                return writer
+        raise UserError(f"cannot write the video {self.path}: the folder is not writable, or OpenCV has no codec for it")
+
+    def close(self) -> None:
+        """Finish the file; without this it has no index."""
+        if self._writer is not None:
+            self._writer.release()
+
+
+def open_source(source: str | Path) -> Pictures | Video:
+    """Recognise an image file, a folder of images, a video file, or the number of a camera.
+
+    Raises:
+        UserError: it does not exist, is of no known kind, cannot be opened, or is a folder without images.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return Pictures(_images_in(path))
+    if not path.exists():
+        if str(source).isdigit():
+            return Video(int(str(source)))
+        raise UserError(f"--img {source}: there is no such file or folder")
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return Video(path)
+    return Pictures([path])
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Images of a folder by name, without what an earlier run drew beside them."""
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    stems = {path.stem for path in images}
+    images = [p for p in images if not (p.stem.endswith(DRAWN) and p.stem.removesuffix(DRAWN) in stems)]
+    if not images:
+        raise UserError(f"the folder {folder} holds no image ({', '.join(SUFFIXES)})")
+    return images
