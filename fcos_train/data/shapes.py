@@ -2,7 +2,7 @@
 
 Small enough to make in seconds, learnable in minutes on a CPU, exactly reproducible: what the quickstart
 trains on and what tests and benchmarks use. Every image has its own random stream (seed, split, index), so it
-does not depend on how many others are made. Boxes enclose exactly the visible pixels of a shape (before JPEG).
+does not depend on how many others are made. Boxes enclose exactly the visible pixels (before JPEG).
 """
 
 from __future__ import annotations

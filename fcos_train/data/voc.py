@@ -3,12 +3,12 @@
 Coordinates. PASCAL's own annotations count pixels from 1 and include the last one, so a box is
 (x, y, w, h) = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1). Files in VOC form from drawing tools
 (LabelImg and its kin) hold the edges of the rectangle, counted from 0. Both look alike, as LabelImg never
-writes a 0. What tells them apart is `<source><database>`: PASCAL's own says "The VOC2007 Database" and the like.
-A coordinate below 1 anywhere rules PASCAL's counting out.
+writes a 0. What tells them apart is `<source><database>`: PASCAL's own says "The VOC2007 Database" and the
+like. A coordinate below 1 anywhere rules PASCAL's counting out.
 
 Difficult objects become `iscrowd: 1`: COCO evaluation then neither rewards nor punishes a detection of them,
-as VOC's does, and mmdet does not train on them. (Without `ignore: 1`: mmdet would forget such boxes at once, so
-that anchor heads could not leave the anchors on them out.)
+as VOC's does, and mmdet does not train on them. (Without `ignore: 1`: mmdet would forget such boxes at once,
+so that anchor heads could not leave the anchors on them out.)
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def image(number, name=None, **more):
 
 @pytest.fixture
 def write(tmp_path):
-    """write(split, images, annotations, categories, absent=()) -> Split; with real image files but `absent`."""
+    """write(split, images, annotations, categories, absent=()) -> Split; with real image files."""
 
     def make(split, images, annotations, categories=CATEGORIES, absent=()):
         folder = tmp_path / f"{split}2017"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fcos_train.data import make_shapes, resolve
-from fcos_train.data.shapes import draw_image
+from fcos_train.data.shapes import _place, draw_image
 from mmcv_overrides.errors import UserError
 
 
@@ -46,6 +46,14 @@ def test_boxes_are_those_of_the_visible_pixels(size):
             assert max(w, h) <= 0.5 * min(size) + 2
             shown += 1
     assert shown > 40
+
+
+def test_no_shape_is_covered_by_more_than_three_tenths():
+    owner = np.zeros((64, 64), np.int32)
+    owner[16:48, 16:48] = 1
+    masks = [_place(np.random.default_rng(seed), owner, [32 * 32], "square") for seed in range(50)]
+    covered = [mask[16:48, 16:48].sum() / 32**2 for mask in masks if mask is not None]
+    assert len(covered) > 40 and 0.1 < max(covered) <= 0.3
 
 
 def test_drawn_colours_stand_out():
