@@ -50,10 +50,10 @@ def _find_compiled() -> tuple[ModuleType | None, str]:
 
 
 def _imported_before(ext: ModuleType) -> str:
-    """A warning when ``mmcv.ops`` was imported, or tried, before the portable operators were in place."""
-    early = [name for name in sys.modules if name == "mmcv.ops" or name.startswith("mmcv.ops.")]
-    if not early or sys.modules.get(NAME) is ext:
+    """A warning when ``mmcv.ops`` already holds on to another ``mmcv._ext``, somebody's stub.
+
+    An import of ``mmcv.ops`` that failed leaves nothing behind; it may simply be tried again.
+    """
+    if "mmcv.ops" not in sys.modules or sys.modules.get(NAME) is ext:
         return ""
-    if "mmcv.ops" in early:
-        return "; mmcv.ops was imported before, with another mmcv._ext, and still uses that: activate earlier"
-    return "; an import of mmcv.ops failed before, a new one works"
+    return "; mmcv.ops was imported before, with another mmcv._ext, and still uses that: activate earlier"

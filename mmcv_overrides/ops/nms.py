@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from . import vision
+from .rows import compute_dtype
 
 # Boxes of one block: the IoU matrix of a block against the rest is what bounds memory (block x boxes).
 BLOCK = 512
@@ -15,7 +16,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
 
     Args:
         boxes: [N, 4], x1 y1 x2 y2 in pixels.
-        scores: [N]; equal scores keep the order of the input.
+        scores: [N]; equal scores come in the order that torch's own sort gives, as in the compiled operator.
         iou_threshold: a box goes when its IoU with a kept, better one is above this.
         offset: 0 or 1; width is ``x2 - x1 + offset``.
 
@@ -24,16 +25,17 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     """
     if boxes.numel() == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
-    if boxes.dtype in (torch.float16, torch.bfloat16):
-        boxes = boxes.float()
+    boxes = boxes.detach().to(compute_dtype(boxes.dtype))
+    rest = scores.argsort(descending=True)
     if vision.serves_nms(boxes.device, offset):
-        return vision.ops.nms(boxes, scores.to(boxes.dtype), iou_threshold)
-    rest = scores.argsort(dim=0, descending=True, stable=True)
+        return rest[vision.nms_of_sorted(boxes[rest], iou_threshold)]
     in_block = _greedy_on_host if boxes.device.type == "cpu" else _greedy_on_device
     kept = []
     while rest.numel():
         block, rest = rest[:BLOCK], rest[BLOCK:]
-        block = block[in_block(_overlaps(boxes[block], boxes[block], iou_threshold, offset).triu_(1))]
+        rank = torch.arange(len(block), device=boxes.device)
+        better = rank[:, None] < rank
+        block = block[in_block(_overlaps(boxes[block], boxes[block], iou_threshold, offset) & better)]
         kept.append(block)
         if rest.numel():
             rest = rest[~_overlaps(boxes[block], boxes[rest], iou_threshold, offset).any(0)]
@@ -104,7 +106,8 @@ def softnms(
     Returns:
         Indices of the kept boxes, int64, in the order of ``dets``.
     """
-    rows = np.concatenate([boxes.numpy(), scores.numpy()[:, None]], axis=1)
+    rows = torch.cat([boxes, scores[:, None]], 1).detach()
+    rows = rows.to(compute_dtype(rows.dtype)).numpy()
     order = np.arange(len(rows))
     kept = 0
     while kept < len(rows):
@@ -117,7 +120,7 @@ def softnms(
         alive = _fill_holes(rows[kept:, 4] >= min_score)
         rows = np.concatenate([rows[:kept], rows[kept:][alive]])
         order = np.concatenate([order[:kept], order[kept:][alive]])
-    dets[:kept] = torch.from_numpy(rows)
+    dets[:kept] = torch.from_numpy(rows).to(dets.dtype)
     return torch.from_numpy(order)
 
 
