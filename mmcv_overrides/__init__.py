@@ -1,9 +1,47 @@
-"""Stands in for pieces of the mm runtime (work in progress: ops only)."""
+"""Stands in for pieces of the mm runtime: operators, devices, parallel, optimizer, checkpoint and timer parts.
+
+``activate()`` puts everything in place once and returns the table of what it replaced. It must run before
+``mmcv.ops`` or ``mmdet`` are imported. In a config of one's own, without the trainer of this repository:
+``custom_imports = dict(imports=["mmcv_overrides.auto"])``.
+"""
+
+from __future__ import annotations
+
+from .errors import UserError
+from .seams import Override, SeamError
+
+__all__ = ["Override", "SeamError", "UserError", "activate", "table"]
+
+_active: list[Override] | None = None
+_operators: str = ""
 
 
-def activate() -> list:
-    """Put the portable operators in place of the compiled ones; more overrides follow."""
-    from . import ops
+def _overrides() -> list[Override]:
+    from . import checkpoint, loop, optimizer, parallel, quiet, text_log, timer
 
-    ops.install()
-    return []
+    modules = (quiet, parallel, optimizer, checkpoint, loop, timer, text_log)
+    return [override for module in modules for override in module.OVERRIDES]
+
+
+def activate() -> list[Override]:
+    """Put the overrides in place (once; later calls return the same list).
+
+    Raises:
+        SeamError: a part of mmengine is not as an override assumes; nothing has been patched then.
+        UserError: OpenCV cannot be imported (mmcv needs it); the message says how to mend that.
+    """
+    global _active, _operators
+    if _active is None:
+        from . import ops, quiet, seams
+
+        quiet.check_opencv()
+        _operators = ops.install()
+        overrides = _overrides()
+        seams.apply(overrides)
+        _active = overrides
+    return _active
+
+
+def table() -> list[str]:
+    """The start log: one line for the operators, then one ``old -> new: why`` line per override."""
+    return [_operators, *(override.row() for override in activate())]

@@ -67,11 +67,22 @@ rank_status() {
     echo $((code > 0 ? code : $1))
 }
 
-# explain_failure STATUS: the end of the log, and again what the training said to the user if torchrun buried it.
+# What the training said to the user: from "error: " to the next rank's copy of it or to torchrun's own lines.
+user_error() {
+    awk '/^error: / { if (found) exit; found = 1 } found && /^([WEI][0-9][0-9][0-9][0-9] |Traceback)/ { exit } found' "$log" | head -n 20
+}
+
+# explain_failure STATUS: the end of the log; with torchrun, whose epitaph is long, what the training itself said.
 explain_failure() {
-    echo "error: the training failed with status $1; the last lines of its log:" >&2
-    tail -n 15 "$log" | sed 's/^/    /' >&2
-    if ((world_size > 1)); then grep -E '^error: ' "$log" | sort -u >&2 || true; fi
+    local said=""
+    if ((world_size > 1)); then said=$(user_error); fi
+    if [[ -n $said ]]; then
+        echo "error: the training failed with status $1; it said:" >&2
+    else
+        echo "error: the training failed with status $1; the last lines of its log:" >&2
+        said=$(tail -n 20 "$log")
+    fi
+    printf '%s\n' "$said" | sed 's/^/    /' >&2
     if (($1 == 137)); then echo "It was killed: too little memory? Try a smaller --batch_size." >&2; fi
     echo "the whole log: $root/$log" >&2
 }

@@ -11,7 +11,8 @@ checked before anything is built:
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmcv_overrides.errors import UserError
@@ -95,8 +96,8 @@ def _key_fault(site: Site, key: str) -> str:
 
 
 def _type_fault(unknown: UnknownType) -> str:
-    near = difflib.get_close_matches(unknown.name, unknown.known, n=1)
-    advice = f"did you mean '{near[0]}'?" if near else "is its module in custom_imports?"
+    near = _closest(unknown.name, unknown.known)
+    advice = f"did you mean '{near}'?" if near else "is its module in custom_imports?"
     return f"{unknown.path}.type: '{unknown.name}' is not registered ({unknown.registry}); {advice}"
 
 
@@ -149,11 +150,24 @@ def _option_fault(cfg: dict, sites: dict[str, Site], option: str) -> str | None:
 def _top_option_fault(option: str, part: str, cfg: dict) -> str | None:
     if part in TOP_LEVEL:
         return None
-    candidates = TOP_LEVEL | cfg.keys()
-    near = difflib.get_close_matches(part, candidates, n=1)
-    rest = option[len(part):]
-    advice = f"did you mean '{near[0]}{rest}'?" if near else "the config has " + ", ".join(sorted(cfg)[:12])
+    near = _closest(part, TOP_LEVEL | cfg.keys(), cutoff=NEAR if part == option else 0.6)
+    near = near + option[len(part):] if near else _path_of(part, cfg) if part == option else None
+    advice = f"did you mean '{near}'?" if near else "see the config's own keys: " + ", ".join(sorted(cfg))
     return f"{option}: there is no '{part}'; {advice}"
+
+
+def _path_of(name: str, cfg: dict) -> str | None:
+    """The shortest dotted path in the config that ends in (nearly) this name: `max_epoch` is `train_cfg.max_epochs`."""
+    sections = {key: value for key, value in cfg.items() if key in TOP_LEVEL}
+    paths = sorted(_paths(sections, ""), key=lambda path: (path.count("."), path))
+    near = _closest(name, {path.rsplit(".", 1)[-1] for path in paths}, cutoff=NEAR)
+    return next((path for path in paths if near and path.rsplit(".", 1)[-1] == near), None)
+
+
+def _paths(node: Any, prefix: str) -> Iterator[str]:
+    for key, child in items(node):
+        yield prefix + key
+        yield from _paths(child, f"{prefix}{key}.")
 
 
 def _missing_fault(option: str, path: str, part: str, children: dict, site: Site | None) -> str | None:
@@ -166,7 +180,7 @@ def _missing_fault(option: str, path: str, part: str, children: dict, site: Site
     if legal is None and near is None:
         return None
     if legal is not None:
-        near = near or next(iter(difflib.get_close_matches(part, legal | children.keys(), n=1)), None)
+        near = near or _closest(part, legal | children.keys())
     rest = option[len(path) + 1 + len(part):]
     known = ", ".join(sorted(children)) or "nothing"
     advice = f"did you mean '{path}.{near}{rest}'?" if near else f"it has {known}"
@@ -229,6 +243,15 @@ def _register_modules() -> None:
             importlib.import_module(f"fcos_train.{room}")
 
 
+def _closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The nearest of the names; of equally near ones the one that begins the same."""
+
+    def nearness(other: str) -> tuple[float, int]:
+        return difflib.SequenceMatcher(None, other, name).ratio(), len(os.path.commonprefix([name, other]))
+
+    return max(difflib.get_close_matches(name, sorted(names), n=5, cutoff=cutoff), key=nearness, default=None)
+
+
 def _near_miss(key: str, names: Iterable[str]) -> str | None:
     """The name that `key` surely misspells: nearly the same, or the same letters in another order."""
     for name in difflib.get_close_matches(key, names, n=1, cutoff=0.75):
@@ -244,8 +267,8 @@ def _suggest(key: str, legal: Iterable[str], hints: dict[str, str]) -> str:
     names = sorted(set(legal) - {"_scope_", "_delete_"})
     if hints.get(key) in names:
         return f"did you mean '{hints[key]}'?"
-    near = difflib.get_close_matches(key, names, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(names)}"
+    near = _closest(key, names)
+    return f"did you mean '{near}'?" if near else f"it takes {', '.join(names)}"
 
 
 def _report(where: str, faults: list[str]) -> str:

@@ -43,8 +43,9 @@ def legal_kwargs(target: Any) -> frozenset[str] | None:
             return None
         names |= step.taken
         chain = _after(chain, step.parent)
-    # A class that takes nothing at all usually stands in for an optional dependency that is not installed.
-    return frozenset(names) or None
+    # `class X: ...` without parents that takes nothing stands in for an optional dependency that is absent.
+    placeholder = not names and target.__bases__ == (object,)
+    return None if placeholder else frozenset(names)
 
 
 @functools.cache

@@ -236,7 +236,8 @@ class _Walk:
         self.typed(value, path, "hook")
         # CheckpointHook hands its **kwargs to Runner.save_checkpoint, which takes no others.
         target = self.resolve(value.get("type"), KINDS["hook"])
-        if target is CheckpointHook and self.sites[before].legal is None:
+        saves = inspect.isclass(target) and target.__init__ is CheckpointHook.__init__
+        if saves and self.sites[before].legal is None:
             legal = _signature_names(CheckpointHook.__init__) | _signature_names(Runner.save_checkpoint)
             self.sites[before] = Site(path, value, legal | META_KEYS | {"priority"}, "CheckpointHook")
 

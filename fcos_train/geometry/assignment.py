@@ -1,8 +1,8 @@
 """Which object each point of a pyramid learns, for a whole batch, with shapes that know nothing of the data.
 
-Letters as in :mod:`fcos_train.geometry.points`. Objects are first put in order of preference ([B, G] only); the
-winner of a point is then the last admissible object in that order, a plain maximum over one-byte ranks. Objects
-are taken in slices of at most ``_SLICE`` and at most ``MAX_PAIRS`` pairs, which changes memory, not results.
+Letters as in :mod:`fcos_train.geometry.points`. Objects first get a rank 1..G of preference ([B, G] only); the winner
+of a point is then the admissible object of the highest rank, a plain maximum over one-byte numbers. Objects are
+taken in slices of at most ``MAX_PAIRS`` pairs (point, object), which changes memory, not results.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from torch import Tensor
 from .boxes import area, scale_boxes, valid_objects
 from .points import PointGrid
 
-MAX_PAIRS = 1 << 26  # pairs (point, object) held at once: about 64 MB for each one-byte tensor
-_SLICE = 255  # ranks 1..255 fit uint8
-_INF = 1e8  # mmdet never assigns a box of this area (px^2) or more
+MAX_PAIRS = 1 << 26  # 64 MB for each one-byte tensor, of which about four live at once
 
 
 @dataclass(frozen=True)
@@ -50,24 +48,37 @@ class FsafTargets:
     distances: Tensor
 
 
-def _byte_dtype(device: torch.device) -> torch.dtype:
-    """CPU and CUDA gain from one-byte pairs; an NPU's vector unit has no such arithmetic."""
-    return torch.uint8 if device.type in ("cpu", "cuda") else torch.float32
+def _rank_dtype(device: torch.device, objects: int) -> torch.dtype:
+    """CPU and CUDA gain from narrow pairs; an NPU's vector unit has no such arithmetic."""
+    if device.type not in ("cpu", "cuda"):
+        return torch.float32
+    return torch.uint8 if objects < 256 else torch.int16
 
 
-def _slices(batch: int, points: int, objects: int) -> list[slice]:
-    step = max(1, min(_SLICE, MAX_PAIRS // max(1, batch * points)))
+def _slices(pairs_of_one: int, objects: int) -> list[slice]:
+    step = max(1, MAX_PAIRS // max(1, pairs_of_one))
     return [slice(start, min(start + step, objects)) for start in range(0, objects, step)]
 
 
-def _sort_objects(boxes: Tensor, labels: Tensor, valid: Tensor, ties_to_last: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Order the objects of each image from large to small; among equal areas the preferred one comes last."""
+def _rank_objects(boxes: Tensor, valid: Tensor, ties_to_last: bool) -> tuple[Tensor, Tensor]:
+    """Order and ranks of the objects of each image, small boxes preferred.
+
+    Returns:
+        order [B, G] i64: the object of rank r stands at r - 1; ranks [B, 1, G]: 1..G, 0 for padding. Among equal
+        areas the first object has the higher rank, or with ``ties_to_last`` the last.
+    """
+    objects = boxes.shape[1]
     if ties_to_last:
         order = area(boxes).sort(dim=1, descending=True, stable=True).indices
     else:
         order = area(boxes).sort(dim=1, stable=True).indices.flip(1)
-    sorted_boxes = boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4))
-    return sorted_boxes, labels.gather(1, order), valid.gather(1, order)
+    ranks = (order.argsort(dim=1) + 1) * valid
+    return order, ranks.to(_rank_dtype(boxes.device, objects)).unsqueeze(1)
+
+
+def _winner(best: Tensor, order: Tensor) -> Tensor:
+    """[B, P] highest ranks (0: none) -> [B, P] i64 objects; meaningless where there is none."""
+    return order.gather(1, (best.long() - 1).clamp(min=0))
 
 
 def _sides(grid: PointGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,20 +87,13 @@ def _sides(grid: PointGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:
     return edges[:, :2].index_select(1, grid.axis), edges[:, 2:].index_select(1, grid.axis)
 
 
-def _best_rank(best: Tensor, ranks: Tensor, start: int) -> Tensor:
-    """Carry the last admissible object over slices: [B, P] 1-based places in the sorted order, 0 for none."""
-    found = ranks.amax(2).to(best.dtype)
-    return torch.where(found > 0, found + start, best)
-
-
 def _winner_distances(grid: PointGrid, boxes: Tensor, winner: Tensor, foreground: Tensor, scale: Tensor | None) -> Tensor:
     """[B, P] winners among [B, G, 4] boxes -> [B, 2, 2, P] distances, 1 where there is no winner."""
     chosen = boxes.transpose(1, 2).gather(2, winner.unsqueeze(1).expand(-1, 4, -1)).unflatten(1, (2, 2))
-    near, far = (grid.xy - chosen[:, 0]), (chosen[:, 1] - grid.xy)
-    distances = torch.stack((near, far), dim=1)
+    distances = torch.stack((grid.xy - chosen[:, 0], chosen[:, 1] - grid.xy), dim=1)
     if scale is not None:
         distances = distances / scale
-    return torch.where(foreground[:, None, None], distances, 1.0)
+    return distances.masked_fill_(~foreground[:, None, None], 1.0)
 
 
 @torch.no_grad()
@@ -107,39 +111,38 @@ def fcos_targets(
         num_classes: C, the label of the background.
         in_strides: give distances divided by the stride of the level (``norm_on_bbox``).
     """
-    valid = valid_objects(count, boxes.shape[1]) & (area(boxes) < _INF)
-    boxes, labels, valid = _sort_objects(boxes, labels, valid, ties_to_last=False)
-    best = torch.zeros((boxes.shape[0], grid.num_points), dtype=torch.int64, device=boxes.device)
-    for part in _slices(boxes.shape[0], grid.num_points, boxes.shape[1]):
-        ranks = _fcos_ranks(grid, boxes[:, part], valid[:, part])
-        best = _best_rank(best, ranks, part.start)
+    order, ranks = _rank_objects(boxes, valid_objects(count, boxes.shape[1]), ties_to_last=False)
+    best = None
+    for part in _slices(boxes.shape[0] * grid.num_points, boxes.shape[1]):
+        found = (_fcos_fits(grid, boxes[:, part]) * ranks[:, :, part]).amax(2)
+        best = found if best is None else torch.maximum(best, found)
     foreground = best > 0
-    winner = (best - 1).clamp(min=0)
-    chosen_labels = torch.where(foreground, labels.gather(1, winner), num_classes)
+    winner = _winner(best, order)
+    chosen_labels = labels.gather(1, winner).masked_fill(~foreground, num_classes)
     scale = grid.stride if in_strides else None
     return FcosTargets(chosen_labels, foreground, _winner_distances(grid, boxes, winner, foreground, scale))
 
 
-def _fcos_ranks(grid: PointGrid, boxes: Tensor, valid: Tensor) -> Tensor:
-    """[B, P, g] place (1..g) of every admissible object, 0 where object and point do not fit.
+def _fcos_fits(grid: PointGrid, boxes: Tensor) -> Tensor:
+    """[B, P, g] bool: the object is admissible at the point.
 
     On each axis an object is 2: outside or beyond the range, 1: admissible and above the lower limit, or
     0: admissible but below it. It fits a point if the larger of the two codes is 1.
     """
-    dtype = _byte_dtype(boxes.device)
     near, far = _sides(grid, boxes)
-    position, reach = grid.position[:, None], grid.reach[:, None]
+    position = grid.position[:, None]
     to_near, to_far = position - near, far - position
     longest = torch.maximum(to_near, to_far)
-    centre = (near + far) / 2
-    inside = torch.minimum(
-        position - torch.maximum(centre - reach, near), torch.minimum(centre + reach, far) - position
-    )
-    admissible = (inside > 0) & (longest <= grid.high[:, None])
-    codes = torch.where(admissible, (longest >= grid.low[:, None]).to(dtype), 2)
-    pairs = torch.maximum(codes.index_select(1, grid.column), codes.index_select(1, grid.row))
-    places = torch.arange(1, boxes.shape[1] + 1, device=boxes.device).to(dtype)
-    return (pairs == 1) * (places * valid).unsqueeze(1)
+    if grid.reach is None:
+        inside = torch.minimum(to_near, to_far) > 0
+    else:
+        centre, reach = (near + far) / 2, grid.reach[:, None]
+        low, high = torch.maximum(centre - reach, near), torch.minimum(centre + reach, far)
+        inside = torch.minimum(position - low, high - position) > 0
+    admissible = inside & (longest <= grid.high[:, None])
+    above = (longest >= grid.low[:, None]).to(_rank_dtype(boxes.device, 0))
+    codes = above.masked_fill_(~admissible, 2)
+    return torch.maximum(codes.index_select(1, grid.column), codes.index_select(1, grid.row)) == 1
 
 
 @torch.no_grad()
@@ -175,16 +178,16 @@ def fsaf_targets(
     if ignore is not None:
         counted = counted & ~_in_any(grid, scale_boxes(ignore[0], ignore_scale), ignore[1])
     valid = valid_objects(count, boxes.shape[1])
-    boxes, labels, valid = _sort_objects(boxes, labels, valid, ties_to_last=True)
+    order, ranks = _rank_objects(boxes, valid, ties_to_last=True)
     one_hot = (labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)[:, None]).float()  # [B, C, G]
-    best = torch.zeros((boxes.shape[0], grid.num_points), dtype=torch.int64, device=boxes.device)
-    votes = torch.zeros((boxes.shape[0], num_classes, grid.num_points), device=boxes.device)
-    for part in _slices(boxes.shape[0], 4 * grid.num_points, boxes.shape[1]):
+    best, votes = None, None
+    for part in _slices(4 * boxes.shape[0] * grid.num_points, boxes.shape[1]):  # pairs in float32
         claimed, touched = _fsaf_pairs(grid, boxes[:, part], valid[:, part], positive, negative, least_cover)
-        places = torch.arange(1, claimed.shape[2] + 1, device=boxes.device).to(_byte_dtype(boxes.device))
-        best = _best_rank(best, claimed * places, part.start)
-        votes = votes + torch.bmm(one_hot[:, :, part], touched.transpose(1, 2).float())
-    winner = (best - 1).clamp(min=0)
+        found = (claimed * ranks[:, :, part]).amax(2)
+        voted = torch.bmm(one_hot[:, :, part], touched.transpose(1, 2).float())
+        best = found if best is None else torch.maximum(best, found)
+        votes = voted if votes is None else votes + voted
+    winner = _winner(best, order)
     own = labels.gather(1, winner)
     # the winner votes once for its own class; another vote there is another object of the same class
     rivals = votes.gather(1, own.unsqueeze(1)).squeeze(1) > 1.5
@@ -192,7 +195,7 @@ def fsaf_targets(
     if not foreground_first:
         foreground = foreground & ~rivals
     return FsafTargets(
-        labels=torch.where(foreground, own, num_classes),
+        labels=own.masked_fill(~foreground, num_classes),
         foreground=foreground,
         counted=counted,
         silenced=votes > 0.5,
@@ -204,11 +207,9 @@ def fsaf_targets(
 def _in_any(grid: PointGrid, boxes: Tensor, count: Tensor) -> Tensor:
     """[B, P] bool: the point lies strictly inside one of the valid boxes."""
     near, far = _sides(grid, boxes)
-    inside = (torch.minimum(grid.position[:, None] - near, far - grid.position[:, None]) > 0).to(
-        _byte_dtype(boxes.device)
-    )
-    pairs = torch.minimum(inside.index_select(1, grid.column), inside.index_select(1, grid.row))
-    return (pairs * valid_objects(count, boxes.shape[1]).unsqueeze(1)).amax(2) > 0
+    inside = torch.minimum(grid.position[:, None] - near, far - grid.position[:, None]) > 0
+    inside = inside & valid_objects(count, boxes.shape[1]).unsqueeze(1)
+    return (inside.index_select(1, grid.column) & inside.index_select(1, grid.row)).any(2)
 
 
 def _fsaf_pairs(

@@ -48,8 +48,8 @@ class PointGrid:
         axis: [S] i64, 0 where the position is an x, 1 where it is a y.
         position: [S] f32, px.
         axis_stride: [S] f32, px.
-        low, high: [S] f32, the range of the level in px (0-d infinities where the spec has none).
-        reach: [S] f32, stride times radius in px (infinite without a radius).
+        low, high: [S] f32, the range of the level in px (without limits where the spec has none).
+        reach: [S] f32, stride times radius in px, or None.
         column, row: [P] i64, index into S of the x and of the y of a point.
     """
 
@@ -62,7 +62,7 @@ class PointGrid:
     axis_stride: Tensor
     low: Tensor
     high: Tensor
-    reach: Tensor
+    reach: Tensor | None
     column: Tensor
     row: Tensor
 
@@ -130,7 +130,6 @@ def _build(sizes: Sizes, spec: LevelSpec, device: torch.device) -> PointGrid:
     levels = len(sizes)
     limit = torch.finfo(torch.float32).max
     ranges = spec.ranges or ((-limit, limit),) * levels
-    reach = [limit if spec.radius is None else stride * spec.radius for stride in spec.strides]
     return PointGrid(
         xy=torch.stack((merged["x"], merged["y"])),
         stride=merged["stride"],
@@ -141,7 +140,7 @@ def _build(sizes: Sizes, spec: LevelSpec, device: torch.device) -> PointGrid:
         axis_stride=spread([float(s) for s in spec.strides] * 2),
         low=spread([max(float(low), -limit) for low, _ in ranges] * 2),
         high=spread([min(float(high), limit) for _, high in ranges] * 2),
-        reach=spread(reach * 2),
+        reach=None if spec.radius is None else spread([stride * spec.radius for stride in spec.strides] * 2),
         column=merged["column"],
         row=merged["row"],
     )

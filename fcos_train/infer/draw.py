@@ -46,7 +46,7 @@ def draw(
         canvas = cv2.resize(canvas, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     found = detections.above(score_thr)
     longer = max(canvas.shape[:2])
-    line, font = max(1, round(longer / 500)), float(np.clip(longer / 1200, 0.35, 1.2))
+    line, font = max(1, round(longer / 350)), float(np.clip(longer / 1200, 0.35, 1.2))
     # The best is drawn last, on top.
     for index in np.argsort(found.scores, kind="stable"):
         label = int(found.labels[index])

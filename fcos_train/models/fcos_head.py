@@ -10,16 +10,19 @@ from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
-from fcos_train.geometry.assignment import fcos_targets
+from fcos_train.geometry.assignment import FcosTargets, fcos_targets
 from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.iou import centerness
 from fcos_train.geometry.points import LevelSpec, PointGrid, merge_levels, point_grid
 from fcos_train.models.losses import (
     EPS,
+    attach,
     binary_cross_entropy,
     box_loss,
     check_focal,
-    focal_rows,
+    corner_loss,
+    focal_loss,
+    own_class,
     reduce_mean,
 )
 from mmcv_overrides.errors import UserError
@@ -103,23 +106,37 @@ class StaticFCOSHead(FCOSHead):
         self, grid: PointGrid, logits: Tensor, sides: Tensor, centers: Tensor, boxes: Tensor, labels: Tensor, count: Tensor
     ) -> dict[str, Tensor]:
         """The same for levels already merged: logits [B, C, P], sides [B, 4, P], centers [B, 1, P]."""
-        targets = fcos_targets(grid, boxes, labels, count, self.num_classes, self.norm_on_bbox)
-        foreground = targets.foreground
-        weight = centerness(targets.distances)
-        averages = torch.stack((foreground.sum(dtype=torch.float32), (weight * foreground).sum()))
-        positives, mass = reduce_mean(averages).unbind()
-        positives = positives.clamp(min=1.0) + EPS
-        mass = mass.clamp(min=1e-6) + EPS
+        with torch.no_grad():
+            targets = fcos_targets(grid, boxes, labels, count, self.num_classes, self.norm_on_bbox)
+            foreground = targets.foreground.float()
+            weight = centerness(targets.distances)
+            box_weight = weight * foreground
+            positives, mass = reduce_mean(torch.stack((foreground, box_weight)).sum((1, 2))).unbind()
+            positives = positives.clamp(min=1.0)
+            mass = mass.clamp(min=1e-6) + EPS
 
-        negative, positive = focal_rows(
-            logits, targets.labels, foreground, gamma=self.loss_cls.gamma, alpha=self.loss_cls.alpha
-        )
-        # background points predict their own target, so that an overflow there cannot reach the sum
-        sides = torch.where(foreground[:, None, None], sides.float().unflatten(1, (2, 2)), targets.distances)
-        box = self._box_loss(sides, targets.distances, grid.xy) * (weight * foreground)
-        center = binary_cross_entropy(centers.float().squeeze(1), weight) * foreground
+            own = own_class(targets.labels, self.num_classes)
+            entry, by_logits = focal_loss(logits.float(), own, self.loss_cls.gamma, self.loss_cls.alpha)
+            center_logits = centers.float().squeeze(1)
+            center, by_center = binary_cross_entropy(center_logits, weight)
         return {
-            "loss_cls": (negative + positive).sum() / positives * self.loss_cls.loss_weight,
-            "loss_bbox": box.sum() / mass * self.loss_bbox.loss_weight,
-            "loss_centerness": center.sum() / positives * self.loss_centerness.loss_weight,
+            "loss_cls": attach(logits, entry, by_logits, positives) * self.loss_cls.loss_weight,
+            "loss_bbox": self._loss_bbox(grid, sides, targets, box_weight, mass) * self.loss_bbox.loss_weight,
+            "loss_centerness": attach(
+                centers, center * foreground, (by_center * foreground).unsqueeze(1), positives
+            )
+            * self.loss_centerness.loss_weight,
         }
+
+    def _loss_bbox(self, grid: PointGrid, sides: Tensor, targets: FcosTargets, weight: Tensor, mass: Tensor) -> Tensor:
+        """Mean over the positives, weighted by centerness. Background points predict their own target, so that an
+        overflow there cannot reach the sum."""
+        distances, mask = targets.distances, targets.foreground[:, None, None]
+        if self._box_loss is None:
+            pred = torch.where(mask, sides.float().unflatten(1, (2, 2)), distances)
+            return (corner_loss(self.loss_bbox, pred, distances, grid.xy) * weight).sum() / mass
+        with torch.no_grad():
+            pred = torch.where(mask, sides.float().unflatten(1, (2, 2)), distances)
+            loss, by_pred = self._box_loss(pred, distances)
+            by_sides = (by_pred * weight[:, None, None]).flatten(1, 2)
+        return attach(sides, loss * weight, by_sides, mass)

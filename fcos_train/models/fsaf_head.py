@@ -15,7 +15,7 @@ from torch import Tensor
 from fcos_train.geometry.assignment import FsafTargets, fsaf_targets
 from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.points import LevelSpec, PointGrid, merge_levels, point_grid
-from fcos_train.models.losses import box_loss, check_focal, focal_rows
+from fcos_train.models.losses import attach, box_loss, check_focal, corner_loss, focal_loss, own_class
 from mmcv_overrides.errors import UserError
 
 _UNSEEN = 1e6  # loss of an object on a level where it owns no point (mmdet's value)
@@ -121,28 +121,33 @@ class StaticFSAFHead(FSAFHead):
         ignore: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The same for levels already merged: logits [B, C, P], sides [B, 4, P] (top, bottom, left, right)."""
-        targets = self._targets(grid, boxes, labels, count, padded_size, ignore)
-        foreground = targets.foreground
-        row_weight = targets.counted.float()
-        if self.train_cfg["pos_weight"] > 0:
-            row_weight = torch.where(foreground, row_weight * self.train_cfg["pos_weight"], row_weight)
-
-        negative, positive = focal_rows(
-            logits, targets.labels, foreground, ~targets.silenced, self.loss_cls.gamma, self.loss_cls.alpha
-        )
-        factor = row_weight * self.loss_cls.loss_weight
-        negative, positive = negative * factor, positive * factor
-        box = self._box_losses(grid, sides, targets) * self.loss_bbox.loss_weight
-
-        chosen = self._choose_levels(grid, (negative + positive + box).detach(), targets, boxes.shape[1])
-        positives = chosen.sum(dtype=torch.float32)
-        backgrounds = (targets.counted & ~foreground).sum(dtype=torch.float32)
-        average = torch.where(positives > 0, positives, backgrounds).clamp(min=1.0)
+        with torch.no_grad():
+            targets = self._targets(grid, boxes, labels, count, padded_size, ignore)
+            foreground = targets.foreground
+            weight = targets.counted.float() * self.loss_cls.loss_weight
+            if self.train_cfg["pos_weight"] > 0:
+                weight = torch.where(foreground, weight * self.train_cfg["pos_weight"], weight)
+            own = own_class(targets.labels, self.num_classes)
+            scores = logits.float()
+            entry, by_logits = focal_loss(scores, own, self.loss_cls.gamma, self.loss_cls.alpha, targets.silenced)
+            rows = entry.sum(1) * weight
+        box, by_sides = self._box_losses(grid, sides, targets)
+        with torch.no_grad():
+            chosen = self._choose_levels(grid, rows + box.detach(), targets, boxes.shape[1])
+            # a positive that is not chosen loses its box and the entry of its own class
+            dropped = own & (foreground & ~chosen).unsqueeze(1)
+            rows = rows - entry.mul_(dropped).sum(1) * weight
+            by_logits = by_logits.masked_fill_(dropped, 0.0).mul_(weight.unsqueeze(1))
+            positives = chosen.sum(dtype=torch.float32)
+            backgrounds = (targets.counted & ~foreground).sum(dtype=torch.float32)
+            average = torch.where(positives > 0, positives, backgrounds).clamp(min=1.0)
         return {
-            "loss_cls": (negative + positive * chosen).sum() / average,
-            "loss_bbox": (box * chosen).sum() / average,
+            "loss_cls": attach(logits, rows, by_logits, average),
+            "loss_bbox": (box * chosen).sum() / average
+            if by_sides is None
+            else attach(sides, box * chosen, by_sides * chosen.unsqueeze(1), average),
             "num_pos": positives / len(count),
-            "pos_recall": self._recall(logits, targets.labels, chosen, positives),
+            "pos_recall": self._recall(scores, own, chosen, positives),
         }
 
     def _targets(self, grid, boxes, labels, count, padded_size, ignore) -> FsafTargets:
@@ -165,13 +170,23 @@ class StaticFSAFHead(FSAFHead):
             ignore_scale=rule.ignore_gt_scale,
         )
 
-    def _box_losses(self, grid: PointGrid, sides: Tensor, targets: FsafTargets) -> Tensor:
-        """[B, P], 0 where background."""
-        sides = sides.float().clamp(min=1e-4) * self._side_factors * grid.stride
-        # (top, bottom, left, right) -> (near, far) x (x, y)
-        sides = sides.unflatten(1, (2, 2)).flip(1).transpose(1, 2)
-        sides = torch.where(targets.foreground[:, None, None], sides, targets.distances)
-        return self._box_loss(sides, targets.distances, grid.xy) * targets.foreground
+    def _box_losses(self, grid: PointGrid, sides: Tensor, targets: FsafTargets) -> tuple[Tensor, Tensor | None]:
+        """Weighted loss [B, P], 0 where background, and its derivative by ``sides`` (None: autograd has it)."""
+        mask, weight = targets.foreground[:, None, None], self.loss_bbox.loss_weight
+        scale = self._side_factors * grid.stride  # [1, 4, P]
+        if self._box_loss is None:
+            # (top, bottom, left, right) -> (near, far) x (x, y)
+            pred = (sides.float().clamp(min=1e-4) * scale).unflatten(1, (2, 2)).flip(1).transpose(1, 2)
+            pred = torch.where(mask, pred, targets.distances)
+            return corner_loss(self.loss_bbox, pred, targets.distances, grid.xy) * targets.foreground * weight, None
+        with torch.no_grad():
+            raw = sides.float()
+            pred = (raw.clamp(min=1e-4) * scale).unflatten(1, (2, 2)).transpose(1, 2)  # (near, far) x (y, x)
+            distances = targets.distances.flip(2)
+            loss, by_pred = self._box_loss(torch.where(mask, pred, distances), distances)
+            by_sides = by_pred.transpose(1, 2).flatten(1, 2) * scale
+            live = (raw >= 1e-4) & targets.foreground.unsqueeze(1)
+            return loss * targets.foreground * weight, by_sides * live * weight
 
     @staticmethod
     def _choose_levels(grid: PointGrid, loss: Tensor, targets: FsafTargets, objects: int) -> Tensor:
@@ -187,10 +202,10 @@ class StaticFSAFHead(FSAFHead):
         return targets.foreground & (best == grid.level)
 
     @torch.no_grad()
-    def _recall(self, logits: Tensor, labels: Tensor, chosen: Tensor, positives: Tensor) -> Tensor:
+    def _recall(self, logits: Tensor, own: Tensor, chosen: Tensor, positives: Tensor) -> Tensor:
         """Per cent of the positives whose own class has the highest score (and at least ``score_threshold``)."""
-        own = logits.gather(1, (labels * chosen).unsqueeze(1)).squeeze(1)
-        right = chosen & (own >= logits.amax(1))
+        best = logits.amax(1)
+        right = chosen & ((logits >= best.unsqueeze(1)) & own).any(1)
         if self.score_threshold is not None:
-            right = right & (own.sigmoid() > self.score_threshold)
+            right = right & (best.sigmoid() > self.score_threshold)
         return right.sum(dtype=torch.float32) * 100 / positives.clamp(min=1.0)

@@ -60,7 +60,13 @@ class ClassLayers:
             fitted[new] = weights[name][old].to(fitted)
         self.names.append(name)
         layer, sizes = name.rsplit(".", 1)[0], (len(weights[name]), len(ours))
-        size = "{}->{}".format(*((len(self.old), len(self.new)) if self.old and self.new else sizes))
+        size = "{}->{}".format(
+            *(
+                (len(self.old), len(self.new))
+                if self.old and self.new and len(self.old) != len(self.new)
+                else sizes
+            )
+        )
         shared = len(set(self.old) & set(self.new)) if rows else 0
         kept = f" ({shared} of {len(self.new)} classes kept by name)" if shared else ""
         self._changes[layer] = f"reinitialised {layer} {size}{kept}"

@@ -181,7 +181,7 @@ def _report(
     own_names = {k for k, v in own.items() if isinstance(v, Tensor)}
     gone = set(loaded.missing) - set(mismatched) - set(layers.names)
     # The step count of batch norm is absent from old and from caffe weights, and no loss.
-    own_names -= {k for k in gone if k.endswith("num_batches_tracked")}
+    own_names -= {k for k in own if k.endswith("num_batches_tracked") and k not in weights}
     bad = gone | set(mismatched) | set(layers.names)
     return MatchReport(
         total=len(own_names),

@@ -110,7 +110,8 @@ def test_status_of_a_rank_comes_through_torchrun(real_torchrun):
         "test/train_full_8p.sh", f"--data_path={real_torchrun.data}", "--nproc=2", FAKE_EXIT="3", FAKE_ERROR="bad data"
     )
     assert done.returncode == 3, done.stderr
-    assert done.stderr.splitlines()[-2] == "error: bad data"
+    assert done.stderr.splitlines()[0] == "error: the training failed with status 3; it said:"
+    assert done.stderr.splitlines()[1:] == ["    error: bad data", f"the whole log: {real_torchrun.output()}/train_0.log"]
     assert "Final" not in done.stdout
     for rank in (0, 1):
         env = real_torchrun.call(rank)["env"]

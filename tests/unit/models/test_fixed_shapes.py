@@ -172,7 +172,7 @@ def test_slices_over_the_objects_are_exact(kit, name, monkeypatch):
     maps = head(scene.feats)
     objects = pad_objects(scene.boxes, scene.labels)
     whole = head.loss_by_padded(*maps, *objects)
-    monkeypatch.setattr(assignment, "_SLICE", 7)
+    monkeypatch.setattr(assignment, "MAX_PAIRS", 4000)
     sliced = head.loss_by_padded(*maps, *objects)
     for key, value in whole.items():
         assert sliced[key] == value

@@ -1,0 +1,1 @@
+"""Config -> runner; the step; hooks. Nothing else builds a runner."""

@@ -1,0 +1,105 @@
+"""What a user can ask of a training or an evaluation, checked once, all faults reported together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmcv_overrides.errors import UserError
+
+PRETRAINED = ("require", "auto", "none")
+
+
+def _complain(faults: list[str]) -> None:
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of ``fcos-train train``; the field names are the flags.
+
+    Raises:
+        UserError: values that cannot be, all of them in one message.
+    """
+
+    config: str
+    data_path: str | None = None
+    work_dir: str | None = None
+    device: str = "auto"
+    opt_level: str = "O1"
+    amp_dtype: str | None = None
+    loss_scale: str | float = 32.0
+    seed: int | None = None
+    deterministic: bool = False
+    max_iters: int | None = None
+    max_epochs: int | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    lr_base: int | None = None
+    auto_lr: bool = True
+    resume: str | None = None  # "auto": the newest readable checkpoint of the work dir
+    load_from: str | None = None
+    pretrained: str = "require"
+    validate: bool = True
+    check: bool = True
+    classes: tuple[str, ...] | None = None
+    launcher: str = "none"
+    npu_ids: int | None = None
+    trust_checkpoint: bool = False
+    cfg_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        faults = [
+            f"--{name.replace('_', '-')} {value}: must be {'0 or more' if name == 'workers' else 'at least 1'}"
+            for name in ("max_iters", "max_epochs", "batch_size", "workers", "lr_base")
+            if (value := getattr(self, name)) is not None and value < (0 if name == "workers" else 1)
+        ]
+        if self.pretrained not in PRETRAINED:
+            faults.append(f"--pretrained {self.pretrained}: choose one of {', '.join(PRETRAINED)}")
+        if self.resume and self.load_from:
+            faults.append("--resume continues a run and --load-from starts a new one from its weights: give one of them")
+        for flag, value in (("--data-path", self.data_path), ("--load-from", self.load_from)):
+            if value and "://" not in value and not Path(value).exists():
+                faults.append(f"{flag} {value}: no such file or folder")
+        if self.resume not in (None, "auto") and not Path(self.resume).exists():
+            faults.append(f"--resume {self.resume}: no such file")
+        if self.launcher == "pytorch" and "RANK" not in os.environ:
+            faults.append("--launcher pytorch: start with torchrun (or use test/train_full_8p.sh)")
+        _complain(faults)
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Options of ``fcos-train eval``; the field names are the flags.
+
+    Raises:
+        UserError: values that cannot be, all of them in one message.
+    """
+
+    config: str | None
+    checkpoint: str
+    data_path: str | None = None
+    work_dir: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    out: str | None = None
+    show_dir: str | None = None
+    show_score_thr: float = 0.3
+    classes: tuple[str, ...] | None = None
+    launcher: str = "none"
+    trust_checkpoint: bool = False
+    cfg_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        faults = []
+        if not Path(self.checkpoint).is_file():
+            faults.append(f"checkpoint {self.checkpoint}: no such file")
+        if self.data_path and not Path(self.data_path).exists():
+            faults.append(f"--data-path {self.data_path}: no such folder")
+        if self.batch_size is not None and self.batch_size < 1:
+            faults.append(f"--batch-size {self.batch_size}: must be at least 1")
+        _complain(faults)

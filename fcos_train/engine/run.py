@@ -1,0 +1,275 @@
+"""Train and evaluate: options in, a finished run out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import mmcv_overrides
+from mmcv_overrides import checkpoint as checkpoints
+from mmcv_overrides import device
+from mmcv_overrides.errors import UserError
+
+from .options import EvalOptions, TrainOptions
+
+mmcv_overrides.activate()
+
+import mmengine.dist as dist  # noqa: E402
+from mmengine.config import Config, ConfigDict  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from ..data import DataSpec, resolve  # noqa: E402
+from . import config as configs  # noqa: E402
+from .data import data_of_config  # noqa: E402
+
+
+# --cfg-options keys of old scripts that stand for a flag.
+FLAG_OF = {"data_root": "data_path", "loss_scale": "loss_scale", "max_iters": "max_iters"}
+
+
+def _register() -> None:
+    """Make every part that a config can name known to the registries."""
+    from importlib import import_module
+
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=True)
+    for room in ("fcos_train.data.dataset", "fcos_train.data.loading", "fcos_train.evaluation", "fcos_train.models", "mmcv_overrides.guard"):
+        import_module(room)
+
+
+def _join_processes(launcher: str, accelerator: device.Accelerator) -> None:
+    """Join the other ranks before anything is written, so that rank 0 alone prepares the data."""
+    device.use(accelerator)
+    if launcher == "none":
+        accelerator.set_device(0)
+    elif not dist.is_distributed():
+        dist.init_dist(launcher)
+
+
+def _say(lines: list[str]) -> None:
+    if dist.is_main_process():
+        for line in lines:
+            print(line, flush=True)
+
+
+def _apply_cfg_options(cfg: Config, options: dict) -> tuple[dict, list[str]]:
+    """Translate keys of mmdet 2.x, refuse unknown ones, merge the rest. Returns special options and notices."""
+    from .config_keys import merge_options, translate_v2
+
+    translated, notices = translate_v2(options)
+    special = {FLAG_OF[k]: translated.pop(k) for k in FLAG_OF if k in translated}
+    return special, notices + merge_options(cfg, translated)
+
+
+def _pretrained(cfg: Config, mode: str) -> list[str]:
+    """Settle the pretrained weights before the run starts, not after the data were read.
+
+    Raises:
+        UserError: mode ``require`` and the weights can't be had.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    notes = []
+    for part in configs.pretrained_sources(cfg):
+        source = part["init_cfg"]["checkpoint"]
+        fault = "--pretrained none" if mode == "none" else None
+        if fault is None:
+            before = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(20)
+            try:
+                CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
+            except (OSError, KeyError, UserError) as error:
+                fault = f"{type(error).__name__}: {error}"
+            finally:
+                socket.setdefaulttimeout(before)
+        if fault is None:
+            continue
+        if mode == "require":
+            raise UserError(
+                f"the pretrained weights {source} cannot be had ({fault}). Fetch them on a machine with a network into "
+                "$TORCH_HOME/hub/checkpoints, or name a file: --cfg-options model.backbone.init_cfg.checkpoint=FILE; "
+                "--pretrained none trains from random weights"
+            )
+        part["init_cfg"] = None
+        notes.append(f"WARNING: training {part.get('type')} from random weights: {source} not used ({fault})")
+    return notes
+
+
+def _work_dir(options: TrainOptions | EvalOptions, cfg_name: str) -> Path:
+    path = Path(options.work_dir or Path("work_dirs") / configs.stem(cfg_name)).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError("not writable")
+    except OSError as error:
+        raise UserError(f"--work-dir {path}: {error}") from error
+    return path
+
+
+def _data(cfg: Config, options: TrainOptions | EvalOptions, work_dir: Path) -> DataSpec | None:
+    """The checked data set; rank 0 prepares it, the others read what it wrote."""
+    cache = work_dir / "data"
+
+    def prepare() -> DataSpec | None:
+        if options.data_path is not None:
+            return resolve(options.data_path, cache, options.classes)
+        return data_of_config(cfg, cache, options.classes)
+
+    outcome: list = [None]
+    if dist.is_main_process():
+        try:
+            outcome = [prepare()]
+        except UserError as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _runner(cfg: Config, name: str) -> Runner:
+    from .config_keys import check_keys
+    from .runner import DetectionRunner
+
+    check_keys(cfg)
+    cfg = Config(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
+    cfg["experiment_name"] = name
+    return DetectionRunner.from_cfg(cfg)
+
+
+def _resume_from(options: TrainOptions, cfg: Config, work_dir: Path) -> str | None:
+    wanted = options.resume or ("auto" if cfg.get("resume") else None)
+    if wanted != "auto":
+        return wanted
+    if cfg.get("load_from"):
+        return cfg.load_from
+    newest = checkpoints.newest_readable(work_dir)
+    if newest is None:
+        raise UserError(f"--resume: no readable checkpoint in {work_dir}; leave --resume out to start afresh")
+    return str(newest)
+
+
+def prepare(options: TrainOptions, accelerator: device.Accelerator, work_dir: Path) -> tuple[Config, list[str]]:
+    """The complete config of a training, and the lines that tell what was decided.
+
+    Raises:
+        UserError: anything that would make the run fail later.
+    """
+    cfg = configs.load_config(options.config)
+    special, notes = _apply_cfg_options(cfg, options.cfg_options)
+    options = replace(options, **{k: v for k, v in special.items() if k != "data_path" or not options.data_path})
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    spec = _data(cfg, options, work_dir)
+    images = 0
+    if spec is not None:
+        configs.point_at_data(cfg, spec)
+        images = spec.report.counts[spec.train.name]["images"]
+        notes += spec.report.lines() if options.check else []
+    configs.use_clear_loading(cfg)
+    configs.set_loaders(cfg, options, accelerator)
+    configs.set_length(cfg, options)
+    if not options.validate:
+        configs.drop_validation(cfg)
+    world = dist.get_world_size()
+    notes += [configs.set_precision(cfg, options, accelerator), configs.scale_learning_rate(cfg, options, world)]
+    notes += configs.safe_schedule(cfg, configs.total_iterations(cfg, images, world))
+    configs.set_hooks(cfg, options)
+    cfg["work_dir"] = str(work_dir)
+    cfg["launcher"] = options.launcher
+    cfg["randomness"] = ConfigDict(seed=options.seed, deterministic=options.deterministic)
+    resume = _resume_from(options, cfg, work_dir)
+    cfg["resume"] = resume is not None
+    cfg["load_from"] = resume or options.load_from or cfg.get("load_from")
+    notes += _pretrained(cfg, "none" if cfg["load_from"] else options.pretrained)
+    return cfg, notes
+
+
+def train(options: TrainOptions) -> Runner:
+    """Train as the options say.
+
+    Returns:
+        the runner after the last iteration.
+
+    Raises:
+        UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
+    """
+    if options.npu_ids is not None:
+        os.environ["NPUID"] = str(options.npu_ids)
+    accelerator, reason = device.pick(options.device)
+    checkpoints.trust_checkpoints(options.trust_checkpoint)
+    _join_processes(options.launcher, accelerator)
+    _register()
+    work_dir = _work_dir(options, options.config)
+    cfg, notes = prepare(options, accelerator, work_dir)
+    _say([reason, *notes])
+    runner = _runner(cfg, configs.stem(options.config))
+    for note in (reason, *notes):
+        runner.logger.debug(note)
+    runner.train()
+    return runner
+
+
+def evaluate(options: EvalOptions) -> dict[str, float]:
+    """Evaluate a checkpoint on the validation images.
+
+    Returns:
+        the COCO numbers (``bbox_mAP``, ...).
+
+    Raises:
+        UserError: a fault in the options, the config, the data or the checkpoint.
+    """
+    accelerator, reason = device.pick(options.device)
+    checkpoints.trust_checkpoints(options.trust_checkpoint)
+    _join_processes(options.launcher, accelerator)
+    _register()
+    beside = Path(options.checkpoint).resolve().parent / "config.py"
+    name = options.config or (str(beside) if beside.is_file() else None)
+    if name is None:
+        raise UserError(f"no config given, and none beside {options.checkpoint}: name the config it was trained with")
+    work_dir = _work_dir(options, name if options.config else options.checkpoint)
+    cfg = configs.load_config(name)
+    special, notes = _apply_cfg_options(cfg, options.cfg_options)
+    options = replace(options, data_path=options.data_path or special.get("data_path"))
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    spec = _data(cfg, options, work_dir)
+    if spec is not None:
+        configs.point_at_data(cfg, spec)
+    configs.use_clear_loading(cfg)
+    for part in configs.pretrained_sources(cfg):
+        part["init_cfg"] = None
+    _only_test(cfg, options, accelerator)
+    cfg["work_dir"] = str(work_dir)
+    cfg["launcher"] = options.launcher
+    cfg["load_from"], cfg["resume"] = options.checkpoint, False
+    _say([reason, *notes])
+    runner = _runner(cfg, "evaluation")
+    start = time.perf_counter()
+    metrics = runner.test()
+    runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
+    return metrics
+
+
+def _only_test(cfg: Config, options: EvalOptions, accelerator: device.Accelerator) -> None:
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg", "val_evaluator", "auto_scale_lr"):
+        cfg[key] = None
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    hooks.pop("checkpoint", None)
+    cfg["custom_hooks"] = []
+    as_train = TrainOptions(config=str(options.config), workers=options.workers)
+    configs.set_loaders(cfg, as_train, accelerator)
+    if options.batch_size:
+        cfg.test_dataloader["batch_size"] = options.batch_size
+    cfg["visualizer"] = ConfigDict(type="DetLocalVisualizer", name="visualizer", vis_backends=[])
+    if options.show_dir:
+        hooks["visualization"] = ConfigDict(
+            type="DetVisualizationHook", draw=True, test_out_dir=options.show_dir, score_thr=options.show_score_thr
+        )
+
+
+log = logging.getLogger("fcos_train")

@@ -1,0 +1,73 @@
+"""The runner: mmengine's, with a log that a person can read and files where users look for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+import mmcv_overrides
+from mmcv_overrides import device, precision
+
+MAX_CONSOLE_LINES = 3
+
+
+class ShortRecords(logging.Filter):
+    """Walls of text go to the log file only; the terminal says that they do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO or record.getMessage().count("\n") < MAX_CONSOLE_LINES
+
+
+class PlainFormatter(logging.Formatter):
+    """``2026-01-01 12:00:00,000 - mmdet - INFO - ...``, the line format of mmcv 1.x that scripts grep."""
+
+    def __init__(self):
+        super().__init__("%(asctime)s - mmdet - %(levelname)s - %(message)s")
+
+
+class DetectionRunner(Runner):
+    """Builds everything from a prepared config; the only runner of this project."""
+
+    def build_logger(self, log_level="INFO", log_file=None, **kwargs) -> MMLogger:
+        path = Path(self.work_dir) / f"{self.timestamp}.log"
+        logger = super().build_logger(log_level=log_level, log_file=log_file or str(path), **kwargs)
+        for handler in logger.handlers:
+            handler.setFormatter(PlainFormatter())
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(sys.stdout)
+                handler.addFilter(ShortRecords())
+        return logger
+
+    @property
+    def log_dir(self) -> str:
+        return str(self.work_dir)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """What runs here in a few lines; the whole config goes to ``config.py`` beside the log."""
+        self.logger.info(
+            f"python {platform.python_version()}, torch {torch.__version__}, {device.current().name}, "
+            f"{self.world_size} process{'es' if self.world_size > 1 else ''}, "
+            f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, seed {self.seed}"
+        )
+        rows = mmcv_overrides.table()
+        self.logger.info(f"{rows[0]}; {len(rows) - 1} overrides of the mm runtime (table in the log file)")
+        self.logger.info("overrides, old -> new: why\n  " + "\n  ".join(rows) + "\n\n")
+
+    def get_hooks_info(self) -> str:
+        return super().get_hooks_info() + "\n" * MAX_CONSOLE_LINES
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        """Precision first: DDP lays out its buckets by the types it finds."""
+        wrapper = self.cfg.get("optim_wrapper") or {}
+        precision.keep_losses_fp32(model)
+        if wrapper.get("opt_level") == "O2" and self._train_loop is not None:
+            half = precision.half_dtype("O2", device.current(), wrapper.get("amp_dtype"))
+            precision.cast_weights(model, half)
+        return super().wrap_model(model_wrapper_cfg, model)

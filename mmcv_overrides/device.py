@@ -1,0 +1,138 @@
+"""One record per accelerator (cpu, cuda, npu) and the choice between them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """What the rest of the code asks of a device kind.
+
+    Attributes:
+        name: ``cpu``, ``cuda`` or ``npu``; also the ``torch.device`` type.
+        backend: the torch.distributed backend (gloo, nccl, hccl).
+        half_dtype: the 16-bit type that is good on this device.
+        half_reason: why that one.
+    """
+
+    name: str
+    backend: str
+    half_dtype: torch.dtype
+    half_reason: str
+
+    @property
+    def module(self) -> ModuleType | None:
+        """``torch.cuda`` or ``torch.npu``; None on a CPU."""
+        return None if self.name == "cpu" else getattr(torch, self.name)
+
+    def count(self) -> int:
+        """Number of devices; on a CPU ranks are processes, so there is no limit and this is 0."""
+        return 0 if self.module is None else self.module.device_count()
+
+    def set_device(self, local_rank: int) -> torch.device:
+        """Take the card of this rank. ``NPUID`` (set by ``--npu-ids``) offsets it, as users of the NPU scripts know."""
+        if self.module is None:
+            return torch.device("cpu")
+        offset = int(os.environ.get("NPUID", 0))
+        index = (local_rank + offset) % max(self.count(), 1)
+        self.module.set_device(index)
+        if self.name == "npu":
+            # Only after the card is chosen: setting it earlier creates a context on card 0 in every process.
+            self.module.set_compile_mode(jit_compile=False)
+        return torch.device(self.name, index)
+
+    def synchronize(self) -> None:
+        if self.module is not None:
+            self.module.synchronize()
+
+    def memory_mb(self) -> int:
+        """Peak memory of tensors on the device, MiB; 0 on a CPU."""
+        return 0 if self.module is None else int(self.module.max_memory_allocated() / 2**20)
+
+
+ACCELERATORS = {
+    "cpu": Accelerator("cpu", "gloo", torch.bfloat16, "fp16 convolution on a CPU is about ten times slower"),
+    "cuda": Accelerator("cuda", "nccl", torch.float16, "tensor cores run fp16 on every generation"),
+    "npu": Accelerator("npu", "hccl", torch.float16, "the cube unit of every Ascend generation runs fp16"),
+}
+
+_current: Accelerator | None = None
+
+
+def _npu_fault() -> str | None:
+    """None when an NPU can be used; otherwise the reason, with the text of a broken torch_npu import."""
+    if hasattr(torch, "npu") and torch.npu.is_available():
+        return None
+    if importlib.util.find_spec("torch_npu") is None:
+        return "torch_npu is not installed (pip install 'fcos-train[npu]')"
+    try:
+        importlib.import_module("torch_npu")
+    except Exception as error:  # a missing CANN library, a version that does not pair with torch, ...
+        return f"importing torch_npu failed: {type(error).__name__}: {error}"
+    return None if torch.npu.is_available() else "torch_npu is installed but finds no NPU (is CANN's set_env.sh sourced?)"
+
+
+def _cuda_fault() -> str | None:
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    return "torch finds no CUDA device (nvidia-smi tells whether the driver does)"
+
+
+def pick(requested: str = "auto") -> tuple[Accelerator, str]:
+    """Choose the device kind.
+
+    Args:
+        requested: ``auto``, ``cpu``, ``cuda``, ``npu``; an index as in ``npu:0`` is accepted and ignored here.
+
+    Returns:
+        the accelerator and the reason for it, for the log.
+
+    Raises:
+        UserError: the device was asked for but is not usable, or the name is unknown.
+    """
+    name = requested.split(":")[0].lower()
+    if name == "gpu":
+        name = "cuda"
+    faults = {"npu": _npu_fault, "cuda": _cuda_fault}
+    if name == "auto":
+        reasons = []
+        for kind, fault in faults.items():
+            why_not = fault()
+            if why_not is None:
+                return ACCELERATORS[kind], f"device {kind}: found {ACCELERATORS[kind].count()} by --device auto"
+            reasons.append(f"no {kind}: {why_not}")
+        return ACCELERATORS["cpu"], f"device cpu by --device auto ({'; '.join(reasons)})"
+    if name not in ACCELERATORS:
+        raise UserError(f"unknown device '{requested}'; choose auto, cpu, cuda or npu")
+    why_not = faults[name]() if name in faults else None
+    if why_not is not None:
+        raise UserError(f"--device {requested}: {why_not}; --device auto takes what is there")
+    return ACCELERATORS[name], f"device {name}: asked for"
+
+
+def use(accelerator: Accelerator) -> Accelerator:
+    """Make this the device of the process, also for mmengine's ``get_device()``."""
+    global _current
+    import mmengine.device.utils as mmengine_device
+
+    _current = accelerator
+    # mmengine decides at import and swallows a broken torch_npu; its get_device() reads this variable.
+    mmengine_device.DEVICE = accelerator.name
+    return accelerator
+
+
+def current() -> Accelerator:
+    """The device of the process; ``pick("auto")`` when nobody called :func:`use`."""
+    if _current is None:
+        use(pick("auto")[0])
+    return _current

@@ -1,0 +1,195 @@
+"""Epoch loop that resumes anywhere, on data that do not depend on workers, ranks or interruptions.
+
+Every sample is drawn with random generators seeded from (seed, epoch, index). So the same run gives the same images
+with any number of loader workers, 2 ranks x B see what 1 rank x 2B sees, and a run resumed in mid-epoch goes on with
+exactly the batches that are left.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop
+from torch.utils.data import DataLoader, Dataset
+
+from .parallel import slowest_ranks
+from .seams import Override
+
+
+class Draw(int):
+    """Index of a sample together with the seed of its augmentation."""
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> Draw:
+        draw = super().__new__(cls, index)
+        draw.seed = seed
+        return draw
+
+    def __reduce__(self):
+        return Draw, (int(self), self.seed)
+
+
+class SeededDataset(Dataset):
+    """A data set whose random choices depend on the :class:`Draw` alone; everything else is the inner data set's."""
+
+    def __init__(self, inner: Dataset):
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getattr__(self, name: str):
+        if name.startswith("__") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __getitem__(self, index):
+        if not isinstance(index, Draw):
+            return self.inner[index]
+        state = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            random.seed(index.seed)
+            np.random.seed(index.seed % 2**32)
+            torch.manual_seed(index.seed)
+            try:
+                return self.inner[int(index)]
+            finally:
+                random.setstate(state[0])
+                np.random.set_state(state[1])
+
+
+def draw_seed(seed: int, epoch: int, index: int) -> int:
+    """Seed of one sample in one epoch: well mixed, the same in every process (unlike ``hash``)."""
+    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class SeededBatches:
+    """The batches of one epoch from position ``start`` on, as lists of :class:`Draw`."""
+
+    def __init__(self, batch_sampler, seed: int):
+        self.batch_sampler, self.seed = batch_sampler, seed
+        self.epoch = self.start = 0
+
+    def __getattr__(self, name: str):  # set_epoch hooks and users look for the sampler's own attributes
+        if name.startswith("__") or name == "batch_sampler":
+            raise AttributeError(name)
+        return getattr(self.batch_sampler, name)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for position, batch in enumerate(self.batch_sampler):
+            if position >= self.start:
+                yield [Draw(i, draw_seed(self.seed, self.epoch, int(i))) for i in batch]
+
+
+def seeded(loader: DataLoader, seed: int) -> DataLoader:
+    """The same loader, with :class:`SeededDataset` and :class:`SeededBatches` inside."""
+    workers = loader.num_workers
+    return DataLoader(
+        dataset=SeededDataset(loader.dataset),
+        batch_sampler=SeededBatches(loader.batch_sampler, seed),
+        num_workers=workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor if workers else None,
+        persistent_workers=loader.persistent_workers,
+    )
+
+
+class ResumableEpochLoop(EpochBasedTrainLoop):
+    """Upstream's loop, plus: resume in mid-epoch, stop after ``max_iters``, name the ranks that are behind.
+
+    Args:
+        max_iters: stop after so many iterations in all, in mid-epoch if need be; the last state is validated and
+            saved all the same. Default: ``max_epochs`` decides.
+    """
+
+    def __init__(self, runner, dataloader, max_epochs, val_begin=1, val_interval=1, dynamic_intervals=None, max_iters=None):
+        super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
+        if self.dataloader.batch_sampler is not None:
+            self.dataloader = seeded(self.dataloader, runner.seed or 0)
+        if max_iters is not None:
+            self._max_iters = int(max_iters)
+            self._max_epochs = -(-self._max_iters // len(self.dataloader))
+
+    @property
+    def done(self) -> bool:
+        return self._iter >= self._max_iters or self._epoch >= self._max_epochs or self.stop_training
+
+    def run(self) -> torch.nn.Module:
+        try:
+            return self._run()
+        except RuntimeError as error:
+            behind = slowest_ranks()
+            if behind:
+                print_log(f"training stopped while waiting for {behind}", "current", logging.ERROR)
+            raise error
+
+    def _run(self) -> torch.nn.Module:
+        self.runner.call_hook("before_train")
+        if self.done:
+            print_log(f"nothing to do: {self._iter} of {self._max_iters} iterations are done already", "current")
+        while not self.done:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if self.runner.val_loop is not None and (self.done or self._validates_now()):
+                self.runner.val_loop.run()
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def _validates_now(self) -> bool:
+        return self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
+
+    def run_epoch(self) -> None:
+        """One epoch, or what is left of it."""
+        length = len(self.dataloader)
+        start = self._start_position(length)
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        batches = self.dataloader.batch_sampler
+        if isinstance(batches, SeededBatches):
+            batches.epoch, batches.start = self._epoch, start
+        for idx, data_batch in enumerate(self.dataloader, start):
+            self.run_iter(idx, data_batch)
+            if self._iter >= self._max_iters:
+                break
+        if idx + 1 < length:
+            self.runner.call_hook("after_partial_epoch")
+        else:
+            self.runner.call_hook("after_train_epoch")
+            self._epoch += 1
+
+    def _start_position(self, length: int) -> int:
+        start = self._iter - self._epoch * length
+        if 0 <= start < length:
+            return start
+        print_log(
+            f"resumed at iteration {self._iter}, epoch {self._epoch}, but an epoch now has {length} iterations "
+            "(another batch size, number of ranks or data set): starting that epoch from its beginning",
+            "current",
+            logging.WARNING,
+        )
+        # The iteration counter goes on; epochs are counted in the new length from here.
+        self._epoch = min(self._iter // length, self._max_epochs - 1)
+        self._iter = self._epoch * length
+        return 0
+
+
+OVERRIDES = [
+    Override(
+        "LOOPS:EpochBasedTrainLoop",
+        ResumableEpochLoop,
+        "exact resume in mid-epoch, data independent of workers and ranks, --max-iters",
+    ),
+]

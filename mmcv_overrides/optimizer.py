@@ -1,0 +1,277 @@
+"""ONE optimizer step for every precision: scale, backward, unscale, clip, check, step, update.
+
+The step reads nothing back to the host: loss scale, gradient norm and the decision to skip stay on the device, and
+fused optimizers take that decision there (their ``found_inf``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger, print_log
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIMIZERS
+from torch import nn
+
+from . import precision
+from .device import current
+from .errors import UserError
+from .loss_scale import LossScale
+from .parallel import all_reduce_max
+from .seams import Override
+
+FUSED = {torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW}
+
+
+class StepOptimWrapper(OptimWrapper):
+    """mmengine's OptimWrapper with a precision level, a loss scale and a guard against non-finite steps.
+
+    A step whose loss (on any rank) or gradient norm is not finite changes no weight. The outcome is left in
+    ``last_bad`` and ``last_grad_norm`` (0-d tensors on the device) and ``last_norms`` ([P], one per parameter).
+
+    Args:
+        opt_level: O0, O1, O2 or bf16.
+        loss_scale: a number (static), ``"dynamic"`` or -1, or the arguments of
+            :class:`~mmcv_overrides.loss_scale.LossScale`.
+        amp_dtype: ``fp16`` or ``bf16``; default: the device's good half type.
+
+    Raises:
+        UserError: unknown level, type or scale.
+    """
+
+    def __init__(
+        self,
+        optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+        opt_level: str = "O0",
+        loss_scale: float | str | dict = 1.0,
+        amp_dtype: str | torch.dtype | None = None,
+    ):
+        super().__init__(optimizer, accumulative_counts, dict(clip_grad) if clip_grad else None)
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.device = params[0].device
+        self.opt_level = opt_level
+        self.dtype = precision.half_dtype(opt_level, current(), amp_dtype)
+        self.loss_scale = LossScale.parse(loss_scale, self.device)
+        self.model_params = params
+        self.masters = self._make_masters() if opt_level == "O2" else None
+        self._prepare_momentum()
+        self._loss_ok: torch.Tensor | None = None
+        self.last_bad = torch.zeros((), device=self.device)
+        self.last_loss_bad = torch.zeros((), device=self.device)
+        self.last_grad_norm = torch.zeros((), device=self.device)
+        self.last_norms = torch.zeros(len(params), device=self.device)
+
+    @property
+    def fused(self) -> bool:
+        return bool(self.optimizer.defaults.get("fused")) and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module):
+        with super().optim_context(model), precision.autocast(self.opt_level, self.device.type, self.dtype):
+            yield
+
+    def backward(self, loss: torch.Tensor, **kwargs) -> None:
+        finite = torch.isfinite(loss.detach()).all()
+        self._loss_ok = finite if self._loss_ok is None else self._loss_ok & finite
+        self.loss_scale.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs) -> None:
+        params = self._with_gradients()
+        grads = [p.grad for p in params]
+        if not grads:
+            raise UserError("no parameter has a gradient: is the whole model frozen?")
+        self._unscale_and_clip(grads)
+        self._judge()
+        if self.fused:
+            self.optimizer.found_inf = self.last_bad
+            self.optimizer.step(**kwargs)
+        elif not self.last_bad.item():
+            self.optimizer.step(**kwargs)
+        self.loss_scale.update(self.last_bad)
+        if self.masters is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(self.model_params, self.masters)
+
+    def _unscale_and_clip(self, grads: list[torch.Tensor]) -> None:
+        clip = self.clip_grad_kwargs or {}
+        inverse = self.loss_scale.inverse()
+        norm_type = float(clip.get("norm_type", 2.0))
+        norms = torch.stack(torch._foreach_norm(grads, norm_type)).float()
+        self.last_norms = norms * inverse
+        self.last_grad_norm = torch.linalg.vector_norm(self.last_norms, norm_type)
+        by_norm = "max_norm" in clip
+        if by_norm:
+            # The arithmetic of torch.nn.utils.clip_grad_norm_, with the unscaling folded into one multiplication.
+            factor = (clip["max_norm"] / (self.last_grad_norm + 1e-6)).clamp(max=1.0) * inverse
+            torch._foreach_mul_(grads, factor)
+        elif not self.loss_scale.is_one:
+            torch._foreach_mul_(grads, inverse)
+        if "clip_value" in clip:
+            torch._foreach_clamp_max_(grads, clip["clip_value"])
+            torch._foreach_clamp_min_(grads, -clip["clip_value"])
+
+    def _judge(self) -> None:
+        """Same decision on all ranks: gradients are reduced already, a bad loss of one rank is not."""
+        loss_ok = self._loss_ok if self._loss_ok is not None else torch.ones((), device=self.device, dtype=torch.bool)
+        self._loss_ok = None
+        loss_bad = (~loss_ok).float()
+        bad = torch.maximum(loss_bad, (~torch.isfinite(self.last_grad_norm)).float())
+        both = all_reduce_max(torch.stack([bad, loss_bad]))
+        self.last_bad, self.last_loss_bad = both[0].clone(), both[1].clone()
+
+    # ---- fp32 master weights (O2) ----
+
+    def _make_masters(self) -> list[torch.Tensor]:
+        masters = []
+        for group in self.optimizer.param_groups:
+            group["params"] = [p.detach().float().clone().requires_grad_() for p in group["params"]]
+            masters += group["params"]
+        return masters
+
+    def _with_gradients(self) -> list[torch.Tensor]:
+        if self.masters is not None:
+            for param, master in zip(self.model_params, self.masters):
+                master.grad = None if param.grad is None else param.grad.float()
+        owners = self.model_params if self.masters is None else self.masters
+        return [p for p in owners if p.grad is not None]
+
+    def zero_grad(self, **kwargs) -> None:
+        self.optimizer.zero_grad(**kwargs)
+        if self.masters is not None:
+            for param in self.model_params:
+                param.grad = None
+
+    def sync_masters(self) -> None:
+        """After weights were loaded into the model: the masters follow it."""
+        if self.masters is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(self.masters, [p.detach() for p in self.model_params])
+
+    def _prepare_momentum(self) -> None:
+        """A fused SGD takes its first buffers uninitialised and would keep them so if it had to skip that step."""
+        if not (isinstance(self.optimizer, torch.optim.SGD) and self.fused):
+            return
+        for group in self.optimizer.param_groups:
+            if group["momentum"] and not group["dampening"]:
+                for p in group["params"]:
+                    self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+    # ---- state ----
+
+    def state_dict(self) -> dict:
+        state = super().state_dict()
+        state["loss_scaler"] = self.loss_scale.state_dict()
+        if self.masters is not None:
+            state["masters"] = [m.detach() for m in self.masters]
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        state = dict(state_dict)
+        self.loss_scale.load_state_dict(state.pop("loss_scaler", {}))
+        masters = state.pop("masters", None)
+        super().load_state_dict(state)
+        if self.masters is not None:
+            if masters is None:
+                self.sync_masters()
+            else:
+                with torch.no_grad():
+                    torch._foreach_copy_(self.masters, [m.to(self.device) for m in masters])
+                    torch._foreach_copy_(self.model_params, self.masters)
+
+
+class AmpStepOptimWrapper(StepOptimWrapper):
+    """Under the name and with the arguments of mmengine's AmpOptimWrapper: O1, dynamic scale unless told otherwise."""
+
+    def __init__(self, loss_scale="dynamic", dtype=None, use_fsdp: bool = False, opt_level: str = "O1", **kwargs):
+        if use_fsdp:
+            raise UserError("use_fsdp is not supported by this optimizer wrapper; remove it from optim_wrapper")
+        super().__init__(loss_scale=loss_scale, amp_dtype=dtype, opt_level=opt_level, **kwargs)
+
+
+class _DropParamwiseLines(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message.startswith("paramwise_options --") or " is skipped since its requires_grad=" in message)
+
+
+def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As few parameter groups as the settings allow, in order of first appearance.
+
+    mmengine makes one group per parameter, which turns one fused update into a hundred.
+    """
+    merged: dict[tuple, dict[str, Any]] = {}
+    for group in groups:
+        key = tuple(sorted((k, repr(v)) for k, v in group.items() if k != "params"))
+        merged.setdefault(key, {**group, "params": []})["params"] += group["params"]
+    return list(merged.values())
+
+
+class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's constructor with merged groups, trainable parameters only, and fused updates where they exist."""
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module=None) -> None:
+        super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
+        if not prefix:  # the outermost call has seen the whole model
+            params[:] = merge_groups(params)
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        bare = model.module if hasattr(model, "module") else model
+        if not any(p.requires_grad for p in bare.parameters()):
+            raise UserError("every parameter of the model is frozen: there is nothing to train")
+        self._prefer_fused()
+        # Per-parameter settings without any rule would also hand frozen parameters to the optimizer.
+        self.paramwise_cfg = self.paramwise_cfg or {"custom_keys": {}}
+        quiet = _DropParamwiseLines()
+        handlers = MMLogger.get_current_instance().handlers
+        for handler in handlers:
+            handler.addFilter(quiet)
+        try:
+            wrapper = super().__call__(model)
+        finally:
+            for handler in handlers:
+                handler.removeFilter(quiet)
+        groups = wrapper.optimizer.param_groups
+        sizes = "; ".join(f"{len(g['params'])} tensors at lr {g['lr']:g}, wd {g.get('weight_decay', 0):g}" for g in groups)
+        print_log(f"optimizer {type(wrapper.optimizer).__name__}, {len(groups)} groups: {sizes}", logger="current")
+        return wrapper
+
+    def _prefer_fused(self) -> None:
+        kind = self.optimizer_cfg["type"]
+        cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+        if cls in FUSED and not self.optimizer_cfg.get("foreach"):
+            self.optimizer_cfg.setdefault("fused", True)
+
+
+def NpuFusedSGD(params, **kwargs):  # noqa: N802  the name that users' configs carry
+    """Huawei's fused SGD from torch_npu or apex where importable; otherwise torch's, with a log line."""
+    for package, path in (("torch_npu", "torch_npu.optim"), ("apex", "apex.optimizers")):
+        try:
+            module = __import__(path, fromlist=["NpuFusedSGD"])
+            return module.NpuFusedSGD(params, **kwargs)
+        except (ImportError, AttributeError):
+            continue
+    print_log("optimizer NpuFusedSGD: neither torch_npu nor apex has it here; using torch.optim.SGD", logger="current")
+    legal = inspect.signature(torch.optim.SGD).parameters
+    return torch.optim.SGD(params, **{k: v for k, v in kwargs.items() if k in legal}, fused=True)
+
+
+# mmengine registers the real one itself where torch_npu finds a card.
+if OPTIMIZERS.get("NpuFusedSGD") is None:
+    OPTIMIZERS.register_module(name="NpuFusedSGD", module=NpuFusedSGD)
+
+OVERRIDES = [
+    Override("OPTIM_WRAPPERS:OptimWrapper", StepOptimWrapper, "one step for every precision, no read-back, non-finite guard"),
+    Override("OPTIM_WRAPPERS:AmpOptimWrapper", AmpStepOptimWrapper, "mixed precision on a CPU and an NPU too; static scale and bf16"),
+    Override(
+        "OPTIM_WRAPPER_CONSTRUCTORS:DefaultOptimWrapperConstructor",
+        MergedOptimWrapperConstructor,
+        "few parameter groups and fused updates; upstream makes one group per parameter",
+    ),
+]

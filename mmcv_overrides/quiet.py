@@ -1,0 +1,53 @@
+"""Import-time noise and import-time failures of the mm packages, made quiet or clear."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import mmengine.logging
+
+from .errors import UserError
+from .seams import Override
+
+_print_log = mmengine.logging.print_log
+
+
+def print_log(msg, logger=None, level=logging.INFO) -> None:
+    """As upstream's, but a DEBUG message that has no logger is not printed.
+
+    Importing mmdet says twice, at DEBUG level and to no logger, that an optional commercial package is absent;
+    upstream prints whatever has no logger.
+    """
+    if logger is None and level <= logging.DEBUG:
+        return
+    _print_log(msg, logger, level)
+
+
+def check_opencv() -> None:
+    """Import OpenCV, or say how to mend it.
+
+    The dependencies of mmdet install ``opencv-python`` (which needs libGL, absent on servers) over
+    ``opencv-python-headless`` (which does not).
+
+    Raises:
+        UserError: ``import cv2`` fails.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError(
+            f"OpenCV cannot be imported ({error}). The build with windows was installed over the headless one; "
+            "run `fcos-train doctor --fix` (or `pip uninstall -y opencv-python opencv-python-headless && "
+            "pip install --no-deps opencv-python-headless==4.12.0.88`)"
+        ) from error
+    # Loader processes x OpenCV threads oversubscribe the cores (mmdetection threads 3306 and 6867).
+    cv2.setNumThreads(0)
+
+
+# mmdet's point generators call torch.meshgrid in the way that torch has been announcing to change since 1.10.
+warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+
+OVERRIDES = [
+    Override("mmengine.logging:print_log", print_log, "DEBUG messages without a logger are not for users"),
+]

@@ -1,0 +1,169 @@
+"""Three clocks (train, program, paused) and the FPS that follows from them.
+
+FPS = samples of all ranks / training seconds. The first five iterations of every epoch, and of a resumed run, are
+warm-up and not counted (neither their samples nor their seconds); evaluation and checkpoint writing are not training
+seconds. The clocks are stored in checkpoints, so the total is right after a resume.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import IterTimerHook
+from mmengine.hooks.hook import DATA_BATCH
+
+from .device import current
+from .seams import Override
+
+WARMUP_ITERS = 5
+
+
+@dataclass
+class Clocks:
+    """Seconds and samples so far. ``train`` counts what FPS is made of; ``program`` everything; ``paused`` the pauses."""
+
+    train: float = 0.0
+    data: float = 0.0
+    paused: float = 0.0
+    program: float = 0.0
+    samples: int = 0
+    _started: float = field(default_factory=time.perf_counter, repr=False)
+
+    @property
+    def fps(self) -> float:
+        """Images per second over the whole run, all ranks; 0 before the warm-up is over."""
+        return self.samples / self.train if self.train else 0.0
+
+    def state_dict(self) -> dict:
+        state = asdict(self)
+        state["program"] += time.perf_counter() - state.pop("_started")
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in ("train", "data", "paused", "program", "samples"):
+            setattr(self, name, state.get(name, getattr(self, name)))
+
+
+CLOCKS = Clocks()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """What happens in here (evaluation, checkpoint writing) is no training time."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        CLOCKS.paused += time.perf_counter() - start
+
+
+def batch_size(data_batch: DATA_BATCH) -> int:
+    """Number of samples in a batch as the loader gives it."""
+    if isinstance(data_batch, dict):
+        inputs = data_batch.get("inputs", next(iter(data_batch.values())))
+        return len(inputs)
+    return len(data_batch)
+
+
+class ClockHook(IterTimerHook):
+    """Keeps the clocks. Leaves ``train/time`` and ``train/data_time`` (s) as upstream does, and the info ``fps``
+    (run so far) and ``fps_window`` (since the last log line), both images/s over all ranks."""
+
+    def __init__(self):
+        super().__init__()
+        self.done_in_epoch = 0
+        self.window_s, self.window_samples = 0.0, 0
+        self._mark, self._paused_at_mark = time.perf_counter(), 0.0
+        self._data_ready = self._mark
+        self._val_start = self._mark
+
+    def _restart(self) -> None:
+        self._mark, self._paused_at_mark = time.perf_counter(), CLOCKS.paused
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        global CLOCKS
+        if not getattr(runner, "_resume", False):
+            CLOCKS.load_state_dict(asdict(Clocks()))
+
+    def before_train_epoch(self, runner) -> None:
+        self.done_in_epoch = 0
+        self.window_s, self.window_samples = 0.0, 0
+        self._restart()
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
+        self._data_ready = time.perf_counter()
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs=None) -> None:
+        if self._log_line_follows(runner, batch_idx):
+            current().synchronize()  # the edge of a window: what was launched must be done
+        pause = CLOCKS.paused - self._paused_at_mark
+        now = time.perf_counter()
+        spent = now - self._mark - pause
+        waited = max(self._data_ready - self._mark - pause, 0.0)
+        self._restart()
+        hub = runner.message_hub
+        hub.update_scalar("train/time", spent)
+        hub.update_scalar("train/data_time", waited)
+        self.time_sec_tot += spent
+        remaining = runner.max_iters - runner.iter - 1
+        hub.update_info("eta", self.time_sec_tot / (runner.iter - self.start_iter + 1) * remaining)
+        samples = batch_size(data_batch) * get_world_size()
+        self.window_s, self.window_samples = self.window_s + spent, self.window_samples + samples
+        if self.done_in_epoch >= WARMUP_ITERS:
+            CLOCKS.train, CLOCKS.data = CLOCKS.train + spent, CLOCKS.data + waited
+            CLOCKS.samples += samples
+        self.done_in_epoch += 1
+        hub.update_info("fps", CLOCKS.fps)
+        if self._log_line_follows(runner, batch_idx):
+            hub.update_info("fps_window", self.window_samples / self.window_s)
+            self.window_s, self.window_samples = 0.0, 0
+
+    @staticmethod
+    def _log_line_follows(runner, batch_idx: int) -> bool:
+        from .text_log import log_line_follows
+
+        return log_line_follows(runner, batch_idx)
+
+    def _fps_line(self, runner, span: str) -> None:
+        share = CLOCKS.data / CLOCKS.train if CLOCKS.train else 0.0
+        if CLOCKS.samples:
+            runner.logger.info(
+                f"{span}: {CLOCKS.samples} images in {CLOCKS.train:.1f} s of training "
+                f"(data {share:.0%}), FPS: {CLOCKS.fps:.2f}"
+            )
+            if share > 0.2:
+                workers = runner.train_dataloader.num_workers
+                runner.logger.warning(
+                    f"{share:.0%} of the training time waits for data: raise --workers (now {workers}) or shrink the images"
+                )
+        else:
+            runner.logger.info(f"{span}: fewer than {WARMUP_ITERS + 1} iterations, all of them warm-up: no FPS")
+
+    def after_train_epoch(self, runner) -> None:
+        self._fps_line(runner, f"Epoch [{runner.epoch + 1}] done")
+
+    def after_train(self, runner) -> None:
+        self._fps_line(runner, "Training done")
+
+    def before_val(self, runner) -> None:
+        self._val_start = time.perf_counter()
+
+    def after_val(self, runner) -> None:
+        CLOCKS.paused += time.perf_counter() - self._val_start
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint["clocks"] = CLOCKS.state_dict()
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if getattr(runner, "_resume", False):
+            CLOCKS.load_state_dict(checkpoint.get("clocks", {}))
+
+
+OVERRIDES = [
+    Override("HOOKS:IterTimerHook", ClockHook, "FPS over all ranks without evaluation and checkpoint time, right after a resume"),
+]

@@ -1,0 +1,45 @@
+"""Choice of the device: says why, refuses what is not there, shows a broken import."""
+
+import sys
+
+import pytest
+import torch
+
+from mmcv_overrides import device
+from mmcv_overrides.errors import UserError
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+
+
+@no_cuda
+def test_auto_on_a_cpu_machine_says_why():
+    accelerator, reason = device.pick("auto")
+    assert accelerator.name == "cpu" and accelerator.backend == "gloo"
+    assert "no npu: torch_npu is not installed" in reason and "no cuda:" in reason
+
+
+@no_cuda
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "gpu"])
+def test_missing_cuda_is_an_error(name):
+    with pytest.raises(UserError, match="--device auto takes what is there"):
+        device.pick(name)
+
+
+def test_broken_torch_npu_is_shown_not_swallowed(tmp_path, monkeypatch):
+    (tmp_path / "torch_npu.py").write_text("raise ImportError('libhccl.so: cannot open shared object file')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torch_npu", raising=False)
+    with pytest.raises(UserError, match="libhccl.so: cannot open shared object file"):
+        device.pick("npu")
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match="unknown device 'tpu'"):
+        device.pick("tpu")
+
+
+def test_use_tells_mmengine():
+    import mmengine.device
+
+    device.use(device.ACCELERATORS["cpu"])
+    assert mmengine.device.get_device() == "cpu"
