@@ -59,7 +59,7 @@ try:
     found = version("torch")
 except PackageNotFoundError:
     sys.exit(1)
-if tuple(int(x) for x in found.split("+")[0].split(".")[:2]) < (2, 4):
+if not (2, 4) <= tuple(int(x) for x in found.split("+")[0].split(".")[:2]) < (2, 14):  # as in pyproject.toml
     sys.exit(1)
 print(f"torch {found} is there and stays")
 PY
@@ -78,6 +78,19 @@ install_torch() {
     pip_install "torch==$torch_tested"
 }
 
+# With the tested versions, except torch's: the one that is there stays. They are of Python 3.11; others have other wheels.
+install_project() {
+    local project=$root${1:+[$1]} constraints
+    if [[ $("$PYTHON" --version) != "Python 3.11."* ]]; then
+        pip_install -e "$project"
+        return
+    fi
+    constraints=$(mktemp)
+    grep -v '^torch==' "$root/requirements/tested.txt" >"$constraints"
+    pip_install -c "$constraints" -e "$project"
+    rm -f "$constraints"
+}
+
 # ensure_installed [EXTRAS]: the project (in place) and its dependencies; skipped when nothing changed since.
 ensure_installed() {
     local extras=${1:-} stamp wanted
@@ -90,7 +103,7 @@ ensure_installed() {
         return
     fi
     install_torch
-    pip_install -c "$root/requirements/tested.txt" -e "$root${extras:+[$extras]}"
+    install_project "$extras"
     "$PYTHON" -m fcos_train doctor --fix
     echo "$wanted" 2>/dev/null >"$stamp" || true # an environment that is not ours to write into
 }

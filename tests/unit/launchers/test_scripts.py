@@ -1,6 +1,7 @@
 """eval.sh, quickstart.sh and run_tests.sh against fakes; shellcheck over every script."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,7 @@ FAKE_PYTHON = """#!/bin/bash
 # FAKE python of an environment: records calls of pip and of the product's programs; the rest is real.
 if [[ $1 == -m && $2 == pip ]]; then
     echo "pip ${*:3}" >>"$FAKE_RECORD/calls"
+    [[ $6 == -c ]] && cp "$7" "$FAKE_RECORD/constraints"
     [[ "$*" == *+cpu* && -n ${FAKE_NO_CPU_WHEEL:-} ]] && exit 1
     exit 0
 fi
@@ -82,6 +84,7 @@ if [[ $1 == -m && $2 == pytest || $1 == demo.py || $2 == fcos_train ]]; then
     [[ $2 == pytest ]] && exit "${FAKE_PYTEST:-0}"
     exit 0
 fi
+if [[ $1 == --version ]]; then echo "Python ${FAKE_VERSION:-3.11.7}"; exit; fi
 if [[ $1 == - && -n ${FAKE_NO_TORCH:-} ]]; then exit 1; fi
 if [[ $1 == -c && $2 == *sys.prefix* ]]; then echo "$FAKE_RECORD"; exit; fi
 exec "$REAL_PYTHON" "$@"
@@ -99,7 +102,7 @@ def environment(sandbox):
     for tool in tools.iterdir():
         tool.chmod(0o755)
     (sandbox.root / "requirements").mkdir()
-    (sandbox.root / "requirements" / "tested.txt").touch()
+    (sandbox.root / "requirements" / "tested.txt").write_text("numpy==2.2.6\ntorch==2.13.0\n")
     shutil.copytree(ROOT / ".ci", sandbox.root / ".ci")
     env = {"VIRTUAL_ENV": str(tools.parent), "PATH": f"{tools}:/usr/bin:/bin", "REAL_PYTHON": sys.executable}
 
@@ -107,7 +110,7 @@ def environment(sandbox):
         path = sandbox.record / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        return [line.replace(str(sandbox.root), "ROOT") for line in lines]
+        return [re.sub(r"-c \S+", "-c FILE", line.replace(str(sandbox.root), "ROOT")) for line in lines]
 
     return env, calls
 
@@ -132,7 +135,7 @@ def test_quickstart(sandbox, environment):
     work = "work_dirs/fcos_r18_fpn_shapes"
     assert calls() == [
         f"{pip} torch==2.13.0+cpu",
-        f"{pip} -c ROOT/requirements/tested.txt -e ROOT",
+        f"{pip} -c FILE -e ROOT",
         "-m fcos_train doctor --fix",
         "-m fcos_train make-shapes data/shapes",
         f"-m fcos_train train configs/fcos/fcos_r18_fpn_shapes.py --data-path data/shapes --work-dir {work} --seed 0 --max-iters 4",
@@ -140,6 +143,7 @@ def test_quickstart(sandbox, environment):
         f"demo.py {work}/latest.pth --img data/shapes/val2017/a.jpg --show-dir {work}/pictures",
     ]
     assert f"{work}/latest.pth" in done.stdout and "bash test/train_full_1p.sh" in done.stdout
+    assert (sandbox.record / "constraints").read_text() == "numpy==2.2.6\n"
     # a second run installs nothing and draws no new data
     done = sandbox.run("scripts/quickstart.sh", **env)
     assert done.returncode == 0, done.stderr
@@ -153,6 +157,16 @@ def test_torch_without_a_cpu_wheel(sandbox, environment):
     assert done.returncode == 0, done.stderr
     assert [call.split()[-1] for call in calls()[:2]] == ["torch==2.13.0+cpu", "torch==2.13.0"]
     assert "may bring CUDA libraries" in done.stdout
+
+
+@without_card
+def test_torch_that_is_there_stays(sandbox, environment):
+    env, calls = environment
+    done = sandbox.run("scripts/quickstart.sh", FAKE_VERSION="3.12.1", **env)
+    assert done.returncode == 0, done.stderr
+    # the versions of tested.txt are those of Python 3.11
+    assert [call for call in calls() if call.startswith("pip")] == ["pip install -qq --disable-pip-version-check -e ROOT"]
+    assert "is there and stays" in done.stdout
 
 
 @without_card
@@ -175,7 +189,7 @@ def test_run_tests(sandbox, environment):
     done = sandbox.run(".ci/run", cwd=sandbox.data, FAKE_NO_TORCH="1", **env)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = calls()
-    assert "pip install -qq --disable-pip-version-check -c ROOT/requirements/tested.txt -e ROOT[dev]" in seen
+    assert "pip install -qq --disable-pip-version-check -c FILE -e ROOT[dev]" in seen
     assert [call.split()[0] for call in seen[-4:]] == ["ruff", "shellcheck", "lint-imports", "-m"]
     assert seen[-1] == "-m pytest tests -rs"
     assert {"test/lib.sh", "scripts/eval.sh", ".ci/run"} <= set(seen[-3].split())
