@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -43,8 +44,8 @@ class FastCocoMetric(BaseMetric):
     **-1 means undefined**: the annotations have no box of that size (pycocotools and mmdet say -1 too). Without a
     single detection all twelve are 0.
 
-    The per-class table is logged; class, metrics and timing go to ``<prefix>.metrics.json``, the detections in COCO
-    result format to ``<prefix>.bbox.json``. All images of ``ann_file`` count, whether the data set delivered them or not.
+    The per-class table is logged; metrics, classes and timing go to ``<outfile_prefix>.metrics.json``, the detections
+    in COCO result format to ``<outfile_prefix>.bbox.json``. All images of ``ann_file`` count, delivered or not.
 
     Args:
         ann_file: COCO annotation file (required).
@@ -54,7 +55,7 @@ class FastCocoMetric(BaseMetric):
         iou_thrs: a threshold or several; default 0.50:0.05:0.95. ``mAP_50`` is -1 when 0.5 is not among them.
         format_only: write the detections and skip the counting.
         outfile_prefix: where the two JSON files go; default ``<work_dir>/eval/detections``.
-        work_dir: see ``outfile_prefix``; with neither, nothing is written.
+        work_dir: see ``outfile_prefix``; default the folder of the run's log file. Without one nothing is written.
         backend_args, collect_device, collect_dir: as mmengine and mmdet define them.
         prefix: prepended to the result names with a slash; none by default, so that log lines read ``bbox_mAP: ``.
 
@@ -125,6 +126,7 @@ class FastCocoMetric(BaseMetric):
         """Count, log and write; the dictionary described at the class."""
         start = time.perf_counter()
         log = MMLogger.get_current_instance()
+        self.outfile_prefix = self.outfile_prefix or _beside_log(log)
         classes = _classes(self.dataset_meta)
         cat_ids = category_ids(self._truth["categories"], classes, self.ann_file)
         self._warn(log, results, cat_ids)
@@ -135,9 +137,7 @@ class FastCocoMetric(BaseMetric):
             return {}
         metrics, library = self._count(log, classes, cat_ids, detections)
         seconds = time.perf_counter() - start
-        log.info(
-            f"evaluated {len(detections)} detections in {len(results)} images in {seconds:.2f} s ({library})"
-        )
+        log.info(f"evaluated {len(detections)} detections in {len(results)} images in {seconds:.2f} s ({library})")
         if self.classwise:
             # A record per row: loggers that keep walls of text off the terminal must not hide this table.
             for row in class_table([{"name": k, **v} for k, v in self.per_class.items()]).splitlines():
@@ -240,6 +240,12 @@ class FastCocoMetric(BaseMetric):
             "evaluator": library,
         }
         write_metrics(f"{self.outfile_prefix}.metrics.json", summary)
+
+
+def _beside_log(log: logging.Logger) -> str | None:
+    """mmengine does not tell a metric the work directory; the run's log file lies there."""
+    files = [handler.baseFilename for handler in log.handlers if isinstance(handler, logging.FileHandler)]
+    return str(Path(files[0]).parent / "eval" / "detections") if files else None
 
 
 def _classes(dataset_meta: dict | None) -> list[str]:

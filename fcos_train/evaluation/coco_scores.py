@@ -160,9 +160,7 @@ def evaluate_boxes(
     # The evaluator sorts the ids; put the categories back into the order of the classes.
     order = np.searchsorted(np.sort(cat_ids), cat_ids)
     precision, recall = np.asarray(counter.eval["precision"]), np.asarray(counter.eval["recall"])
-    return Scores(
-        precision[:, :, order], recall[:, order], np.asarray(iou_thrs), tuple(sorted(max_dets)), name
-    )
+    return Scores(precision[:, :, order], recall[:, order], np.asarray(iou_thrs), tuple(sorted(max_dets)), name)
 
 
 def _library(wanted: str | None):

@@ -34,7 +34,7 @@ def parse(text: str, where: str) -> Config:
         UserError: the text holds anything but values; the message has the line.
     """
     if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{where}: the configuration in it has {len(text)} characters, which no real one has. {WAY_OUT}")
+        raise UserError(f"{where}: the configuration in it has {len(text)} characters; no real one has. {WAY_OUT}")
     try:
         tree = ast.parse(text)
         values = _Values(where).run(tree)

@@ -135,7 +135,7 @@ class VideoSink:
             if writer.isOpened():
                 self.path = path
                 return writer
-        raise UserError(f"cannot write the video {self.path}: the folder is not writable, or OpenCV has no codec for it")
+        raise UserError(f"cannot write the video {self.path}: folder not writable, or OpenCV has no codec for it")
 
     def close(self) -> None:
         """Finish the file; without this it has no index."""

@@ -87,6 +87,19 @@ def test_perfect_detections(gt, tmp_path, log_lines):
     ]
 
 
+def test_files_go_beside_the_log_by_default(gt, tmp_path):
+    metric = build(gt)
+    logger, handler = MMLogger.get_current_instance(), logging.FileHandler(tmp_path / "now.log")
+    logger.handlers.insert(0, handler)
+    try:
+        metric.process({}, perfect())
+        metric.evaluate(size=2)
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "eval/detections.metrics.json").is_file()
+
+
 def test_undefined_sizes_stay_minus_one(tmp_path):
     data = {
         "images": [{"id": 1}],

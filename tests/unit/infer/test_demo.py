@@ -34,7 +34,10 @@ def test_folder(checkpoint, picture, tmp_path, capsys):
     for name in ("one.png", "two.jpg"):
         write_image(tmp_path / "in" / name, picture)
     out = tmp_path / "out"
-    assert run(checkpoint, "--img", str(tmp_path / "in"), "--show-dir", str(out), "--score-thr", "0", "--device", "cpu") == 0
+    assert (
+        run(checkpoint, "--img", str(tmp_path / "in"), "--show-dir", str(out), "--score-thr", "0", "--device", "cpu")
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("device cpu")
     assert lines[1].startswith(f"{tmp_path}/in/one.png: ") and " objects: " in lines[1] and lines[1].endswith(" ms")
@@ -77,7 +80,11 @@ def test_first_validation_image(config, tmp_path, picture, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(room, "ROOT", tmp_path)
     data = {
-        "images": [{"id": 1, "file_name": "empty.jpg"}, {"id": 2, "file_name": "gone.jpg"}, {"id": 3, "file_name": "x.jpg"}],
+        "images": [
+            {"id": 1, "file_name": "empty.jpg"},
+            {"id": 2, "file_name": "gone.jpg"},
+            {"id": 3, "file_name": "x.jpg"},
+        ],
         "annotations": [{"image_id": 2}, {"image_id": 3}],
     }
     (tmp_path / "annotations").mkdir()

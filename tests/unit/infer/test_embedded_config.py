@@ -11,11 +11,17 @@ from mmcv_overrides.errors import UserError
 
 def test_reads_what_mmengine_writes():
     values = {
-        "model": {"type": "FCOS", "sizes": [(1, 2), [3], ()], "alpha": 1e-5, "flag": None, "deep": {"a b": -1, "c": "x"}},
+        "model": {
+            "type": "FCOS",
+            "sizes": [(1, 2), [3], ()],
+            "alpha": 1e-5,
+            "flag": None,
+            "deep": {"a b": -1, "c": "x"},
+        },
         "custom_keys": {".bias": {"lr_mult": 2.0}, 3: True},
         "classes": ("one",),
         "regress_ranges": [[-1, 64], [512, math.inf]],
-        "note": "it's \"quoted\"\nand two lines",
+        "note": 'it\'s "quoted"\nand two lines',
         "empty": {},
     }
     config = Config(values)
@@ -36,7 +42,7 @@ ATTACKS = [
     "from os import system as dict\na = dict('touch {mark}')",
     "a = ().__class__.__bases__[0].__subclasses__()",
     "a = [open('{mark}', 'w') for i in (1,)]",
-    "a = dict(x=exec('open(\"{mark}\", \"w\")'))",
+    'a = dict(x=exec(\'open("{mark}", "w")\'))',
     "a = f\"{{open('{mark}', 'w')}}\"",
     "open('{mark}', 'w')",
     "def f(): open('{mark}', 'w')\na = f()",

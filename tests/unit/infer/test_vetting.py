@@ -19,7 +19,10 @@ def place(config, path, value):
 
 ATTACKS = {
     "registry imports and calls a function": ("neck", {"type": "os.system", "command": "touch {mark}"}),
-    "function of an allowed package": ("neck", {"type": "mmengine.config.Config.fromstring", "cfg_str": "a", "file_format": ".py"}),
+    "function of an allowed package": (
+        "neck",
+        {"type": "mmengine.config.Config.fromstring", "cfg_str": "a", "file_format": ".py"},
+    ),
     "class that is no part": ("neck", {"type": "subprocess.Popen", "args": ["touch", "{mark}"]}),
     "registered elsewhere": ("neck", {"type": "mmengine.Runner"}),
     "top-level module": ("neck", {"type": "antigravity"}),
