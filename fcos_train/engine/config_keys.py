@@ -157,7 +157,7 @@ def _top_option_fault(option: str, part: str, cfg: dict) -> str | None:
 
 
 def _path_of(name: str, cfg: dict) -> str | None:
-    """The shortest dotted path in the config that ends in (nearly) this name: `max_epoch` is `train_cfg.max_epochs`."""
+    """The shortest dotted path that ends in (nearly) this name: `train_cfg.max_epochs` for `max_epoch`."""
     sections = {key: value for key, value in cfg.items() if key in TOP_LEVEL}
     paths = sorted(_paths(sections, ""), key=lambda path: (path.count("."), path))
     near = _closest(name, {path.rsplit(".", 1)[-1] for path in paths}, cutoff=NEAR)

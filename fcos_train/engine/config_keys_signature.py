@@ -17,6 +17,9 @@ from typing import Any
 
 QUOTED = re.compile(r"""['"]([A-Za-z_]\w*)['"]""")
 
+# Classes that keep their `**kwargs` for one method of mmengine's Runner, which takes no others.
+KEPT_KWARGS = {"mmengine.hooks.checkpoint_hook.CheckpointHook": "save_checkpoint"}
+
 
 @functools.cache
 def legal_kwargs(target: Any) -> frozenset[str] | None:
@@ -37,6 +40,10 @@ def legal_kwargs(target: Any) -> frozenset[str] | None:
         names |= _named(parameters)
         sink = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         if sink is None:
+            break
+        kept_for = KEPT_KWARGS.get(f"{chain[0].__module__}.{chain[0].__name__}")
+        if kept_for:
+            names |= signature_names(_runner_method(kept_for))
             break
         step = _follow_sink(init, sink)
         if step is None:
@@ -59,6 +66,18 @@ def mentioned_names(target: Any) -> frozenset[str]:
     modules = {getattr(c, "__module__", "") for c in classes}
     ours = {m for m in modules if not m.startswith(("torch", "builtins", "mmengine"))}
     return frozenset(name for m in ours for name in _quoted_in(m))
+
+
+def signature_names(function: Any) -> frozenset[str]:
+    """Names of the parameters of a function, but for `self` and `**kwargs`."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD) - {"self"}
+
+
+def _runner_method(name: str) -> Any:
+    from mmengine.runner import Runner
+
+    return getattr(Runner, name)
 
 
 def _function_kwargs(target: Any) -> frozenset[str] | None:

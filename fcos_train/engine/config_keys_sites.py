@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .config_keys_signature import legal_kwargs, mentioned_names
+from .config_keys_signature import legal_kwargs, mentioned_names, signature_names
 from .config_keys_tables import (
     DATALOADER_HINTS,
     DEFAULT_HOOK_NAMES,
@@ -193,7 +193,7 @@ class _Walk:
 
         if not isinstance(value, dict):
             return
-        legal = _signature_names(DataLoader.__init__) | {"num_batch_per_epoch", "disable_subprocess_warning"}
+        legal = signature_names(DataLoader.__init__) | {"num_batch_per_epoch", "disable_subprocess_warning"}
         self.add(path, value, legal - {"type"}, "a data loader", hints=DATALOADER_HINTS)
         kinds = {"dataset": "dataset", "sampler": "sampler", "batch_sampler": "sampler",
                  "collate_fn": "function", "worker_init_fn": "function"}
@@ -221,25 +221,12 @@ class _Walk:
         self.add(path, value, None, "default_hooks", near=DEFAULT_HOOK_NAMES)
         for name, hook in value.items():
             if isinstance(hook, dict):
-                self.hook(hook, f"{path}.{name}")
+                self.typed(hook, f"{path}.{name}", "hook")
 
     def custom_hooks(self, value: Any, path: str) -> None:
         for index, hook in items(value):
             if isinstance(hook, dict):
-                self.hook(hook, f"{path}.{index}")
-
-    def hook(self, value: dict, path: str) -> None:
-        from mmengine.hooks import CheckpointHook
-        from mmengine.runner import Runner
-
-        before = len(self.sites)
-        self.typed(value, path, "hook")
-        # CheckpointHook hands its **kwargs to Runner.save_checkpoint, which takes no others.
-        target = self.resolve(value.get("type"), KINDS["hook"])
-        saves = inspect.isclass(target) and target.__init__ is CheckpointHook.__init__
-        if saves and self.sites[before].legal is None:
-            legal = _signature_names(CheckpointHook.__init__) | _signature_names(Runner.save_checkpoint)
-            self.sites[before] = Site(path, value, legal | META_KEYS | {"priority"}, "CheckpointHook")
+                self.typed(hook, f"{path}.{index}", "hook")
 
     def schedulers(self, value: Any, path: str) -> None:
         self.typed(value, path, "scheduler")
@@ -257,14 +244,14 @@ class _Walk:
             return
         self.add(path, value, ENV_KEYS, "env_cfg")
         if isinstance(value.get("mp_cfg"), dict):
-            legal = _signature_names(set_multi_processing) - {"distributed"}
+            legal = signature_names(set_multi_processing) - {"distributed"}
             self.add(f"{path}.mp_cfg", value["mp_cfg"], legal, "mp_cfg")
 
     def randomness(self, value: Any, path: str) -> None:
         from mmengine.runner import Runner
 
         if isinstance(value, dict):
-            self.add(path, value, _signature_names(Runner.set_randomness), "randomness")
+            self.add(path, value, signature_names(Runner.set_randomness), "randomness")
 
     def auto_scale_lr(self, value: Any, path: str) -> None:
         if isinstance(value, dict):
@@ -306,16 +293,11 @@ def _is_component(path: str) -> bool:
     return key in names or key.endswith("_head") or key.startswith("loss_")
 
 
-def _signature_names(function: Any) -> frozenset[str]:
-    parameters = inspect.signature(function).parameters.values()
-    return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD) - {"self"}
-
-
 def _clip_kwargs(value: dict) -> frozenset[str]:
     from torch.nn import utils
 
     function = utils.clip_grad_value_ if value.get("type") == "value" else utils.clip_grad_norm_
-    return _signature_names(function) - {"parameters"}
+    return signature_names(function) - {"parameters"}
 
 
 def _import(name: str) -> Any:

@@ -96,23 +96,30 @@ def _step_policy(value: Any) -> Any:
     return "MultiStepLR"
 
 
+def _dataset_rules(old: str, new: str) -> list[Rule]:
+    """What a 2.x data set took."""
+    return [
+        Rule(f"{old}.ann_file", (f"{new}.ann_file",), _absolute),
+        Rule(f"{old}.img_prefix", (f"{new}.data_prefix.img",), _absolute),
+        Rule(f"{old}.seg_prefix", (f"{new}.data_prefix.seg",), _absolute),
+        Rule(f"{old}.data_root", (f"{new}.data_root",), _absolute),
+        Rule(f"{old}.proposal_file", (f"{new}.proposal_file",), _absolute),
+        Rule(f"{old}.classes", (f"{new}.metainfo.classes",)),
+        Rule(f"{old}.filter_empty_gt", (f"{new}.filter_cfg.filter_empty_gt",)),
+    ]
+
+
 def _data_rules() -> list[Rule]:
-    """`data.<split>.*`: what a 2.x data set took."""
+    """`data.<split>.*`, and `data.<split>.dataset.*` of a data set inside RepeatDataset."""
     rules = []
     for split in ("train", "val", "test"):
         old, loader = f"data.{split}", f"{split}_dataloader"
-        dataset = f"{loader}.dataset"
         rules += [
-            Rule(f"{old}.ann_file", (f"{dataset}.ann_file",), _absolute),
-            Rule(f"{old}.img_prefix", (f"{dataset}.data_prefix.img",), _absolute),
-            Rule(f"{old}.seg_prefix", (f"{dataset}.data_prefix.seg",), _absolute),
-            Rule(f"{old}.data_root", (f"{dataset}.data_root",), _absolute),
-            Rule(f"{old}.proposal_file", (f"{dataset}.proposal_file",), _absolute),
-            Rule(f"{old}.classes", (f"{dataset}.metainfo.classes",)),
-            Rule(f"{old}.filter_empty_gt", (f"{dataset}.filter_cfg.filter_empty_gt",)),
+            *_dataset_rules(old, f"{loader}.dataset"),
+            *_dataset_rules(f"{old}.dataset", f"{loader}.dataset.dataset"),
             Rule(f"{old}.samples_per_gpu", (f"{loader}.batch_size",)),
             Rule(f"{old}.workers_per_gpu", (f"{loader}.num_workers",)),
-            Rule(f"{old}.*", (f"{dataset}.*",)),
+            Rule(f"{old}.*", (f"{loader}.dataset.*",)),
             Rule(f"data.{loader}.samples_per_gpu", (f"{loader}.batch_size",)),
             Rule(f"data.{loader}.workers_per_gpu", (f"{loader}.num_workers",)),
             Rule(f"data.{loader}.*", (f"{loader}.*",)),
@@ -149,6 +156,7 @@ RULES = [
     Rule("runner.max_iters", ("train_cfg.max_iters",)),
     Rule("runner.type", ("train_cfg.type",), _loop_type),
     Rule("max_step", ("max_iters",)),
+    Rule("max_iters", ("max_iters",)),
     # evaluation, checkpoints, log
     Rule("evaluation.interval", ("train_cfg.val_interval",)),
     Rule("evaluation.start", ("train_cfg.val_begin",)),
@@ -169,6 +177,7 @@ RULES = [
     Rule("lr_config.*", refuse="write the param_scheduler of the config instead"),
     # precision, weights, environment
     Rule("fp16.loss_scale", ("loss_scale",)),
+    Rule("loss_scale", ("loss_scale",)),
     Rule("fp16.*", refuse="use --opt-level O1 and --loss-scale"),
     Rule("resume_from", ("load_from", "resume")),
     Rule("load_from", ("load_from",)),
@@ -303,7 +312,7 @@ def _notice(key: str, value: Any, changes: Changes) -> str:
         f"taken as {SPECIAL_KEYS[new]}" if new in SPECIAL_KEYS else _target(new, changed, value)
         for new, changed in changes.items()
     )
-    return f"mmdet 2.x key: {key} -> {targets or 'nothing: the config has no such section'}"
+    return f"option {key} -> {targets or 'nothing: the config has no such section'}"
 
 
 def _target(new: str, changed: Any, value: Any) -> str:
