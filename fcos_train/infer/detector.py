@@ -21,6 +21,8 @@ from .images import as_bgr
 from .vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 
 _log = logging.getLogger(__name__)
+_silent = logging.getLogger(f"{__name__}.weights")  # what came of the weights is said by _require_fit
+_silent.setLevel(logging.CRITICAL)
 # Steps of a pipeline that read files; the detector is handed the image instead.
 _LOADING = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam")
 _ROOMS = ("fcos_train.models", "fcos_train.data.loading")
@@ -96,7 +98,7 @@ class Detector:
             importlib.import_module(room)
         run_custom_imports(config, where, trust=vetted)
         model = _build_model(config, where, vetted)
-        _require_fit(files.load_weights(model, state, _log), where)
+        _require_fit(files.load_weights(model, state, _silent), where)
         found = cls(model, _build_pipeline(config, where, vetted), config, _classes(state, config, model), target)
         found.device_reason = reason
         return found
@@ -128,13 +130,11 @@ class Detector:
 
 def _device(requested: str) -> tuple[torch.device, str]:
     accelerator, reason = devices.pick(requested)
-    _, _, index = requested.partition(":")
-    if not index:
-        return torch.device(accelerator.name), reason
+    index = requested.partition(":")[2] or "0"
     count = accelerator.count() or 1
     if not index.isdigit() or int(index) >= count:
         raise UserError(f"--device {requested}: there is no {accelerator.name} number {index} (found {count})")
-    return torch.device(accelerator.name, int(index)), reason
+    return accelerator.set_device(int(index)), reason
 
 
 def _given(config: str | Path | Config) -> Config:
@@ -152,8 +152,16 @@ def _require_fit(report, where: str) -> None:
     untrained = (*report.mismatched, *report.reinitialised, *missing)
     if untrained:
         raise UserError(
-            f"{where} does not fit the configuration: {report.summary()}. "
-            "Without the weights of those layers the results would be noise; give the configuration it was trained with"
+            f"{where} does not fit the configuration: {len(untrained)} of {report.total} tensors of the model get no "
+            f"trained values ({', '.join(untrained[:3])}{', ...' if len(untrained) > 3 else ''}), and without them the "
+            "results would be noise. Give the configuration it was trained with: --config FILE"
+        )
+    if report.unexpected:
+        _log.warning(
+            "%s: %d tensors are not used by this configuration (%s, ...)",
+            where,
+            len(report.unexpected),
+            report.unexpected[0],
         )
 
 
