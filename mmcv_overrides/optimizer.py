@@ -251,7 +251,7 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 def NpuFusedSGD(params, **kwargs):  # noqa: N802  the name that users' configs carry
     """Huawei's fused SGD from torch_npu or apex where importable; otherwise torch's, with a log line."""
-    for package, path in (("torch_npu", "torch_npu.optim"), ("apex", "apex.optimizers")):
+    for path in ("torch_npu.optim", "apex.optimizers"):
         try:
             module = __import__(path, fromlist=["NpuFusedSGD"])
             return module.NpuFusedSGD(params, **kwargs)

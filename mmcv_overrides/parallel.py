@@ -15,7 +15,7 @@ from .device import current
 from .errors import UserError
 from .seams import Override
 
-TIMEOUT_S = 600
+TIMEOUT_S = 600  # FCOS_DIST_TIMEOUT overrides it
 
 
 def init_dist_pytorch(backend, init_backend="torch", **kwargs) -> None:
@@ -42,7 +42,8 @@ def init_dist_pytorch(backend, init_backend="torch", **kwargs) -> None:
     accelerator.set_device(local_rank)
     # With INFO the error about parameters without gradient names them.
     os.environ.setdefault("TORCH_DISTRIBUTED_DEBUG", "INFO")
-    kwargs.setdefault("timeout", datetime.timedelta(seconds=TIMEOUT_S))
+    timeout = float(os.environ.get("FCOS_DIST_TIMEOUT", TIMEOUT_S))
+    kwargs.setdefault("timeout", datetime.timedelta(seconds=timeout))
     dist.init_process_group(backend=os.environ.get("FCOS_DIST_BACKEND", accelerator.backend), **kwargs)
 
 

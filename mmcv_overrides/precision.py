@@ -85,7 +85,7 @@ def _in_fp32(method: Callable) -> Callable:
     return call
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _fp32_class(cls: type) -> type:
     methods = {name: _in_fp32(getattr(cls, name)) for name in FP32_METHODS if hasattr(cls, name)}
     return type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__, "_fp32_losses": True})

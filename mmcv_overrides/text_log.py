@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import torch
-from mmengine.dist import master_only
+from mmengine.dist import all_reduce, master_only
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.runner import LogProcessor
 
@@ -43,10 +43,12 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self._flush(runner)
 
     def _flush(self, runner) -> None:
-        names = [(i, k) for i, losses in enumerate(self._waiting) for k in losses]
+        """One read-back of everything that waits, averaged over the ranks (grad_norm is theirs already)."""
+        names = [key for losses in self._waiting for key in losses]
         if names:
-            values = torch.stack([self._waiting[i][k].reshape(()).to(self._waiting[0][names[0][1]].device) for i, k in names]).tolist()
-            for (_, key), value in zip(names, values):
+            values = torch.stack([value.reshape(()) for losses in self._waiting for value in losses.values()])
+            all_reduce(values, "mean")
+            for key, value in zip(names, values.tolist()):
                 runner.message_hub.update_scalar(f"train/{key}", value)
         self._waiting.clear()
 

@@ -119,13 +119,13 @@ class StaticFCOSHead(FCOSHead):
             entry, by_logits = focal_loss(logits.float(), own, self.loss_cls.gamma, self.loss_cls.alpha)
             center_logits = centers.float().squeeze(1)
             center, by_center = binary_cross_entropy(center_logits, weight)
+            by_center = (by_center * foreground).unsqueeze(1)
         return {
-            "loss_cls": attach(logits, entry, by_logits, positives) * self.loss_cls.loss_weight,
-            "loss_bbox": self._loss_bbox(grid, sides, targets, box_weight, mass) * self.loss_bbox.loss_weight,
+            "loss_cls": attach(logits, entry, by_logits, positives, self.loss_cls.loss_weight),
+            "loss_bbox": self._loss_bbox(grid, sides, targets, box_weight, mass),
             "loss_centerness": attach(
-                centers, center * foreground, (by_center * foreground).unsqueeze(1), positives
-            )
-            * self.loss_centerness.loss_weight,
+                centers, center * foreground, by_center, positives, self.loss_centerness.loss_weight
+            ),
         }
 
     def _loss_bbox(self, grid: PointGrid, sides: Tensor, targets: FcosTargets, weight: Tensor, mass: Tensor) -> Tensor:
@@ -134,9 +134,10 @@ class StaticFCOSHead(FCOSHead):
         distances, mask = targets.distances, targets.foreground[:, None, None]
         if self._box_loss is None:
             pred = torch.where(mask, sides.float().unflatten(1, (2, 2)), distances)
-            return (corner_loss(self.loss_bbox, pred, distances, grid.xy) * weight).sum() / mass
+            rows = corner_loss(self.loss_bbox, pred, distances, grid.xy) * weight
+            return rows.sum() / mass * self.loss_bbox.loss_weight
         with torch.no_grad():
             pred = torch.where(mask, sides.float().unflatten(1, (2, 2)), distances)
             loss, by_pred = self._box_loss(pred, distances)
             by_sides = (by_pred * weight[:, None, None]).flatten(1, 2)
-        return attach(sides, loss * weight, by_sides, mass)
+        return attach(sides, loss * weight, by_sides, mass, self.loss_bbox.loss_weight)

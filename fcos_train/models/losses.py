@@ -44,16 +44,16 @@ class _Attach(torch.autograd.Function):
         return (derivative * (grad / average)).to(ctx.dtype), None, None, None
 
 
-def attach(source: Tensor, terms: Tensor, derivative: Tensor, average: Tensor) -> Tensor:
-    """sum(terms) / average as a 0-d tensor whose gradient by ``source`` is derivative / average.
+def attach(source: Tensor, terms: Tensor, derivative: Tensor, average: Tensor, weight: float = 1.0) -> Tensor:
+    """weight * sum(terms) / average as a 0-d tensor whose gradient by ``source`` is weight * derivative / average.
 
     Args:
         source: the prediction, in the graph. terms: any shape, f32. derivative: shape of ``source``, kept for the
-        backward pass. average: 0-d.
+        backward pass. average: 0-d. weight: not 0.
     """
     if source.dtype == torch.bfloat16:  # range enough, half the memory
         derivative = derivative.to(torch.bfloat16)
-    return _Attach.apply(source, terms, derivative, average)
+    return _Attach.apply(source, terms, derivative, average if weight == 1 else average / weight)
 
 
 def own_class(labels: Tensor, num_classes: int) -> Tensor:
@@ -75,15 +75,17 @@ def focal_loss(
     Returns:
         two of [B, C, P] f32: loss and its derivative by the logits.
     """
-    sign = torch.rsub(own.float(), 1.0, alpha=2.0)
-    weight = torch.rsub(sign, 0.5, alpha=alpha - 0.5)  # alpha where own, else 1 - alpha
-    if silent is not None:
-        weight.masked_fill_(silent & ~own, 0.0)
+    # in place: on a CPU fresh memory of this size costs several times the arithmetic
+    sign = own.float().mul_(-2.0).add_(1.0)
     x = logits * sign
     p, s = torch.sigmoid(x), F.softplus(x)
-    power = (p * p if gamma == 2 else p**gamma).mul_(weight)
-    rise = torch.addcmul(p, 1 - p, s, value=gamma)
-    return power * s, rise.mul_(power).mul_(sign)
+    power = torch.rsub(sign, 0.5, alpha=alpha - 0.5)  # alpha where own, else 1 - alpha
+    if silent is not None:
+        power.masked_fill_(silent & ~own, 0.0)
+    power = power.mul_(p).mul_(p) if gamma == 2 else power.mul_(p**gamma)
+    loss = power * s
+    s.addcmul_(s, p, value=-1.0)
+    return loss, p.add_(s, alpha=gamma).mul_(power).mul_(sign)
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,14 @@ training), ``rng`` (random states), ``loaders`` (mmengine's functions in our way
 
 from ..seams import Override
 from .hook import SafeCheckpointHook
-from .loaders import load_checkpoint_to_model, load_from_local, load_url, safe_torch_load, save_checkpoint
+from .loaders import (
+    load_checkpoint_file,
+    load_checkpoint_to_model,
+    load_from_local,
+    load_url,
+    safe_torch_load,
+    save_checkpoint,
+)
 from .newest import find_latest_checkpoint, newest_readable
 from .reading import load, trust_checkpoints, trusted
 from .weights import MatchReport, load_weights, state_dict_of
@@ -20,6 +27,7 @@ __all__ = [
     "SafeCheckpointHook",
     "find_latest_checkpoint",
     "load",
+    "load_checkpoint_file",
     "load_checkpoint_to_model",
     "load_from_local",
     "load_url",
@@ -34,6 +42,7 @@ __all__ = [
 ]
 
 _ATOMIC = "upstream writes in place: a crash or a full disk costs the old file too"
+_CLEAR = "one clear message for a missing, empty or truncated file"
 OVERRIDES = [
     Override(
         "HOOKS:CheckpointHook",
@@ -48,6 +57,8 @@ OVERRIDES = [
         safe_torch_load,
         "upstream unpickles any file after a warning",
     ),
+    Override("mmengine.runner.runner:_load_checkpoint", load_checkpoint_file, _CLEAR),
+    Override("mmengine.runner.checkpoint:_load_checkpoint", load_checkpoint_file, _CLEAR),
     Override(
         "mmengine.runner.checkpoint:load_url",
         load_url,

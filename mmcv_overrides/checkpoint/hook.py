@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner.base_loop import BaseLoop
 
 from ..errors import UserError
+from ..timer import paused
 from . import rng
 from .loaders import is_local
 from .ranks import on_master
@@ -45,6 +46,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._before_val: dict | None = None
         self._loaded: dict | None = None
         self._own_generator: torch.Generator | None = None
+        self._partial = False
 
     # Random states
 
@@ -102,6 +104,7 @@ class SafeCheckpointHook(CheckpointHook):
             loader.generator = self._own_generator = torch.Generator()
 
     def before_train_epoch(self, runner) -> None:
+        self._partial = False
         if self._own_generator is not None:
             self._own_generator.manual_seed(
                 ((runner.seed or 0) * 1000003 + runner.epoch * 1009 + get_rank()) % 2**63
@@ -144,30 +147,48 @@ class SafeCheckpointHook(CheckpointHook):
     def _local(self) -> bool:
         return is_local(self.out_dir, self.file_client_args, self.backend_args)
 
+    def after_partial_epoch(self, runner) -> None:
+        """The loop stops in mid-epoch (``max_iters``): its last state is saved as iter_N.pth, beside the kept ones."""
+        if self.by_epoch and self.save_last:
+            self._partial = True
+            self._save_last(
+                runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter)
+            )
+
+    def _name(self, step: int, runner) -> str:
+        return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
+
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
-        before = (list(getattr(self, "keep_ckpt_ids", [])), self.last_ckpt)
+        if self._partial:
+            self._save_last(runner, self._name(step, runner), meta)
+            return
+        kept = list(getattr(self, "keep_ckpt_ids", []))
         expired = self._enlist(runner, step)
-        name = self.filename_tmpl.format(step)
-        self._set_last(runner, self.file_backend.join_path(self.out_dir, name))
-        args = dict(
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            by_epoch=self.by_epoch,
-        )
-        if self._save(runner, name, meta=meta, **args, **self.args):
-            self._point_to_latest(runner, name)
+        if self._save_last(runner, self._name(step, runner), meta):
             for old in expired:
                 self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
         else:
-            self._set_kept(runner, before[0])
-            self._set_last(runner, before[1])
+            self._set_kept(runner, kept)
+
+    def _save_last(self, runner, name: str, meta: dict) -> bool:
+        before = self.last_ckpt
+        self._set_last(runner, self.file_backend.join_path(self.out_dir, name))
+        options = dict(save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler)
+        if self._save(runner, name, meta=meta, by_epoch=self.by_epoch, **options, **self.args):
+            self._point_to_latest(runner, name)
+            return True
+        self._set_last(runner, before)
+        return False
 
     def _save(self, runner, name: str, **kwargs: Any) -> bool:
         """Save on rank 0; the same answer, or the same error, on all ranks. False: skipped, not finite."""
         self._gather_rng(runner)
         backend = dict(file_client_args=self.file_client_args, backend_args=self.backend_args)
+        # Saving is no training time; within a validation the clock stands still already.
+        clock = paused() if self._before_val is None else nullcontext()
         try:
-            on_master(lambda: runner.save_checkpoint(self.out_dir, name, **backend, **kwargs))
+            with clock:
+                on_master(lambda: runner.save_checkpoint(self.out_dir, name, **backend, **kwargs))
         except NonFiniteWeights as error:
             runner.logger.error(f"checkpoint {name} skipped: {error}")
             return False
@@ -234,7 +255,7 @@ class SafeCheckpointHook(CheckpointHook):
         best = hub.get_info(score_key, self.init_value_map[rule])
         if score is None or not self.is_better_than[key](score, best):
             return False
-        name = f"best_{key}_{self.filename_tmpl.format(step)}".replace("/", "_")
+        name = f"best_{key}_{self._name(step, runner)}".replace("/", "_")
         new, old = self.file_backend.join_path(self.out_dir, name), self._best_path(key, single)
         known = {k: hub.get_info(k) for k in (score_key, path_key) if k in hub.runtime_info}
         hub.update_info_dict({score_key: score, path_key: new})

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.runner.checkpoint import save_checkpoint as _upstream_save
 
 from ..errors import UserError
@@ -44,6 +45,13 @@ def is_local(
 def load_from_local(filename: str, map_location: Any = None) -> dict:
     """Stands in for mmengine's loader of local files (scheme '' of ``CheckpointLoader``)."""
     return load(filename, map_location=map_location)
+
+
+def load_checkpoint_file(filename: str, map_location: Any = None, logger: Any = None) -> dict:
+    """Stands in for mmengine's ``_load_checkpoint``: local files by :func:`load`, the rest by upstream's loaders."""
+    if "://" in str(filename):
+        return CheckpointLoader.load_checkpoint(filename, map_location, logger)
+    return load_from_local(filename, map_location)
 
 
 def safe_torch_load(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:

@@ -78,7 +78,7 @@ class Record(Hook):
             runner.train_loop.stop_training = True
 
 
-def _runner(folder, epochs=4, scores=None, record=None, model=None, **options):
+def _runner(folder, epochs=4, scores=None, record=None, model=None, loop=None, **options):
     """A runner over 4 batches of 2 per epoch; validates each epoch when ``scores`` are given."""
     hook_options = {
         k: options.pop(k)
@@ -101,7 +101,7 @@ def _runner(folder, epochs=4, scores=None, record=None, model=None, **options):
         model=model or Toy(),
         work_dir=str(folder),
         train_dataloader=dict(loader),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_cfg=dict(loop or dict(by_epoch=True), max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
         param_scheduler=dict(type="MultiStepLR", milestones=[2], gamma=0.5),
         default_hooks=dict(checkpoint=hook, logger=None),
@@ -266,6 +266,83 @@ def test_save_by_iteration_in_mid_epoch(tmp_path):
     assert _names(tmp_path / "a") == ["iter_3.pth", "iter_6.pth", "iter_8.pth", "latest.pth"]
     metas = [checkpoint.load(tmp_path / "a" / f"iter_{n}.pth")["meta"] for n in (3, 6, 8)]
     assert [(m["epoch"], m["iter"]) for m in metas] == [(0, 3), (1, 6), (1, 8)]
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(Record):
+    """Ends the run as a kill would, after an iteration."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            raise Killed
+
+
+LOOP = dict(type="ResumableEpochLoop")
+
+
+@pytest.fixture
+def resumable_loop():
+    from mmengine.registry import LOOPS
+
+    from mmcv_overrides.loop import ResumableEpochLoop
+
+    LOOPS.register_module(name="ResumableEpochLoop", module=ResumableEpochLoop, force=True)
+
+
+@pytest.mark.parametrize(("killed", "saved"), [(7, 6), (5, 3), (4, 3), (10, 9)])
+def test_killed_in_mid_epoch_goes_on_bit_for_bit(tmp_path, resumable_loop, killed, saved):
+    often = dict(by_epoch=False, interval=3, loop=LOOP, epochs=3, scores=[0.1, 0.2, 0.3])
+    whole, first, second = Record(), Kill(killed), Record()
+    _runner(tmp_path / "whole", record=whole, **often).train()
+    with pytest.raises(Killed):
+        _runner(tmp_path / "parts", record=first, **often).train()
+    assert os.readlink(tmp_path / "parts" / "latest.pth") == f"iter_{saved}.pth"
+    _runner(tmp_path / "parts", record=second, resume=True, **often).train()
+    assert len(whole.losses) == 12
+    assert first.losses == whole.losses[:killed] and second.losses == whole.losses[saved:]
+
+
+def test_max_iters_in_mid_epoch_saves_the_last_state(tmp_path, resumable_loop):
+    whole, first, second = Record(), Record(), Record()
+    options = dict(epochs=3, scores=[0.3, 0.9, 0.5, 0.6], save_best="mAP", max_keep_ckpts=1)
+    _runner(tmp_path / "whole", record=whole, loop=LOOP, **{**options, "save_best": None}).train()
+    _runner(tmp_path / "a", record=first, loop={**LOOP, "max_iters": 6}, **options).train()
+    assert _names(tmp_path / "a") == ["best_mAP_iter_6.pth", "epoch_1.pth", "iter_6.pth", "latest.pth"]
+    state = checkpoint.load(tmp_path / "a" / "latest.pth")
+    assert (state["meta"]["epoch"], state["meta"]["iter"]) == (1, 6)
+    assert state["message_hub"]["runtime_info"]["best_score"] == 0.9
+    _runner(
+        tmp_path / "a", record=second, loop=LOOP, resume=True, **{**options, "scores": [0.5, 0.6]}
+    ).train()
+    assert first.losses + second.losses == whole.losses
+    assert _names(tmp_path / "a") == ["best_mAP_iter_6.pth", "epoch_3.pth", "iter_6.pth", "latest.pth"]
+
+
+def test_saving_is_no_training_time(tmp_path, monkeypatch):
+    from mmcv_overrides import timer
+
+    inside = []
+
+    def save(self, *args, **kwargs):
+        inside.append(timer.CLOCKS.paused)
+
+    monkeypatch.setattr(Runner, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoint.SafeCheckpointHook, "_point_to_latest", lambda *_: None)
+    before = timer.CLOCKS.paused
+    _runner(tmp_path / "a", epochs=1).train()
+    assert len(inside) == 1 and timer.CLOCKS.paused > before
+
+
+def test_missing_checkpoint_has_one_message(tmp_path):
+    with pytest.raises(UserError, match="gone.pth does not exist"):
+        _runner(tmp_path / "a", epochs=1, load_from=str(tmp_path / "gone.pth")).train()
 
 
 def test_resume_from_before_a_truncated_latest(tmp_path):

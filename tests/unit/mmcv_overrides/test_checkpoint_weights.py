@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmcv_overrides import checkpoint
@@ -70,7 +71,8 @@ def test_old_fcos_checkpoints_match_fully(tmp_path, prefix, form):
 
 def test_real_mmdet_head_loads_names_of_mmdet_1(tmp_path):
     heads = pytest.importorskip("mmdet.models.dense_heads", reason="mmdet cannot be imported here")
-    head = heads.FCOSHead(num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1, norm_cfg=None)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        head = heads.FCOSHead(num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1, norm_cfg=None)
     model = nn.Module()
     model.bbox_head = head
     weights = OrderedDict()

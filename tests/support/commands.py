@@ -1,0 +1,64 @@
+"""Runs the real commands as a user does, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EXACT = ROOT / "tests" / "support" / "exact.py"
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The caller's environment without a trace of torchrun, one thread a process."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        env.pop(name, None)
+    return {**env, **extra}
+
+
+def _finish(command: list[str], cwd: Path | None, timeout: float, env: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, cwd=cwd or ROOT, env=environment(**env), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def run(*args, cwd: Path | None = None, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
+    """``fcos-train ARGS``; output is captured, the exit status is the caller's to judge."""
+    return _finish([sys.executable, "-m", "fcos_train", *map(str, args)], cwd, timeout, env)
+
+
+def run_ranks(ranks: int, *args, cwd: Path | None = None, timeout: float = 300, **env: str):
+    """``torchrun`` with real gloo ranks on this machine and a free port."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command = [*launch, "-m", "fcos_train", *map(str, args), "--launcher", "pytorch"]
+    return _finish(command, cwd, timeout, env)
+
+
+def ok(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def refused(done: subprocess.CompletedProcess) -> str:
+    """The one clear message of a user error: exit status 2, no traceback."""
+    assert done.returncode == 2, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return message
+
+
+def log_records(work_dir: Path, mode: str = "train") -> list[dict]:
+    """All records of a mode in the JSON logs of a work dir, oldest file first."""
+    lines = [line for file in sorted(work_dir.glob("*.log.json")) for line in file.read_text().splitlines()]
+    return [record for record in map(json.loads, lines) if record["mode"] == mode]
+
+
+def exact(done: subprocess.CompletedProcess) -> dict[tuple[int, int], tuple[float, str]]:
+    """(rank, iteration) -> (loss with all its bits, image ids), from the config ``tests/support/exact.py``."""
+    found = re.findall(r"^exact (\d+) (\d+) (\S+) (\S+)$", done.stdout, re.MULTILINE)
+    return {(int(rank), int(it)): (float.fromhex(loss), images) for rank, it, loss, images in found}

@@ -1,0 +1,28 @@
+"""Hooks for tests, named in a config through ``custom_hooks``."""
+
+import time
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class PrintExactLosses(Hook):
+    """Prints the loss of every rank and iteration with all its bits, and the images it comes from."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        images = ",".join(str(s.img_id) for s in data_batch["data_samples"])
+        print(f"exact {get_rank()} {runner.iter + 1} {outputs['loss'].item().hex()} {images}", flush=True)
+
+
+@HOOKS.register_module()
+class SleepOnRank(Hook):
+    """Lets one rank fall behind for good."""
+
+    def __init__(self, rank: int, iteration: int, seconds: float):
+        self.rank, self.iteration, self.seconds = rank, iteration, seconds
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if get_rank() == self.rank and runner.iter == self.iteration:
+            time.sleep(self.seconds)
