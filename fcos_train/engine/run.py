@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .options import EvalOptions, TrainOptions
 mmcv_overrides.activate()
 
 import mmengine.dist as dist  # noqa: E402
+import torch  # noqa: E402
 from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
@@ -26,7 +28,6 @@ from mmengine.runner import Runner  # noqa: E402
 from ..data import DataSpec, resolve  # noqa: E402
 from . import config as configs  # noqa: E402
 from .data import data_of_config  # noqa: E402
-
 
 # --cfg-options keys of old scripts that stand for a flag.
 FLAG_OF = {"data_root": "data_path", "loss_scale": "loss_scale", "max_iters": "max_iters"}
@@ -43,13 +44,28 @@ def _register() -> None:
         import_module(room)
 
 
-def _join_processes(launcher: str, accelerator: device.Accelerator) -> None:
-    """Join the other ranks before anything is written, so that rank 0 alone prepares the data."""
+@contextmanager
+def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Accelerator, str]]:
+    """Take the device and join the other ranks, before anything is written; leave them in good order.
+
+    Yields:
+        the device and the reason for it.
+    """
+    accelerator, reason = device.pick(options.device)
     device.use(accelerator)
-    if launcher == "none":
+    checkpoints.trust_checkpoints(options.trust_checkpoint)
+    joins = options.launcher != "none" and not dist.is_distributed()
+    if joins:
+        dist.init_dist(options.launcher)
+    elif options.launcher == "none":
         accelerator.set_device(0)
-    elif not dist.is_distributed():
-        dist.init_dist(launcher)
+    _register()
+    try:
+        yield accelerator, reason
+    finally:
+        # Ranks that end without this abort now and then, which hides the message of a user error.
+        if joins and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _say(lines: list[str]) -> None:
@@ -201,18 +217,13 @@ def train(options: TrainOptions) -> Runner:
     """
     if options.npu_ids is not None:
         os.environ["NPUID"] = str(options.npu_ids)
-    accelerator, reason = device.pick(options.device)
-    checkpoints.trust_checkpoints(options.trust_checkpoint)
-    _join_processes(options.launcher, accelerator)
-    _register()
-    work_dir = _work_dir(options, options.config)
-    cfg, notes = prepare(options, accelerator, work_dir)
-    _say([reason, *notes])
-    runner = _runner(cfg, configs.stem(options.config))
-    for note in (reason, *notes):
-        runner.logger.debug(note)
-    runner.train()
-    return runner
+    with _processes(options) as (accelerator, reason):
+        work_dir = _work_dir(options, options.config)
+        cfg, notes = prepare(options, accelerator, work_dir)
+        _say([reason, *notes])
+        runner = _runner(cfg, configs.stem(options.config))
+        runner.train()
+        return runner
 
 
 def evaluate(options: EvalOptions) -> dict[str, float]:
@@ -224,35 +235,32 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
     Raises:
         UserError: a fault in the options, the config, the data or the checkpoint.
     """
-    accelerator, reason = device.pick(options.device)
-    checkpoints.trust_checkpoints(options.trust_checkpoint)
-    _join_processes(options.launcher, accelerator)
-    _register()
-    beside = Path(options.checkpoint).resolve().parent / "config.py"
-    name = options.config or (str(beside) if beside.is_file() else None)
-    if name is None:
-        raise UserError(f"no config given, and none beside {options.checkpoint}: name the config it was trained with")
-    work_dir = _work_dir(options, name if options.config else options.checkpoint)
-    cfg = configs.load_config(name)
-    special, notes = _apply_cfg_options(cfg, options.cfg_options)
-    options = replace(options, data_path=options.data_path or special.get("data_path"))
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    spec = _data(cfg, options, work_dir)
-    if spec is not None:
-        configs.point_at_data(cfg, spec)
-    configs.use_clear_loading(cfg)
-    for part in configs.pretrained_sources(cfg):
-        part["init_cfg"] = None
-    _only_test(cfg, options, accelerator)
-    cfg["work_dir"] = str(work_dir)
-    cfg["launcher"] = options.launcher
-    cfg["load_from"], cfg["resume"] = options.checkpoint, False
-    _say([reason, *notes])
-    runner = _runner(cfg, "evaluation")
-    start = time.perf_counter()
-    metrics = runner.test()
-    runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
-    return metrics
+    with _processes(options) as (accelerator, reason):
+        beside = Path(options.checkpoint).resolve().parent / "config.py"
+        name = options.config or (str(beside) if beside.is_file() else None)
+        if name is None:
+            raise UserError(f"no config given, and none beside {options.checkpoint}: name the config it was trained with")
+        work_dir = _work_dir(options, name if options.config else options.checkpoint)
+        cfg = configs.load_config(name)
+        special, notes = _apply_cfg_options(cfg, options.cfg_options)
+        options = replace(options, data_path=options.data_path or special.get("data_path"))
+        init_default_scope(cfg.get("default_scope", "mmdet"))
+        spec = _data(cfg, options, work_dir)
+        if spec is not None:
+            configs.point_at_data(cfg, spec)
+        configs.use_clear_loading(cfg)
+        for part in configs.pretrained_sources(cfg):
+            part["init_cfg"] = None
+        _only_test(cfg, options, accelerator)
+        cfg["work_dir"] = str(work_dir)
+        cfg["launcher"] = options.launcher
+        cfg["load_from"], cfg["resume"] = options.checkpoint, False
+        _say([reason, *notes])
+        runner = _runner(cfg, "evaluation")
+        start = time.perf_counter()
+        metrics = runner.test()
+        runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
+        return metrics
 
 
 def _only_test(cfg: Config, options: EvalOptions, accelerator: device.Accelerator) -> None:
@@ -271,5 +279,3 @@ def _only_test(cfg: Config, options: EvalOptions, accelerator: device.Accelerato
             type="DetVisualizationHook", draw=True, test_out_dir=options.show_dir, score_thr=options.show_score_thr
         )
 
-
-log = logging.getLogger("fcos_train")
