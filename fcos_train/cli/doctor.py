@@ -18,12 +18,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "doctor",
         help="check the installation and say how to mend it",
-        description="Check the installation. Exit status 0: healthy, 1: problems, each with the command that mends it.",
+        description="Check the installation. Exit status 0: healthy; 1: problems, each with the command that "
+        "mends it.",
     )
     parser.add_argument(
         "--fix",
         action="store_true",
-        help="mend OpenCV: where both builds were installed over each other, keep the one that needs no libGL",
+        help="mend OpenCV: of two builds installed over each other, keep the one that needs no libGL",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -1,4 +1,4 @@
-"""The checks of `fcos-train doctor`. Each returns Check records and never raises: what is broken is its subject."""
+"""The checks of `fcos-train doctor`. Each returns Check records; what is broken is reported, not raised."""
 
 import importlib
 import importlib.util
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from .doctor_opencv import HEADLESS, TESTED_OPENCV, WITH_WINDOWS, opencv_distributions, opencv_fault
+from .doctor_opencv import opencv_distributions, opencv_fault, opencv_wanted
 
 # The versions this trainer is tested with: distribution -> version.
 TESTED = {
@@ -75,12 +75,14 @@ def check_torch() -> list[Check]:
         return [Check("torch", "problem", "not installed", _pip(f"torch=={TESTED['torch']}"))]
     torch, fault = _import("torch")
     if fault:
-        return [Check("torch", "problem", f"{version}, import fails: {fault}", _reinstall(f"torch=={_base(version)}"))]
+        mend = _reinstall(f"torch=={_base(version)}")
+        return [Check("torch", "problem", f"{version}, import fails: {fault}", mend)]
     cuda, hip = getattr(torch.version, "cuda", None), getattr(torch.version, "hip", None)
     build = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPU"
     detail = f"{torch.__version__} ({build} build)"
     if _numbers(version) < OLDEST_TORCH:
-        return [Check("torch", "problem", f"{detail}; 2.4 or newer is needed", _pip(f"torch=={TESTED['torch']}"))]
+        mend = _pip(f"torch=={TESTED['torch']}")
+        return [Check("torch", "problem", f"{detail}; 2.4 or newer is needed", mend)]
     return [_against_tested("torch", detail, "torch", version)]
 
 
@@ -115,13 +117,12 @@ def check_opencv() -> list[Check]:
     installed = opencv_distributions()
     who = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed by pip"
     fault = opencv_fault()
-    both = any(name in installed for name in WITH_WINDOWS) and HEADLESS in installed
     if fault:
         cause = "; it is the build with windows, which needs libGL" if "libGL" in fault else ""
-        mend = "fcos-train doctor --fix" if installed else _pip(f"{HEADLESS}=={TESTED_OPENCV}", "--no-deps")
+        mend = "fcos-train doctor --fix" if installed else _pip("==".join(opencv_wanted({})), "--no-deps")
         return [Check("opencv", "problem", f"{who}: import cv2 fails: {fault}{cause}", mend)]
-    if both:
-        detail = f"{who}: installed over each other; works here, but the one with windows needs libGL on servers"
+    if len(installed) > 1:
+        detail = f"{who}: installed over each other; works here, but {next(iter(installed))} needs libGL"
         return [Check("opencv", "note", detail, "fcos-train doctor --fix")]
     return [Check("opencv", "ok", who)]
 
@@ -129,7 +130,8 @@ def check_opencv() -> list[Check]:
 def check_operators() -> list[Check]:
     """Whether `mmcv._ext` is compiled or this project's portable one."""
     if _version_of_any("mmcv") is None:
-        return [Check("operators", "problem", "mmcv is not installed", _pip(f"onedl-mmcv=={TESTED['onedl-mmcv']}"))]
+        mend = _pip(f"onedl-mmcv=={TESTED['onedl-mmcv']}")
+        return [Check("operators", "problem", "mmcv is not installed", mend)]
     if opencv_fault():
         return [Check("operators", "note", "not checked: mmcv imports OpenCV, which is broken")]
     module, fault = _import("mmcv_overrides.ops")
@@ -154,7 +156,8 @@ def _cuda(torch) -> Check:
         return Check("cuda", "ok", names)
     if not torch.version.cuda:
         return Check("cuda", "ok", "no: this torch is built without CUDA")
-    return Check("cuda", "note", "no device found though torch is built with CUDA; is the driver there?", "nvidia-smi")
+    detail = "no device found though torch is built with CUDA; nvidia-smi tells whether the driver is there"
+    return Check("cuda", "note", detail)
 
 
 def _npu(torch) -> Check:
@@ -171,7 +174,7 @@ def _npu(torch) -> Check:
 
 
 def _mend_npu(fault: str) -> str:
-    """A missing shared library means that CANN's environment is not set; anything else, that versions do not pair."""
+    """A missing shared library: CANN's environment is not set; anything else: the versions do not pair."""
     if ".so" in fault:
         return "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
     return _reinstall(f"torch-npu=={_base(_version('torch') or TESTED['torch'])}")
@@ -219,7 +222,7 @@ def _import(name: str):
 
 
 def _import_of(name: str) -> str | None:
-    """Why an mm package does not import; the portable operators are put in place first, as the trainer does."""
+    """Why an mm package does not import; the portable operators come first, as in the trainer."""
     if name != "mmengine":
         operators, _ = _import("mmcv_overrides.ops")
         if operators is not None:

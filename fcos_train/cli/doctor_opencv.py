@@ -1,8 +1,8 @@
 """One OpenCV, the one that needs no libGL.
 
-The mm packages depend on `opencv-python` and on `opencv-python-headless`, and both install the same folder `cv2`.
-Whichever came last wins; `opencv-python` needs libGL, which servers lack, and removing one of the two leaves a
-broken half of the other. So both go, and the headless one comes back.
+The mm packages depend on `opencv-python` and on `opencv-python-headless`, and both install the same folder
+`cv2`. Whichever came last wins; `opencv-python` needs libGL, which servers lack, and removing one of the two
+leaves a broken half of the other. So both go, and the headless one comes back.
 """
 
 import functools
@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 HEADLESS = "opencv-python-headless"
-WITH_WINDOWS = ("opencv-python", "opencv-contrib-python")
-OTHERS = ("opencv-contrib-python-headless",)
+# Each build with windows (which needs libGL) and its twin without.
+TWINS = {"opencv-contrib-python": "opencv-contrib-python-headless", "opencv-python": HEADLESS}
 TESTED_OPENCV = "4.12.0.88"
 PROBE = "import cv2, numpy; cv2.resize(numpy.zeros((4, 4, 3), numpy.uint8), (2, 2)); print(cv2.__version__)"
 
@@ -25,7 +25,7 @@ Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
 def opencv_distributions() -> dict[str, str]:
     """The installed OpenCV distributions and their versions."""
     found = {}
-    for name in (*WITH_WINDOWS, HEADLESS, *OTHERS):
+    for name in (*TWINS, *TWINS.values()):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -43,8 +43,16 @@ def opencv_fault() -> str | None:
     return lines[-1] if lines else f"the process ended with status {result.returncode}"
 
 
+def opencv_wanted(installed: dict[str, str]) -> tuple[str, str]:
+    """The one distribution to keep, and its version: without windows, with contrib modules if they were there."""
+    for windows, headless in TWINS.items():
+        if windows in installed or headless in installed:
+            return headless, installed.get(headless) or installed[windows]
+    return HEADLESS, TESTED_OPENCV
+
+
 def fix_opencv(log: Callable[[str], None] = print, run: Run | None = None) -> bool:
-    """Leave `opencv-python-headless` alone in place, at the version that is installed.
+    """Leave one headless OpenCV in place, at the version that is installed.
 
     The wheel is fetched before anything is removed, so a machine without a network keeps what it has.
 
@@ -57,24 +65,24 @@ def fix_opencv(log: Callable[[str], None] = print, run: Run | None = None) -> bo
     """
     run = run or _run
     installed = opencv_distributions()
-    if set(installed) <= {HEADLESS, *OTHERS} and installed and opencv_fault() is None:
-        log(f"opencv: {', '.join(f'{n} {v}' for n, v in installed.items())} is right, nothing to do")
+    name, version = opencv_wanted(installed)
+    if list(installed) == [name] and opencv_fault() is None:
+        log(f"opencv: {name} {version} is right, nothing to do")
         return True
-    version = installed.get(HEADLESS) or installed.get("opencv-python") or TESTED_OPENCV
     with tempfile.TemporaryDirectory() as folder:
-        wheel = _fetch(f"{HEADLESS}=={version}", Path(folder), log, run)
+        wheel = _fetch(f"{name}=={version}", Path(folder), log, run)
         if wheel is None:
             return False
         if installed and not _pip(["uninstall", "-y", *installed], log, run):
             return False
         if not _pip(["install", "--no-deps", "--force-reinstall", str(wheel)], log, run):
-            log(f"opencv: removed, but not put back; run: pip install --no-deps {HEADLESS}=={version}")
+            log(f"opencv: removed, but not put back; run: pip install --no-deps {name}=={version}")
             return False
     opencv_fault.cache_clear()
     fault = opencv_fault()
-    log(f"opencv: import cv2 fails still: {fault}" if fault else f"opencv: {HEADLESS} {version}, import cv2 works")
+    log(f"opencv: import cv2 fails still: {fault}" if fault else f"opencv: {name} {version}, import cv2 works")
     if "opencv-python" in installed:
-        log("opencv: `pip check` says from now on that opencv-python is missing; cv2 is there all the same")
+        log("opencv: `pip check` says from now on that opencv-python is missing; nothing needs it, cv2 is there")
     return fault is None
 
 

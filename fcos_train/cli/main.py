@@ -1,6 +1,7 @@
 """`fcos-train VERB ...`: find the verb, parse its flags, run it.
 
-Only the module of the chosen verb is imported, so that `--help` is quick and `doctor` works on a broken installation.
+Only the module of the chosen verb is imported, so that `--help` is quick and `doctor` works on a broken
+installation.
 A verb module has `add_parser(subparsers) -> ArgumentParser` and `run(args) -> int`.
 """
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 2 a fault of the user's (one `error: ...` line on stderr), 130 interrupted; a verb may return others.
+        0 done, 2 a fault of the user's (one `error: ...` line on stderr), 130 interrupted; a verb may return
+        others, and other exceptions pass through with their traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -67,7 +69,8 @@ def _run(arguments: list[str]) -> int:
     place = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), None)
     verb = None if place is None else arguments[place]
     if verb is not None and verb not in verbs:
-        raise UserError(f"unknown verb '{verb}'; {_nearest(verb, verbs) or 'choose from ' + ', '.join(verbs)}")
+        advice = _nearest(verb, verbs) or f"choose from {', '.join(verbs)}"
+        raise UserError(f"unknown verb '{verb}'; {advice}")
     root, parser, module = _parsers(verbs, verb)
     if place is None:
         normalise(arguments, root)
