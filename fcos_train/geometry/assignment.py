@@ -87,13 +87,13 @@ def _sides(grid: PointGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:
     return edges[:, :2].index_select(1, grid.axis), edges[:, 2:].index_select(1, grid.axis)
 
 
-def _winner_distances(grid: PointGrid, boxes: Tensor, winner: Tensor, foreground: Tensor, scale: Tensor | None) -> Tensor:
+def _winner_distances(grid: PointGrid, boxes: Tensor, winner: Tensor, background: Tensor, scale: Tensor | None) -> Tensor:
     """[B, P] winners among [B, G, 4] boxes -> [B, 2, 2, P] distances, 1 where there is no winner."""
     chosen = boxes.transpose(1, 2).gather(2, winner.unsqueeze(1).expand(-1, 4, -1)).unflatten(1, (2, 2))
     distances = torch.stack((grid.xy - chosen[:, 0], chosen[:, 1] - grid.xy), dim=1)
     if scale is not None:
         distances = distances / scale
-    return distances.masked_fill_(~foreground[:, None, None], 1.0)
+    return distances.masked_fill_(background[:, None, None], 1.0)
 
 
 @torch.no_grad()
@@ -116,11 +116,10 @@ def fcos_targets(
     for part in _slices(boxes.shape[0] * grid.num_points, boxes.shape[1]):
         found = (_fcos_fits(grid, boxes[:, part]) * ranks[:, :, part]).amax(2)
         best = found if best is None else torch.maximum(best, found)
-    foreground = best > 0
-    winner = _winner(best, order)
-    chosen_labels = labels.gather(1, winner).masked_fill(~foreground, num_classes)
-    scale = grid.stride if in_strides else None
-    return FcosTargets(chosen_labels, foreground, _winner_distances(grid, boxes, winner, foreground, scale))
+    background, winner = best == 0, _winner(best, order)
+    chosen_labels = labels.gather(1, winner).masked_fill_(background, num_classes)
+    distances = _winner_distances(grid, boxes, winner, background, grid.stride if in_strides else None)
+    return FcosTargets(chosen_labels, best > 0, distances)
 
 
 def _fcos_fits(grid: PointGrid, boxes: Tensor) -> Tensor:
@@ -194,13 +193,14 @@ def fsaf_targets(
     foreground = (best > 0) & counted
     if not foreground_first:
         foreground = foreground & ~rivals
+    background = ~foreground
     return FsafTargets(
-        labels=own.masked_fill(~foreground, num_classes),
+        labels=own.masked_fill_(background, num_classes),
         foreground=foreground,
         counted=counted,
         silenced=votes > 0.5,
         objects=winner,
-        distances=_winner_distances(grid, boxes, winner, foreground, None),
+        distances=_winner_distances(grid, boxes, winner, background, None),
     )
 
 

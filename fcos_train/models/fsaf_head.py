@@ -124,7 +124,7 @@ class StaticFSAFHead(FSAFHead):
         with torch.no_grad():
             targets = self._targets(grid, boxes, labels, count, padded_size, ignore)
             foreground = targets.foreground
-            weight = targets.counted.float() * self.loss_cls.loss_weight
+            weight = targets.counted.float()
             if self.train_cfg["pos_weight"] > 0:
                 weight = torch.where(foreground, weight * self.train_cfg["pos_weight"], weight)
             own = own_class(targets.labels, self.num_classes)
@@ -133,7 +133,10 @@ class StaticFSAFHead(FSAFHead):
             rows = entry.sum(1) * weight
         box, by_sides = self._box_losses(grid, sides, targets)
         with torch.no_grad():
-            chosen = self._choose_levels(grid, rows + box.detach(), targets, boxes.shape[1])
+            weighted = self._times(rows, self.loss_cls.loss_weight) + self._times(
+                box.detach(), self.loss_bbox.loss_weight
+            )
+            chosen = self._choose_levels(grid, weighted, targets, boxes.shape[1])
             # a positive that is not chosen loses its box and the entry of its own class
             dropped = own & (foreground & ~chosen).unsqueeze(1)
             rows = rows - entry.mul_(dropped).sum(1) * weight
@@ -141,14 +144,21 @@ class StaticFSAFHead(FSAFHead):
             positives = chosen.sum(dtype=torch.float32)
             backgrounds = (targets.counted & ~foreground).sum(dtype=torch.float32)
             average = torch.where(positives > 0, positives, backgrounds).clamp(min=1.0)
+        if by_sides is None:
+            loss_bbox = (box * chosen).sum() / average * self.loss_bbox.loss_weight
+        else:
+            by_sides = by_sides.mul_(chosen.unsqueeze(1))
+            loss_bbox = attach(sides, box * chosen, by_sides, average, self.loss_bbox.loss_weight)
         return {
-            "loss_cls": attach(logits, rows, by_logits, average),
-            "loss_bbox": (box * chosen).sum() / average
-            if by_sides is None
-            else attach(sides, box * chosen, by_sides * chosen.unsqueeze(1), average),
+            "loss_cls": attach(logits, rows, by_logits, average, self.loss_cls.loss_weight),
+            "loss_bbox": loss_bbox,
             "num_pos": positives / len(count),
             "pos_recall": self._recall(scores, own, chosen, positives),
         }
+
+    @staticmethod
+    def _times(values: Tensor, weight: float) -> Tensor:
+        return values if weight == 1 else values * weight
 
     def _targets(self, grid, boxes, labels, count, padded_size, ignore) -> FsafTargets:
         counted = None
@@ -171,22 +181,20 @@ class StaticFSAFHead(FSAFHead):
         )
 
     def _box_losses(self, grid: PointGrid, sides: Tensor, targets: FsafTargets) -> tuple[Tensor, Tensor | None]:
-        """Weighted loss [B, P], 0 where background, and its derivative by ``sides`` (None: autograd has it)."""
-        mask, weight = targets.foreground[:, None, None], self.loss_bbox.loss_weight
+        """Loss [B, P], meaningless where background, and its derivative by ``sides`` (None: autograd has it)."""
+        mask = targets.foreground[:, None, None]
         scale = self._side_factors * grid.stride  # [1, 4, P]
         if self._box_loss is None:
             # (top, bottom, left, right) -> (near, far) x (x, y)
             pred = (sides.float().clamp(min=1e-4) * scale).unflatten(1, (2, 2)).flip(1).transpose(1, 2)
             pred = torch.where(mask, pred, targets.distances)
-            return corner_loss(self.loss_bbox, pred, targets.distances, grid.xy) * targets.foreground * weight, None
+            return corner_loss(self.loss_bbox, pred, targets.distances, grid.xy), None
         with torch.no_grad():
             raw = sides.float()
             pred = (raw.clamp(min=1e-4) * scale).unflatten(1, (2, 2)).transpose(1, 2)  # (near, far) x (y, x)
             distances = targets.distances.flip(2)
             loss, by_pred = self._box_loss(torch.where(mask, pred, distances), distances)
-            by_sides = by_pred.transpose(1, 2).flatten(1, 2) * scale
-            live = (raw >= 1e-4) & targets.foreground.unsqueeze(1)
-            return loss * targets.foreground * weight, by_sides * live * weight
+            return loss, (by_pred.transpose(1, 2).flatten(1, 2) * scale).mul_(raw >= 1e-4)
 
     @staticmethod
     def _choose_levels(grid: PointGrid, loss: Tensor, targets: FsafTargets, objects: int) -> Tensor:

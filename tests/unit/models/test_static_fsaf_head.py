@@ -17,6 +17,7 @@ OPTIONS = {
     "wide regions": {"assigner": WIDE},
     "foreground dominates": {"assigner": {**WIDE, "foreground_dominate": True}},
     "giou": {"loss_bbox": {"type": "GIoULoss", "reduction": "none", "loss_weight": 1.5}},
+    "other box loss": {"loss_bbox": {"type": "DIoULoss", "reduction": "none", "loss_weight": 1.5}},
     "weights": {
         "pos_weight": 2.5,
         "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "gamma": 1.5, "alpha": 0.4, "loss_weight": 0.7, "reduction": "none"},
