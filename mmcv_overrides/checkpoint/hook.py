@@ -19,6 +19,7 @@ from ..timer import paused
 from . import rng
 from .loaders import is_local
 from .ranks import on_master
+from .schedule import keep_config
 from .weights import state_dict_of
 from .writing import NonFiniteWeights, remove_leftovers, replacing, sync_folder
 
@@ -35,6 +36,7 @@ class SafeCheckpointHook(CheckpointHook):
     - Random states of all ranks are saved, and put back on resume. Validation leaves them as it found them, so
       that a run with and without it, and one resumed before or after it, draw the same numbers.
     - Resuming a checkpoint of another model shape is an error.
+    - Schedulers resume with the settings of the config (``end``, milestones, ...), not with those of the checkpoint.
 
     ``meta.iter`` is the number of finished iterations; ``meta.epoch`` the finished epochs when saving by epoch, and
     the current epoch, from 0, when saving by iteration (at the end of an epoch that is one less than iter // length).
@@ -71,6 +73,10 @@ class SafeCheckpointHook(CheckpointHook):
         ):
             return
         self._check_same_shapes(runner, loaded["shapes"])
+        loaded["schedule"].catch_up()
+        if loaded["schedule"].settings:
+            settings = ", ".join(loaded["schedule"].settings)
+            runner.logger.warning(f"resumed with the schedule of this config: {settings}")
         states = loaded["rng"]
         if not states:
             runner.logger.warning(
@@ -131,11 +137,13 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         _name_classes(runner)
+        schedule = keep_config(runner.param_schedulers, checkpoint.get("param_schedulers"))
         meta = checkpoint.get("meta") or {}
         self._loaded = {
             "epoch": meta.get("epoch", 0),
             "iter": meta.get("iter", 0),
             "rng": checkpoint.get(_RNG_KEY),
+            "schedule": schedule,
             "shapes": {
                 k: v.shape for k, v in state_dict_of(checkpoint).items() if isinstance(v, torch.Tensor)
             },

@@ -1,6 +1,6 @@
 """Turns a checkpoint into what ``torch.load(weights_only=True)`` accepts.
 
-A plain tree holds dict, OrderedDict, list, tuple, str, bytes, int, float, bool, None, torch.dtype and Tensor.
+A plain tree holds dict, OrderedDict, Counter, list, tuple, str, bytes, int, float, bool, None, torch.dtype and Tensor.
 :func:`plain` makes one. Histories of mmengine's message hub become a tagged dict of two tensors, which
 :func:`revive` turns back into the real thing; everything else stays in its plain form when read.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -55,8 +55,10 @@ def _tensor(value: torch.Tensor) -> torch.Tensor:
 
 
 def _mapping(value: Mapping, where: str, depth: int) -> dict:
-    kind = OrderedDict if isinstance(value, OrderedDict) else dict
-    items = kind((_key(k, where), plain(v, f"{where}[{k!r}]", depth + 1)) for k, v in value.items())
+    kind = next((k for k in (OrderedDict, Counter) if isinstance(value, k)), dict)
+    items = kind()
+    for key, item in value.items():  # not from pairs: a Counter would count them
+        items[_key(key, where)] = plain(item, f"{where}[{key!r}]", depth + 1)
     metadata = getattr(value, "_metadata", None) if kind is OrderedDict else None
     if metadata:  # versions of the layers: load_state_dict needs them to know which names are old
         items._metadata = plain(metadata, f"{where}._metadata", depth + 1)

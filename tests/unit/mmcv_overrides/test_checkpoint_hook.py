@@ -335,9 +335,8 @@ def test_saving_is_no_training_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Runner, "save_checkpoint", save)
     monkeypatch.setattr(checkpoint.SafeCheckpointHook, "_point_to_latest", lambda *_: None)
-    before = timer.CLOCKS.paused
     _runner(tmp_path / "a", epochs=1).train()
-    assert len(inside) == 1 and timer.CLOCKS.paused > before
+    assert len(inside) == 1 and timer.CLOCKS.paused > inside[0]
 
 
 def test_missing_checkpoint_has_one_message(tmp_path):
@@ -359,6 +358,38 @@ def test_resume_of_another_shape_is_an_error(tmp_path):
     _runner(tmp_path / "a", epochs=1).train()
     with pytest.raises(UserError, match="cannot resume: 2 tensors .*--load-from"):
         _runner(tmp_path / "a", epochs=2, model=Toy(width=3), resume=True).train()
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_schedule_of_a_longer_run_is_followed_after_a_resume(tmp_path, first):
+    """The checkpoint has stored an end at or before the milestone; the losses are those of one long run."""
+    whole, a, b = Record(), Record(), Record()
+    _runner(tmp_path / "whole", epochs=4, record=whole).train()
+    _runner(tmp_path / "a", epochs=first, record=a).train()
+    runner = _runner(tmp_path / "a", epochs=4, record=b, resume=True)
+    runner.train()
+    assert runner.param_schedulers[0].end == 4 and runner.param_schedulers[0].last_step == 3
+    assert a.losses + b.losses == whole.losses
+
+
+def test_progress_of_a_scheduler_is_not_a_setting():
+    from mmengine.optim import CosineAnnealingLR, ReduceOnPlateauLR
+
+    from mmcv_overrides.checkpoint.schedule import ScheduleChange, keep_config
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    built = [CosineAnnealingLR(optimizer, T_max=24, end=24), ReduceOnPlateauLR(optimizer, patience=5)]
+    saved = [s.state_dict() for s in built]
+    saved[0].update(T_max=12, end=12, last_step=7, _global_step=7)
+    saved[1].update(best=0.5, num_bad_epochs=3)
+    change = keep_config(built, saved)
+    assert change.settings == ("CosineAnnealingLR.T_max 12 -> 24", "CosineAnnealingLR.end 12 -> 24")
+    assert change.missed == ()
+    assert (saved[0]["T_max"], saved[0]["last_step"], saved[0]["_global_step"]) == (24, 7, 7)
+    assert (saved[1]["best"], saved[1]["num_bad_epochs"]) == (0.5, 3)
+    nothing = ScheduleChange()
+    assert keep_config({"a": built}, {"a": saved, "b": []}) == nothing
+    assert keep_config(None, saved) == keep_config(built, None) == keep_config(built, saved[:1]) == nothing
 
 
 def test_out_dir_apart_from_work_dir(tmp_path):

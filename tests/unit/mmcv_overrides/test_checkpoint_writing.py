@@ -7,7 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections import OrderedDict, deque, namedtuple
+from collections import Counter, OrderedDict, deque, namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ def test_everything_mmengine_stores_is_read_back_by_stock_torch(tmp_path):
         "size": torch.Size([2, 3]),
         "none": None,
         "key": {np.int32(4): 1},
+        "count": Counter("aab"),
     }
     path = tmp_path / "a.pth"
     checkpoint.save({"state_dict": weights, "meta": meta, "hub": {"loss": history}}, path)
@@ -75,7 +76,7 @@ def test_everything_mmengine_stores_is_read_back_by_stock_torch(tmp_path):
         and m["device"] == "cpu"
         and m["key"] == {4: 1}
     )
-    assert m["size"] == (2, 3)
+    assert m["size"] == (2, 3) and m["count"] == Counter(a=2, b=1) and type(m["count"]) is Counter
     loss = found["hub"]["loss"]
     assert isinstance(loss, HistoryBuffer) and loss.max_length == 7 and loss.data[1].tolist() == [1, 2]
     assert found["state_dict"]._metadata[""] == {"version": 2}
