@@ -1,0 +1,136 @@
+"""Frozen BatchNorm folded into the convolution before it, at forward time.
+
+A frozen norm is y = x * scale + shift with constants, so conv followed by norm is one conv with weight * scale and
+bias shift. The parameters, their names and their gradients stay those of the unfolded model; only the pass over the
+activations, forward and backward, goes away. (MLPerf's RetinaNet does the same; mmengine's efficient_conv_bn_eval
+handles norms with trainable affine parameters, which this module leaves alone.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmcv.cnn import ConvModule
+from mmdet.models.backbones import resnet, resnext
+from torch import Tensor, nn
+
+_BLOCKS = (resnet.BasicBlock, resnet.Bottleneck, resnext.Bottleneck)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A Conv2d that applies the frozen norm behind it; made by :func:`fold_frozen_bn` alone.
+
+    ``folded_scale`` [O, 1, 1, 1] and ``folded_bias`` [O] are constants; ``folded_weight`` too where the convolution
+    is frozen, else None. None of them is saved.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._partner[0].training:  # somebody thawed the norm: both layers are themselves again
+            return super().forward(x)
+        frozen = self.folded_weight is not None and not self.weight.requires_grad
+        weight = self.folded_weight if frozen else self.weight * self.folded_scale
+        return self._conv_forward(x, weight, self.folded_bias)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Compute the constants anew, after a change of the norm or of a frozen weight."""
+        norm = self._partner[0]
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        scale = scale if norm.weight is None else scale * norm.weight
+        mean = norm.running_mean if self.bias is None else norm.running_mean - self.bias
+        bias = -mean * scale if norm.bias is None else norm.bias - mean * scale
+        scale = scale.view(-1, 1, 1, 1)
+        weight = None if self.weight.requires_grad else self.weight * scale
+        for name, value in (("scale", scale), ("bias", bias), ("weight", weight)):
+            self.register_buffer(f"folded_{name}", value, persistent=False)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.refresh()
+
+
+class FoldedBatchNorm2d(nn.BatchNorm2d):
+    """The norm of a :class:`FoldedConv2d`: nothing is left to do while it is frozen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._partner[0].refresh()
+
+
+def fold_frozen_bn(model: nn.Module) -> list[str]:
+    """Fold every BatchNorm2d without trainable parameters into the Conv2d that feeds it.
+
+    Covers ResNet and ResNeXt (stem, blocks, downsampling), ConvModule and plain Sequential. A norm works as folded
+    only while it is in evaluation mode (``norm_eval=True``). The state_dict, checkpoints loaded later, ``.to()``
+    and ``copy.deepcopy`` work as before. Change ``requires_grad`` of weights before, not after, or fold again.
+
+    Returns:
+        names of the convolutions that were folded; those of an earlier call are refreshed and not named.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    pairs = list(_pairs(model))
+    uses = Counter(conv for conv, _ in pairs)
+    folded = []
+    for conv, norm in pairs:
+        if type(conv) is FoldedConv2d:
+            conv.refresh()
+        elif uses[conv] == 1 and _is_foldable(conv, norm):
+            conv.__class__, norm.__class__ = FoldedConv2d, FoldedBatchNorm2d
+            conv._partner, norm._partner = (norm,), (conv,)  # in tuples, so that neither becomes a submodule
+            conv.refresh()
+            folded.append(names[conv])
+    return folded
+
+
+def unfold_frozen_bn(model: nn.Module) -> None:
+    """Give every folded layer its own work back."""
+    for module in model.modules():
+        if type(module) is FoldedConv2d:
+            for name in ("folded_scale", "folded_bias", "folded_weight"):
+                delattr(module, name)
+            module.__class__ = nn.Conv2d
+            del module._partner
+        elif type(module) is FoldedBatchNorm2d:
+            module.__class__ = nn.BatchNorm2d
+            del module._partner
+
+
+@contextmanager
+def folded_frozen_bn(model: nn.Module) -> Iterator[list[str]]:
+    """:func:`fold_frozen_bn` within a with-block."""
+    try:
+        yield fold_frozen_bn(model)
+    finally:
+        unfold_frozen_bn(model)
+
+
+def _is_foldable(conv: nn.Module, norm: nn.Module) -> bool:
+    return (
+        type(conv) is nn.Conv2d
+        and type(norm) is nn.BatchNorm2d
+        and norm.running_var is not None
+        and norm.num_features == conv.out_channels
+        and not any(parameter.requires_grad for parameter in norm.parameters())
+    )
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Convolutions with the norm that alone consumes their output."""
+    for module in model.modules():
+        if type(module) in _BLOCKS:
+            for index in (1, 2, 3):
+                if hasattr(module, f"conv{index}"):
+                    yield getattr(module, f"conv{index}"), getattr(module, getattr(module, f"norm{index}_name"))
+        elif isinstance(module, resnet.ResNet) and hasattr(module, "conv1"):
+            yield module.conv1, module.norm1
+        elif isinstance(module, ConvModule) and module.with_norm and module.order[:2] == ("conv", "norm"):
+            yield module.conv, module.norm
+        elif type(module) is nn.Sequential or isinstance(module, resnet.ResLayer):
+            layers = list(module)
+            yield from zip(layers, layers[1:], strict=False)
