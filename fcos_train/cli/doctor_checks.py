@@ -23,6 +23,8 @@ MM_PACKAGES = {
     "mmcv": ("onedl-mmcv", ("mmcv", "mmcv-lite", "mmcv-full")),
     "mmdet": ("onedl-mmdetection", ("mmdet",)),
 }
+# In the folder of this repository.
+REINSTALL = "pip install --force-reinstall --no-deps ."
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 OLDEST_TORCH = (2, 4)
 
@@ -55,10 +57,10 @@ def _guarded(name: str, part: Callable[[], list[Check]]) -> list[Check]:
     try:
         return part()
     except Exception as error:  # a check met something that it did not foresee; the others still count
-        return [Check(name, "problem", f"cannot be checked: {_text(error)}", _reinstall("fcos-train"))]
+        return [Check(name, "problem", f"cannot be checked: {_text(error)}", REINSTALL)]
 
 
-# -- the checks ------------------------------------------------------------------------------------------------
+# -- the checks ----------------------------------------------------------------------------------------------
 
 
 def check_python() -> list[Check]:
@@ -109,7 +111,8 @@ def _mm_package(name: str, fork: str, installed: dict[str, str]) -> Check:
             return Check(name, "problem", f"{who}, import fails: {fault}", _reinstall(wanted))
     if fork not in installed:
         mend = f"pip uninstall -y {' '.join(installed)} && {_pip(wanted)}"
-        return Check(name, "note", f"{who}: upstream, without a release since 2024; tested with {wanted}", mend)
+        detail = f"{who}: upstream, without a release since 2024; tested with {wanted}"
+        return Check(name, "note", detail, mend)
     return _against_tested(name, who, fork, installed[fork])
 
 
@@ -136,7 +139,7 @@ def check_operators() -> list[Check]:
         return [Check("operators", "note", "not checked: mmcv imports OpenCV, which is broken")]
     module, fault = _import("mmcv_overrides.ops")
     if fault:
-        return [Check("operators", "problem", f"mmcv_overrides.ops: {fault}", _reinstall("fcos-train"))]
+        return [Check("operators", "problem", f"mmcv_overrides.ops: {fault}", REINSTALL)]
     line = module.install().removeprefix("mmcv operators: ")
     broken = "do not load" in line
     mend = f"pip install --force-reinstall --no-deps onedl-mmcv=={TESTED['onedl-mmcv']}" if broken else ""
@@ -170,7 +173,8 @@ def _npu(torch) -> Check:
     if fault is None:
         mend = "source /usr/local/Ascend/ascend-toolkit/set_env.sh && npu-smi info"
         return Check("npu", "note", f"torch_npu {version} finds no device", mend)
-    return Check("npu", "problem", f"torch_npu {version} is installed, import fails: {fault}", _mend_npu(fault))
+    detail = f"torch_npu {version} is installed, import fails: {fault}"
+    return Check("npu", "problem", detail, _mend_npu(fault))
 
 
 def _mend_npu(fault: str) -> str:
@@ -191,7 +195,7 @@ def check_device() -> list[Check]:
     return [Check("device", "ok", reason)]
 
 
-# -- helpers ---------------------------------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------------------
 
 
 def _against_tested(name: str, detail: str, distribution: str, version: str) -> Check:

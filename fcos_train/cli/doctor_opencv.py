@@ -35,7 +35,7 @@ def opencv_distributions() -> dict[str, str]:
 
 @functools.cache
 def opencv_fault() -> str | None:
-    """Why `import cv2` fails, tried in a process of its own (a half-installed cv2 may crash); None if it works."""
+    """Why `import cv2` fails, tried in a process of its own (half a cv2 may crash); None if it works."""
     result = _run([sys.executable, "-c", PROBE])
     if result.returncode == 0:
         return None
@@ -44,7 +44,7 @@ def opencv_fault() -> str | None:
 
 
 def opencv_wanted(installed: dict[str, str]) -> tuple[str, str]:
-    """The one distribution to keep, and its version: without windows, with contrib modules if they were there."""
+    """The one distribution to keep, and its version: no windows; contrib modules if they were there."""
     for windows, headless in TWINS.items():
         if windows in installed or headless in installed:
             return headless, installed.get(headless) or installed[windows]
@@ -80,9 +80,10 @@ def fix_opencv(log: Callable[[str], None] = print, run: Run | None = None) -> bo
             return False
     opencv_fault.cache_clear()
     fault = opencv_fault()
-    log(f"opencv: import cv2 fails still: {fault}" if fault else f"opencv: {name} {version}, import cv2 works")
+    outcome = f"import cv2 still fails: {fault}" if fault else "import cv2 works"
+    log(f"opencv: {name} {version}, {outcome}")
     if "opencv-python" in installed:
-        log("opencv: `pip check` says from now on that opencv-python is missing; nothing needs it, cv2 is there")
+        log("opencv: `pip check` will say that opencv-python is missing; that is fine, cv2 is there")
     return fault is None
 
 
