@@ -316,4 +316,5 @@ def _notice(key: str, value: Any, changes: Changes) -> str:
 
 
 def _target(new: str, changed: Any, value: Any) -> str:
-    return new if changed == value else f"{new}={changed}"
+    same = type(changed) is type(value) and changed == value
+    return new if same else f"{new}={changed}"

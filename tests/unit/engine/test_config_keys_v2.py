@@ -147,7 +147,8 @@ def test_relative_path_keeps_its_meaning():
 
 
 def test_no_workers_means_no_persistent_workers():
-    result, _ = translate_v2({"data.workers_per_gpu": 0})
+    result, (notice,) = translate_v2({"data.workers_per_gpu": 0})
+    assert "train_dataloader.persistent_workers=False" in notice
     assert result["train_dataloader.persistent_workers"] is False
     assert result["val_dataloader.num_workers"] == 0
 
