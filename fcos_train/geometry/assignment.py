@@ -64,21 +64,23 @@ def _rank_objects(boxes: Tensor, valid: Tensor, ties_to_last: bool) -> tuple[Ten
     """Order and ranks of the objects of each image, small boxes preferred.
 
     Returns:
-        order [B, G] i64: the object of rank r stands at r - 1; ranks [B, 1, G]: 1..G, 0 for padding. Among equal
-        areas the first object has the higher rank, or with ``ties_to_last`` the last.
+        order [B, G] i64, the preferred object first; ranks [B, 1, G], G for the preferred object down to 1, 0 for
+        padding. Among equal areas the first object is preferred, or with ``ties_to_last`` the last.
     """
-    objects = boxes.shape[1]
     if ties_to_last:
-        order = area(boxes).sort(dim=1, descending=True, stable=True).indices
+        order = area(boxes).sort(dim=1, descending=True, stable=True).indices.flip(1)
     else:
-        order = area(boxes).sort(dim=1, stable=True).indices.flip(1)
-    ranks = (order.argsort(dim=1) + 1) * valid
+        order = area(boxes).sort(dim=1, stable=True).indices
+    objects = boxes.shape[1]
+    places = torch.arange(objects, 0, -1, device=boxes.device).expand_as(order)
+    ranks = torch.zeros_like(order).scatter_(1, order, places).mul_(valid)
     return order, ranks.to(_rank_dtype(boxes.device, objects)).unsqueeze(1)
 
 
 def _winner(best: Tensor, order: Tensor) -> Tensor:
     """[B, P] highest ranks (0: none) -> [B, P] i64 objects; meaningless where there is none."""
-    return order.gather(1, (best.long() - 1).clamp(min=0))
+    objects = order.shape[1]
+    return order.gather(1, (objects - best.long()).clamp(max=objects - 1))
 
 
 def _sides(grid: PointGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +89,9 @@ def _sides(grid: PointGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:
     return edges[:, :2].index_select(1, grid.axis), edges[:, 2:].index_select(1, grid.axis)
 
 
-def _winner_distances(grid: PointGrid, boxes: Tensor, winner: Tensor, background: Tensor, scale: Tensor | None) -> Tensor:
+def _winner_distances(
+    grid: PointGrid, boxes: Tensor, winner: Tensor, background: Tensor, scale: Tensor | None
+) -> Tensor:
     """[B, P] winners among [B, G, 4] boxes -> [B, 2, 2, P] distances, 1 where there is no winner."""
     chosen = boxes.transpose(1, 2).gather(2, winner.unsqueeze(1).expand(-1, 4, -1)).unflatten(1, (2, 2))
     distances = torch.stack((grid.xy - chosen[:, 0], chosen[:, 1] - grid.xy), dim=1)
@@ -159,7 +163,7 @@ def fsaf_targets(
     ignore: tuple[Tensor, Tensor] | None = None,
     ignore_scale: float = 0.5,
 ) -> FsafTargets:
-    """FSAF's effective and ignored regions on all levels (arXiv 1903.00621, section 3.1; as mmdet's CenterRegionAssigner).
+    """FSAF's effective and ignored regions on all levels (arXiv 1903.00621, section 3.1; mmdet's CenterRegionAssigner).
 
     The cell of a point is the square of one stride around it. An object claims a cell whose centre it contains if
     more than ``least_cover`` of the cell lies in the box shrunk by ``positive``; the smallest box wins, equal areas:

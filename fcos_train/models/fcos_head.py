@@ -72,7 +72,7 @@ class StaticFCOSHead(FCOSHead):
         batch_img_metas,
         batch_gt_instances_ignore=None,
     ) -> dict[str, Tensor]:
-        """mmdet's signature: pads the lists of instances, then :meth:`loss_by_padded`. Ignored ones have no effect here."""
+        """mmdet's signature: pads the lists of instances, then :meth:`loss_by_padded`. Ignored ones have no effect."""
         padded = pad_objects(
             [get_box_tensor(instances.bboxes) for instances in batch_gt_instances],
             [instances.labels for instances in batch_gt_instances],
@@ -99,11 +99,24 @@ class StaticFCOSHead(FCOSHead):
         """
         grid = self.grid([level.shape[-2:] for level in cls_scores], cls_scores[0].device)
         return self.loss_by_points(
-            grid, merge_levels(cls_scores), merge_levels(bbox_preds), merge_levels(centernesses), boxes, labels, count
+            grid,
+            merge_levels(cls_scores),
+            merge_levels(bbox_preds),
+            merge_levels(centernesses),
+            boxes,
+            labels,
+            count,
         )
 
     def loss_by_points(
-        self, grid: PointGrid, logits: Tensor, sides: Tensor, centers: Tensor, boxes: Tensor, labels: Tensor, count: Tensor
+        self,
+        grid: PointGrid,
+        logits: Tensor,
+        sides: Tensor,
+        centers: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        count: Tensor,
     ) -> dict[str, Tensor]:
         """The same for levels already merged: logits [B, C, P], sides [B, 4, P], centers [B, 1, P]."""
         with torch.no_grad():

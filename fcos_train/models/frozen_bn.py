@@ -126,7 +126,10 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
         if type(module) in _BLOCKS:
             for index in (1, 2, 3):
                 if hasattr(module, f"conv{index}"):
-                    yield getattr(module, f"conv{index}"), getattr(module, getattr(module, f"norm{index}_name"))
+                    yield (
+                        getattr(module, f"conv{index}"),
+                        getattr(module, getattr(module, f"norm{index}_name")),
+                    )
         elif isinstance(module, resnet.ResNet) and hasattr(module, "conv1"):
             yield module.conv1, module.norm1
         elif isinstance(module, ConvModule) and module.with_norm and module.order[:2] == ("conv", "norm"):

@@ -77,11 +77,17 @@ class StaticFSAFHead(FSAFHead):
                 none if instances is None else get_box_tensor(instances.bboxes)
                 for instances in batch_gt_instances_ignore
             ]
-            ignored_boxes, _, ignored_count = pad_objects(regions, [region.new_zeros(len(region)) for region in regions])
+            ignored_boxes, _, ignored_count = pad_objects(
+                regions, [region.new_zeros(len(region)) for region in regions]
+            )
             ignore = (ignored_boxes, ignored_count)
         pad_shapes = [meta["pad_shape"][:2] for meta in batch_img_metas]
         return self.loss_by_padded(
-            cls_scores, bbox_preds, *padded, padded_size=torch.tensor(pad_shapes, device=device), ignore=ignore
+            cls_scores,
+            bbox_preds,
+            *padded,
+            padded_size=torch.tensor(pad_shapes, device=device),
+            ignore=ignore,
         )
 
     def loss_by_padded(
@@ -106,7 +112,14 @@ class StaticFSAFHead(FSAFHead):
         """
         grid = self.grid([level.shape[-2:] for level in cls_scores], cls_scores[0].device)
         return self.loss_by_points(
-            grid, merge_levels(cls_scores), merge_levels(bbox_preds), boxes, labels, count, padded_size, ignore
+            grid,
+            merge_levels(cls_scores),
+            merge_levels(bbox_preds),
+            boxes,
+            labels,
+            count,
+            padded_size,
+            ignore,
         )
 
     def loss_by_points(

@@ -90,7 +90,10 @@ def test_slices_give_the_same(monkeypatch):
     corner = torch.rand(2, 50, 2, generator=generator) * 100
     boxes = torch.cat((corner, corner + 5 + torch.rand(2, 50, 2, generator=generator) * 60), 2)
     objects = boxes, torch.randint(0, 4, (2, 50), generator=generator), torch.tensor([50, 31])
-    grids = point_grid(((16, 16),), LevelSpec((8,)), CPU), point_grid(((16, 16),), LevelSpec((8,), offset=0.0), CPU)
+    grids = (
+        point_grid(((16, 16),), LevelSpec((8,)), CPU),
+        point_grid(((16, 16),), LevelSpec((8,), offset=0.0), CPU),
+    )
     whole = fcos_targets(grids[0], *objects, 4), fsaf_targets(grids[1], *objects, 4)
     monkeypatch.setattr(assignment, "MAX_PAIRS", 5000)
     for a, b in zip(whole, (fcos_targets(grids[0], *objects, 4), fsaf_targets(grids[1], *objects, 4)), strict=True):

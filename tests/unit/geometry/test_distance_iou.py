@@ -30,8 +30,14 @@ def test_overlaps_are_those_of_the_corner_boxes():
 
 LOSSES = {
     "log": (lambda p, t: iou_loss(p, t, "log", 1e-6), lambda p, t: -distance_iou(p, t).clamp(min=1e-6).log()),
-    "linear": (lambda p, t: iou_loss(p, t, "linear", 0.2), lambda p, t: 1 - distance_iou(p, t).clamp(min=0.2)),
-    "square": (lambda p, t: iou_loss(p, t, "square", 1e-6), lambda p, t: 1 - distance_iou(p, t).clamp(min=1e-6) ** 2),
+    "linear": (
+        lambda p, t: iou_loss(p, t, "linear", 0.2),
+        lambda p, t: 1 - distance_iou(p, t).clamp(min=0.2),
+    ),
+    "square": (
+        lambda p, t: iou_loss(p, t, "square", 1e-6),
+        lambda p, t: 1 - distance_iou(p, t).clamp(min=1e-6) ** 2,
+    ),
     "giou": (lambda p, t: giou_loss(p, t, 1e-7), lambda p, t: 1 - distance_giou(p, t, 1e-7)),
 }
 

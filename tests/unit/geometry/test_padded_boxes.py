@@ -6,7 +6,9 @@ import torch
 from fcos_train.geometry.boxes import area, pad_objects, rung, scale_boxes, valid_objects
 
 
-@pytest.mark.parametrize("objects,size", [(0, 8), (1, 8), (8, 8), (9, 16), (64, 64), (65, 128), (1000, 1024), (5000, 8192)])
+@pytest.mark.parametrize(
+    "objects,size", [(0, 8), (1, 8), (8, 8), (9, 16), (64, 64), (65, 128), (1000, 1024), (5000, 8192)]
+)
 def test_rungs(objects, size):
     assert rung(objects) == size
 

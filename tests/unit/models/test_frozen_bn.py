@@ -21,14 +21,23 @@ def _randomize(model):
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low in ((module.weight, 0.5), (module.bias, -0.3), (module.running_mean, -0.3), (module.running_var, 0.7)):
+            for tensor, low in (
+                (module.weight, 0.5),
+                (module.bias, -0.3),
+                (module.running_mean, -0.3),
+                (module.running_var, 0.7),
+            ):
                 tensor.data.copy_(low + 0.6 * torch.rand(tensor.shape, generator=generator))
     return model
 
 
 def _net(requires_grad=False, **options):
     net = ResNet(
-        base_channels=8, frozen_stages=1, norm_cfg={"type": "BN", "requires_grad": requires_grad}, norm_eval=True, **options
+        base_channels=8,
+        frozen_stages=1,
+        norm_cfg={"type": "BN", "requires_grad": requires_grad},
+        norm_eval=True,
+        **options,
     )
     net.train()  # returns None in mmdet
     return _randomize(net)
@@ -38,7 +47,9 @@ def _run(net, x):
     net.zero_grad()
     outputs = net(x)
     sum((level * level).mean() for level in outputs).backward()
-    return outputs, {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
+    return outputs, {
+        name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None
+    }
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -102,7 +113,9 @@ def test_a_thawed_norm_works_again():
 
 
 def test_trainable_norms_stay():
-    assert all(name == "conv1" or name.startswith("layer1") for name in fold_frozen_bn(_net(requires_grad=True, depth=18)))
+    assert all(
+        name == "conv1" or name.startswith("layer1") for name in fold_frozen_bn(_net(requires_grad=True, depth=18))
+    )
 
 
 def test_conv_module_bias_and_a_shared_convolution():

@@ -18,12 +18,24 @@ OPTIONS = {
     "normalised": {"norm_on_bbox": True},
     "centerness on reg": {"centerness_on_reg": True},
     "giou": {"loss_bbox": GIOU},
-    "all tricks": {"center_sampling": True, "norm_on_bbox": True, "centerness_on_reg": True, "conv_bias": True, "loss_bbox": GIOU},
+    "all tricks": {
+        "center_sampling": True,
+        "norm_on_bbox": True,
+        "centerness_on_reg": True,
+        "conv_bias": True,
+        "loss_bbox": GIOU,
+    },
     "linear iou": {"loss_bbox": {"type": "IoULoss", "mode": "linear", "eps": 1e-3}},
     "square iou": {"loss_bbox": {"type": "IoULoss", "mode": "square", "loss_weight": 0.5}},
     "other box loss": {"loss_bbox": {"type": "DIoULoss", "loss_weight": 1.5}},
     "weights": {
-        "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "gamma": 1.5, "alpha": 0.4, "loss_weight": 0.7},
+        "loss_cls": {
+            "type": "FocalLoss",
+            "use_sigmoid": True,
+            "gamma": 1.5,
+            "alpha": 0.4,
+            "loss_weight": 0.7,
+        },
         "loss_centerness": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 3.0},
     },
     "narrow ranges": {"regress_ranges": ((16, 32), (32, 64), (64, 96), (96, 128), (128, 512))},
@@ -32,8 +44,13 @@ OPTIONS = {
 
 def _heads(kit, classes=3, **options):
     arguments = {
-        "num_classes": classes, "in_channels": 16, "feat_channels": 16, "stacked_convs": 1,
-        "strides": list(kit.strides), "norm_cfg": GN, **options,
+        "num_classes": classes,
+        "in_channels": 16,
+        "feat_channels": 16,
+        "stacked_convs": 1,
+        "strides": list(kit.strides),
+        "norm_cfg": GN,
+        **options,
     }
     theirs = kit.livelier(FCOSHead(**arguments))
     ours = StaticFCOSHead(**arguments)
@@ -168,7 +185,10 @@ def test_mean_over_two_ranks(kit, monkeypatch):
     "option,word",
     [
         ({"loss_cls": {"type": "QualityFocalLoss", "use_sigmoid": True}}, "FocalLoss"),
-        ({"loss_centerness": {"type": "CrossEntropyLoss", "use_sigmoid": True, "class_weight": [2.0]}}, "class_weight"),
+        (
+            {"loss_centerness": {"type": "CrossEntropyLoss", "use_sigmoid": True, "class_weight": [2.0]}},
+            "class_weight",
+        ),
         ({"strides": [(8, 16), 16, 32, 64, 128]}, "equal in x and y"),
     ],
 )

@@ -20,10 +20,18 @@ OPTIONS = {
     "other box loss": {"loss_bbox": {"type": "DIoULoss", "reduction": "none", "loss_weight": 1.5}},
     "weights": {
         "pos_weight": 2.5,
-        "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "gamma": 1.5, "alpha": 0.4, "loss_weight": 0.7, "reduction": "none"},
+        "loss_cls": {
+            "type": "FocalLoss",
+            "use_sigmoid": True,
+            "gamma": 1.5,
+            "alpha": 0.4,
+            "loss_weight": 0.7,
+            "reduction": "none",
+        },
     },
     "normalizer per side": {
-        "bbox_coder": {"type": "TBLRBBoxCoder", "normalizer": [4.0, 2.0, 3.0, 5.0]}, "score_threshold": 0.4,
+        "bbox_coder": {"type": "TBLRBBoxCoder", "normalizer": [4.0, 2.0, 3.0, 5.0]},
+        "score_threshold": 0.4,
     },
 }
 
@@ -36,10 +44,21 @@ def _heads(kit, classes=3, assigner=ASSIGNER, pos_weight=-1, **options):
         "stacked_convs": 1,
         "reg_decoded_bbox": True,
         "anchor_generator": {
-            "type": "AnchorGenerator", "octave_base_scale": 1, "scales_per_octave": 1, "ratios": [1.0], "strides": list(kit.strides),
+            "type": "AnchorGenerator",
+            "octave_base_scale": 1,
+            "scales_per_octave": 1,
+            "ratios": [1.0],
+            "strides": list(kit.strides),
         },
         "bbox_coder": {"type": "TBLRBBoxCoder", "normalizer": 4.0},
-        "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 1.0, "reduction": "none"},
+        "loss_cls": {
+            "type": "FocalLoss",
+            "use_sigmoid": True,
+            "gamma": 2.0,
+            "alpha": 0.25,
+            "loss_weight": 1.0,
+            "reduction": "none",
+        },
         "loss_bbox": {"type": "IoULoss", "eps": 1e-6, "loss_weight": 1.0, "reduction": "none"},
         "train_cfg": ConfigDict(assigner=assigner, allowed_border=-1, pos_weight=pos_weight, debug=False),
         **options,
@@ -112,8 +131,21 @@ def test_state_dict_and_predictions_are_mmdets(kit):
     "option,word",
     [
         ({"reg_decoded_bbox": False}, "reg_decoded_bbox"),
-        ({"assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4}}, "CenterRegionAssigner"),
-        ({"anchor_generator": {"type": "AnchorGenerator", "scales": [2], "ratios": [1.0], "strides": [8, 16, 32, 64, 128]}}, "one square anchor"),
+        (
+            {"assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4}},
+            "CenterRegionAssigner",
+        ),
+        (
+            {
+                "anchor_generator": {
+                    "type": "AnchorGenerator",
+                    "scales": [2],
+                    "ratios": [1.0],
+                    "strides": [8, 16, 32, 64, 128],
+                }
+            },
+            "one square anchor",
+        ),
     ],
 )
 def test_options_without_a_fixed_shape_are_refused(kit, option, word):
