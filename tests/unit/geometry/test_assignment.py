@@ -85,21 +85,27 @@ def test_many_objects_agree_with_a_plain_search(objects):
     assert targets.labels[0].tolist() == torch.where(least < 1e9, first, objects).tolist()
 
 
-def test_slices_give_the_same(monkeypatch):
+def _float_ranks(device, objects):
+    return torch.float32
+
+
+@pytest.mark.parametrize("name,value", [("MAX_PAIRS", 5000), ("_rank_dtype", _float_ranks)])  # slices; an NPU's type
+def test_slices_and_rank_types_change_nothing(monkeypatch, name, value):
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(2, 50, 2, generator=generator) * 100
     boxes = torch.cat((corner, corner + 5 + torch.rand(2, 50, 2, generator=generator) * 60), 2)
     objects = boxes, torch.randint(0, 4, (2, 50), generator=generator), torch.tensor([50, 31])
-    grids = (
-        point_grid(((16, 16),), LevelSpec((8,)), CPU),
-        point_grid(((16, 16),), LevelSpec((8,), offset=0.0), CPU),
-    )
-    whole = fcos_targets(grids[0], *objects, 4), fsaf_targets(grids[1], *objects, 4)
-    monkeypatch.setattr(assignment, "MAX_PAIRS", 5000)
-    for a, b in zip(whole, (fcos_targets(grids[0], *objects, 4), fsaf_targets(grids[1], *objects, 4)), strict=True):
+    grids = [point_grid(((16, 16),), LevelSpec((8,), offset=offset), CPU) for offset in (0.5, 0.0)]
+
+    def targets():
+        return fcos_targets(grids[0], *objects, 4), fsaf_targets(grids[1], *objects, 4)
+
+    expected = targets()
+    monkeypatch.setattr(assignment, name, value)
+    for a, b in zip(expected, targets(), strict=True):
         assert a.foreground.any()
-        for name in vars(a):
-            assert torch.equal(getattr(a, name), getattr(b, name)), name
+        for field in vars(a):
+            assert torch.equal(getattr(a, field), getattr(b, field)), field
 
 
 def _fsaf(boxes, labels, **options):
