@@ -172,6 +172,9 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def _start_position(self, length: int) -> int:
         start = self._iter - self._epoch * length
+        if start == length:  # saved by iteration at the very end of an epoch
+            self._epoch += 1
+            start = 0
         if 0 <= start < length:
             return start
         print_log(

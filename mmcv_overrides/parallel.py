@@ -7,9 +7,7 @@ import os
 
 import torch
 import torch.distributed as dist
-from mmengine.hooks import Hook
 from mmengine.model.wrappers import MMDistributedDataParallel
-from mmengine.registry import HOOKS
 
 from .device import current
 from .errors import UserError
@@ -59,35 +57,48 @@ class DeviceDistributedDataParallel(MMDistributedDataParallel):
         kwargs["device_ids"] = None if device.type == "cpu" else [device.index]
         kwargs.setdefault("gradient_as_bucket_view", True)
         super().__init__(module, detect_anomalous_params=detect_anomalous_params, **kwargs)
+        self._steps = 0
+
+    def train_step(self, data, optim_wrapper):
+        self._steps += 1
+        _note(self._steps, 1)
+        log_vars = super().train_step(data, optim_wrapper)
+        _note(self._steps + 1, 0)
+        return log_vars
+
+    def _run_forward(self, data, mode: str):
+        results = super()._run_forward(data, mode)
+        if mode == "loss":
+            _note(self._steps, 2)
+        return results
 
 
-@HOOKS.register_module()
-class RankWatchHook(Hook):
-    """Each rank notes its iteration in the process group's store; when a collective fails, the stragglers are named."""
+_NOTE = "mmcv_overrides/progress/"
+_PHASES = ("before the forward pass", "in the forward pass", "in the backward pass")
 
-    priority = "VERY_HIGH"
-    PREFIX = "fcos_train/iteration/"
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if dist.is_initialized():
-            store = dist.distributed_c10d._get_default_store()
-            store.set(f"{self.PREFIX}{dist.get_rank()}", str(runner.iter))
+def _note(step: int, phase: int) -> None:
+    """Leave in the process group's store how far this rank is."""
+    dist.distributed_c10d._get_default_store().set(f"{_NOTE}{dist.get_rank()}", f"{step} {phase}")
 
 
 def slowest_ranks() -> str:
-    """Text that names the ranks which are behind, from what :class:`RankWatchHook` noted; empty when unknown."""
-    if not dist.is_initialized():
+    """Text that names the ranks which are behind, from what they noted; empty when none is."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         return ""
     store = dist.distributed_c10d._get_default_store()
-    keys = [f"{RankWatchHook.PREFIX}{rank}" for rank in range(dist.get_world_size())]
+    keys = [f"{_NOTE}{rank}" for rank in range(dist.get_world_size())]
     try:
-        noted = [int(store.get(key)) if store.check([key]) else -1 for key in keys]
-    except RuntimeError:  # the store lives in rank 0, which may be the one that died
-        return "rank 0 (its key-value store no longer answers)"
-    if min(noted) == max(noted):
-        return ""
-    behind = [f"rank {rank} at iteration {it}" for rank, it in enumerate(noted) if it < max(noted)]
-    return f"{', '.join(behind)}; the others reached iteration {max(noted)}"
+        noted = [tuple(map(int, store.get(key).split())) if store.check([key]) else (0, 0) for key in keys]
+    except RuntimeError:  # the store's own process may be the one that died
+        return "an unknown rank (the store of the process group no longer answers)"
+    ahead = max(noted)
+    behind = [f"rank {rank} ({_place(*at)})" for rank, at in enumerate(noted) if at < ahead]
+    return f"{', '.join(behind)}; the others are at {_place(*ahead)}" if behind else ""
+
+
+def _place(step: int, phase: int) -> str:
+    return f"step {step} {_PHASES[phase]}"
 
 
 def all_reduce_max(flag: torch.Tensor) -> torch.Tensor:

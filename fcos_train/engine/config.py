@@ -257,9 +257,8 @@ def set_hooks(cfg: Config, options: TrainOptions) -> None:
     checkpoint.setdefault("max_keep_ckpts", 3)
     custom = [ConfigDict(h) for h in cfg.get("custom_hooks") or []]
     present = {h.get("type") for h in custom}
-    for name in ("NonFiniteGuardHook", "RankWatchHook"):
-        if name not in present:
-            custom.append(ConfigDict(type=name))
+    if "NonFiniteGuardHook" not in present:
+        custom.append(ConfigDict(type="NonFiniteGuardHook"))
     cfg["custom_hooks"] = custom
     cfg["visualizer"] = ConfigDict(
         type="DetLocalVisualizer", name="visualizer", vis_backends=[dict(type="TensorboardVisBackend")]

@@ -13,6 +13,7 @@ from pathlib import Path
 import mmcv_overrides
 from mmcv_overrides import checkpoint as checkpoints
 from mmcv_overrides import device
+from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
 
 from .options import EvalOptions, TrainOptions
@@ -78,7 +79,7 @@ def _apply_cfg_options(cfg: Config, options: dict) -> tuple[dict, list[str]]:
     """Translate keys of mmdet 2.x, refuse unknown ones, merge the rest. Returns special options and notices."""
     from .config_keys import merge_options, translate_v2
 
-    translated, notices = translate_v2(options)
+    translated, notices = translate_v2(options, cfg)
     special = {FLAG_OF[k]: translated.pop(k) for k in FLAG_OF if k in translated}
     return special, notices + merge_options(cfg, translated)
 
@@ -137,16 +138,7 @@ def _data(cfg: Config, options: TrainOptions | EvalOptions, work_dir: Path) -> D
             return resolve(options.data_path, cache, options.classes)
         return data_of_config(cfg, cache, options.classes)
 
-    outcome: list = [None]
-    if dist.is_main_process():
-        try:
-            outcome = [prepare()]
-        except UserError as error:
-            outcome = [error]
-    dist.broadcast_object_list(outcome)
-    if isinstance(outcome[0], UserError):
-        raise outcome[0]
-    return outcome[0]
+    return on_master(prepare)
 
 
 def _runner(cfg: Config, name: str) -> Runner:
@@ -165,7 +157,7 @@ def _resume_from(options: TrainOptions, cfg: Config, work_dir: Path) -> str | No
         return wanted
     if cfg.get("load_from"):
         return cfg.load_from
-    newest = checkpoints.newest_readable(work_dir)
+    newest = on_master(lambda: checkpoints.newest_readable(work_dir))
     if newest is None:
         raise UserError(f"--resume: no readable checkpoint in {work_dir}; leave --resume out to start afresh")
     return str(newest)
