@@ -68,7 +68,7 @@ def test_unreadable_image_is_named(data, tmp_path):
     [
         ("optim_wraper.optimizer.lr=0.1", "optim_wrapper"),
         ("train_dataloader.batchsize=2", "batch_size"),
-        ("optim_wrapper.grad_clip.max_norm=1", "clip_grad"),
+        ("optim_wrapper.clip_gradd.max_norm=1", "clip_grad"),
         ("model.bbox_head.stacked_conv=2", "stacked_convs"),
     ],
 )
@@ -80,9 +80,9 @@ def test_config_typos_are_answered(data, tmp_path, option, expected):
 def test_old_keys_are_translated_with_a_notice(data, tmp_path):
     done = ok(
         run("train", CONFIG, "--workers", 0, "--no-validate", "--work-dir", tmp_path / "w", "--max-iters", 1, "--cfg-options",
-            "optimizer.lr=0.00125", "data.samples_per_gpu=2", "total_epochs=1", f"data_root={data}")
+            "optimizer.lr=0.00125", "data.samples_per_gpu=2", "total_epochs=1", "optimizer_config.grad_clip.max_norm=20", f"data_root={data}")
     )  # fmt: skip
-    for old in ("optimizer.lr", "data.samples_per_gpu", "total_epochs", "data_root"):
+    for old in ("optimizer.lr", "data.samples_per_gpu", "total_epochs", "optimizer_config.grad_clip.max_norm", "data_root"):
         assert f"{old} ->" in done.stdout
     assert "learning rate 0.00125 as given" in done.stdout
 
@@ -158,5 +158,5 @@ def test_disk_full_while_saving_keeps_the_old_checkpoint(shapes, tmp_path):
 def test_no_path_of_a_machine_in_the_repository():
     import subprocess
 
-    found = subprocess.run(["git", "grep", "-nIE", "/home/[a-z]+/|/root/"], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run(["git", "grep", "-nIE", "/ho" + "me/[a-z]+/|/ro" + "ot/"], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout == ""

@@ -2,11 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import cv2
 import pytest
 
-from tests.support.commands import ROOT, log_records, ok, run
+from tests.support.commands import ROOT, environment, log_records, ok, run
 
 CONFIG = "fcos/fcos_tiny_shapes"
 
@@ -15,7 +17,10 @@ CONFIG = "fcos/fcos_tiny_shapes"
 def trained(shapes, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("run")
     done = ok(
-        run("train", CONFIG, "--data-path", shapes, "--work-dir", work_dir, "--seed", 0, "--workers", 0, "--max-epochs", 40, "--cfg-options", "train_cfg.val_interval=40")
+        run(
+            "train", CONFIG, "--data-path", shapes, "--work-dir", work_dir, "--seed", 0, "--workers", 0, "--max-epochs", 60,
+            "--cfg-options", "train_cfg.val_interval=60", "optim_wrapper.optimizer.lr=0.004",
+        )  # fmt: skip
     )
     return work_dir, done
 
@@ -23,7 +28,7 @@ def trained(shapes, tmp_path_factory):
 def test_training_learns_and_leaves_what_users_look_for(trained):
     work_dir, done = trained
     names = {p.name for p in work_dir.iterdir()}
-    assert {"latest.pth", "config.py", "epoch_40.pth", "data"} <= names or {"latest.pth", "config.py", "epoch_40.pth"} <= names
+    assert {"latest.pth", "config.py", "epoch_60.pth"} <= names
     assert any(n.endswith(".log") for n in names) and any(n.endswith(".log.json") for n in names)
     losses = [r["loss"] for r in log_records(work_dir)]
     assert losses[-1] < 0.6 * losses[0]
@@ -61,17 +66,15 @@ def test_eval_needs_no_config_nor_data_path(trained):
 def test_demo_draws_the_detections(trained, shapes, tmp_path):
     work_dir, _ = trained
     image = sorted((shapes / "val2017").iterdir())[0]
-    import subprocess
-    import sys
-
-    from tests.support.commands import environment
-
     command = [sys.executable, ROOT / "demo.py", work_dir / "latest.pth", "--img", image, "--show-dir", tmp_path, "--score-thr", "0.2"]
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (drawn,) = tmp_path.glob("*_pred.jpg")
-    assert cv2.imread(str(drawn)).shape == cv2.imread(str(image)).shape
-    assert (cv2.absdiff(cv2.imread(str(drawn)), cv2.imread(str(image))) > 40).sum() > 200
+    picture, original = cv2.imread(str(drawn)), cv2.imread(str(image))
+    zoom = picture.shape[0] // original.shape[0]  # small images are enlarged so that names can be read
+    original = cv2.resize(original, None, fx=zoom, fy=zoom)
+    assert picture.shape == original.shape
+    assert (cv2.absdiff(picture, original) > 60).sum() > 500
 
 
 def test_fine_tuning_keeps_what_fits(trained, shapes, tmp_path):
