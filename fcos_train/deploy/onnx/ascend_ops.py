@@ -1,0 +1,81 @@
+"""The custom operators of Ascend's ONNX parser: what they compute, for onnx.ReferenceEvaluator and for tracing.
+
+They live in the default ONNX domain, as ``atc`` expects. Each :class:`OpRun` here is the definition; add an operator
+to :data:`OPERATORS` and the verification knows it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+
+# While torch writes the graph, the operators carry this domain; it is taken off before the file is written.
+DOMAIN = "fcos_train"
+
+
+def batch_multi_class_nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    score_threshold: float,
+    iou_threshold: float,
+    max_size_per_class: int,
+    max_total_size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Suppression for each class, then the best of all classes.
+
+    Args:
+        boxes: [B, N, C or 1, 4] x1 y1 x2 y2, float16 or float32.
+        scores: [B, N, C], of the same type; larger than ``score_threshold`` counts.
+        iou_threshold: a larger overlap with a better box of the class removes a box.
+    Returns:
+        boxes [B, T, 4], scores [B, T], classes [B, T] (all in the type of the input, zero padded), number [B] int32;
+        T = ``max_total_size``.
+    """
+    images, _, classes = scores.shape
+    out_boxes = np.zeros((images, max_total_size, 4), boxes.dtype)
+    out_scores = np.zeros((images, max_total_size), scores.dtype)
+    out_classes = np.zeros((images, max_total_size), scores.dtype)
+    number = np.zeros(images, np.int32)
+    for image in range(images):
+        rows: list[tuple[int, int]] = []
+        for label in range(classes):
+            own = boxes[image, :, label if boxes.shape[2] > 1 else 0]
+            kept = suppress(own, scores[image, :, label], score_threshold, iou_threshold, max_size_per_class)
+            rows += [(label, int(index)) for index in kept]
+        values = np.array([scores[image, index, label] for label, index in rows], scores.dtype)
+        for place, row in enumerate(np.argsort(-values, kind="stable")[:max_total_size]):
+            label, index = rows[row]
+            out_boxes[image, place] = boxes[image, index, label if boxes.shape[2] > 1 else 0]
+            out_scores[image, place], out_classes[image, place] = values[row], label
+        number[image] = min(len(rows), max_total_size)
+    return out_boxes, out_scores, out_classes, number
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray, score_thr: float, iou_thr: float, most: int) -> list[int]:
+    """Greedy suppression of one class; overlaps are computed in float32. Indices, best first."""
+    boxes = boxes.astype(np.float32)
+    size = boxes[:, 2:] - boxes[:, :2]
+    order = np.flatnonzero((scores > scores.dtype.type(score_thr)) & (size > 0).all(1))
+    order = order[np.argsort(-scores[order], kind="stable")]
+    area = size[:, 0] * size[:, 1]
+    kept: list[int] = []
+    while order.size and len(kept) < most:
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        low = np.maximum(boxes[best, :2], boxes[order, :2])
+        high = np.minimum(boxes[best, 2:], boxes[order, 2:])
+        inside = np.clip(high - low, 0, None).prod(1)
+        order = order[inside <= iou_thr * (area[best] + area[order] - inside)]
+    return kept
+
+
+class BatchMultiClassNMS(OpRun):
+    op_domain = ""
+
+    def _run(self, boxes, scores, score_threshold, iou_threshold, max_size_per_class, max_total_size):
+        return batch_multi_class_nms(
+            boxes, scores, score_threshold, iou_threshold, int(max_size_per_class), int(max_total_size)
+        )
+
+
+OPERATORS: list[type[OpRun]] = [BatchMultiClassNMS]

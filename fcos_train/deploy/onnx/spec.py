@@ -1,0 +1,160 @@
+"""What a graph is to be (:class:`GraphSpec`) and what a builder returns (:class:`ExportGraph`).
+
+Shape letters of this package: B images, N candidates of all levels, C classes, T detections of an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmcv_overrides.errors import UserError
+
+ENDS = ("raw", "decoded", "nms", "ascend")
+AXES = ("batch", "height", "width")
+# The opset written when none is asked for. Ascend's parser plugins know the custom operators up to 16.
+DEFAULT_OPSET = {"raw": 17, "decoded": 17, "nms": 17, "ascend": 11}
+OPSETS = range(11, 21)
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """The graph that is asked for.
+
+    Attributes:
+        end: one of :data:`ENDS`.
+        shape: (height, width) of the input in px; with dynamic axes the example size.
+        batch: images of the (example) input.
+        dynamic: which of :data:`AXES` stay open.
+        normalize: the graph takes raw BGR pixels (0 to 255) and normalises them itself.
+        output_names: names of the detections, (dets, labels), of the ends ``nms`` and ``ascend``.
+        half: ``ascend`` only: suppress in half precision, as the device does.
+    """
+
+    end: str
+    shape: tuple[int, int]
+    batch: int = 1
+    dynamic: frozenset[str] = frozenset()
+    normalize: bool = False
+    output_names: tuple[str, str] = ("dets", "labels")
+    half: bool = True
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.end not in ENDS:
+            faults.append(f"--end {self.end}: choose from {', '.join(ENDS)}")
+        if min(self.shape) < 32:
+            faults.append(f"--shape {self.shape[0]} {self.shape[1]}: height and width must be at least 32 px")
+        if self.batch < 1:
+            faults.append(f"--batch {self.batch}: must be at least 1")
+        if set(self.dynamic) - set(AXES):
+            faults.append(f"--dynamic {' '.join(sorted(self.dynamic))}: choose from {', '.join(AXES)}")
+        if self.end == "ascend" and self.dynamic & {"height", "width"}:
+            faults.append("--end ascend needs a fixed height and width (the device compiles for fixed shapes)")
+        if faults:
+            raise UserError("; ".join(faults))
+
+    @property
+    def moving(self) -> bool:
+        """Height or width stays open."""
+        return bool(self.dynamic & {"height", "width"})
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How detections are chosen, from ``test_cfg`` of the model.
+
+    Attributes:
+        score_thr: class scores must be larger; before the centerness is multiplied in, as mmdet 3 does.
+        nms_pre: candidates kept of each level, or None for all.
+        iou_threshold: of the suppression.
+        max_per_img: T.
+        min_bbox_size: both sides must be larger, in px; negative: no such rule.
+        class_agnostic: boxes of different classes suppress each other.
+    """
+
+    score_thr: float
+    nms_pre: int | None
+    iou_threshold: float
+    max_per_img: int
+    min_bbox_size: float
+    class_agnostic: bool = False
+
+    @classmethod
+    def of(cls, test_cfg: Any, end: str) -> Selection:
+        """Raises UserError for a suppression other than plain NMS where ``end`` has it in the graph."""
+        config = dict(test_cfg or {})
+        nms = dict(config.get("nms") or {"type": "nms", "iou_threshold": 0.5})
+        if nms.get("type", "nms") not in ("nms", "NMS") and end in ("nms", "ascend"):
+            raise UserError(
+                f"--end {end}: the graph holds plain NMS, but test_cfg.nms is of type {nms['type']!r}; "
+                "export --end raw or decoded and suppress outside, or set model.test_cfg.nms.type=nms"
+            )
+        nms_pre = int(config.get("nms_pre", -1))
+        return cls(
+            score_thr=float(config.get("score_thr", 0.0)),
+            nms_pre=nms_pre if nms_pre > 0 else None,
+            iou_threshold=float(nms.get("iou_threshold", nms.get("iou_thr", 0.5))),
+            max_per_img=int(config.get("max_per_img", 100)) if int(config.get("max_per_img", 100)) > 0 else 100,
+            min_bbox_size=float(config.get("min_bbox_size", -1)),
+            class_agnostic=bool(nms.get("class_agnostic", False)),
+        )
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a graph.
+
+    Attributes:
+        name: in the file.
+        kind: how it is compared: ``map`` (rtol 1e-3, atol 1e-5), ``scores`` (the same, except where a class score
+            lies on the threshold), ``dets`` ([B, T, 5]) or ``labels`` ([B, T], belongs to the ``dets`` before it).
+        axes: open axes, as torch.onnx wants them: {0: "batch"}.
+        info: written to the sidecar: level, stride, what it holds.
+    """
+
+    name: str
+    kind: str
+    axes: dict[int, str] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class ExportGraph(nn.Module):
+    """A model with one of the ends. Builders subclass it.
+
+    ``forward(images [B, 3, H, W] f32)`` is traced and returns one tensor for each of ``outputs``.
+
+    Attributes:
+        spec, rules: what it was built for.
+        outputs: in the order of ``forward``.
+        decode: how a consumer turns the outputs into boxes; written to the sidecar.
+        min_opset, max_opset: what its operators need.
+    """
+
+    min_opset = 11
+    max_opset = 20
+
+    def __init__(self, spec: GraphSpec, rules: Selection) -> None:
+        super().__init__()
+        self.spec, self.rules = spec, rules
+        self.outputs: tuple[Output, ...] = ()
+        self.decode: dict[str, Any] = {}
+
+    def reference(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What PyTorch answers, on another way than ``forward`` where there is one; never traced."""
+        return self(images)
+
+    def batch_axes(self) -> dict[int, str]:
+        return {0: "batch"} if "batch" in self.spec.dynamic else {}
+
+    def input_axes(self) -> dict[int, str]:
+        return {index: axis for index, axis in ((0, "batch"), (2, "height"), (3, "width")) if axis in self.spec.dynamic}
+
+
+def detection_outputs(spec: GraphSpec, axes: dict[int, str]) -> tuple[Output, Output]:
+    """The pair (dets [B, T, 5] f32, labels [B, T] i64) of the ends ``nms`` and ``ascend``."""
+    dets, labels = spec.output_names
+    row = "x1 y1 x2 y2 score in px of the network input, best first; unused rows are zero"
+    return Output(dets, "dets", axes, {"row": row}), Output(labels, "labels", axes)

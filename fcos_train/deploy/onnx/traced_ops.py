@@ -1,0 +1,82 @@
+"""Operators that tracing cannot express: each computes in torch or numpy and writes its own ONNX nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .ascend_ops import DOMAIN, batch_multi_class_nms, suppress
+
+
+class _KeepMask(torch.autograd.Function):
+    """[B, N, 4] boxes and [B, N] scores -> [B, N] f32, 1 for what survives ONNX's NonMaxSuppression.
+
+    ``one_class`` is the scores again, [B, 1, N], as the operator wants them.
+    A mask has a fixed shape, the operator's list of survivors has not.
+    """
+
+    @staticmethod
+    def forward(ctx, boxes: Tensor, scores: Tensor, one_class: Tensor, iou_threshold: float, most: int) -> Tensor:
+        mask = np.zeros(tuple(scores.shape), np.float32)  # numpy: nothing of this may enter the trace
+        for image, (own, values) in enumerate(zip(boxes.numpy(), scores.numpy(), strict=True)):
+            mask[image, suppress(own, values, 0.0, iou_threshold, most)] = 1.0
+        return torch.from_numpy(mask)
+
+    @staticmethod
+    def symbolic(g, boxes, scores, one_class, iou_threshold: float, most: int):
+        def integers(*values: int):
+            return g.op("Constant", value_t=torch.tensor(values, dtype=torch.int64))
+
+        def real(value: float):
+            return g.op("Constant", value_t=torch.tensor([value], dtype=torch.float32))
+
+        # [k, 3]: image, class, box
+        chosen = g.op("NonMaxSuppression", boxes, one_class, integers(most), real(iou_threshold), real(0.0))
+        places = g.op("Gather", chosen, integers(0, 2), axis_i=1)
+        count = g.op("Slice", g.op("Shape", places), integers(0), integers(1), integers(0))
+        ones = g.op("ConstantOfShape", count, value_t=torch.ones(1))
+        nothing = g.op("ConstantOfShape", g.op("Shape", scores), value_t=torch.zeros(1))
+        return g.op("ScatterND", nothing, places, ones).setType(scores.type())
+
+
+class _BatchMultiClassNMS(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, boxes, scores, score_threshold: float, iou_threshold: float, per_class: int, total: int):
+        found = batch_multi_class_nms(
+            boxes.numpy(), scores.numpy(), score_threshold, iou_threshold, per_class, total
+        )
+        return tuple(torch.from_numpy(array) for array in found)
+
+    @staticmethod
+    def symbolic(g, boxes, scores, score_threshold: float, iou_threshold: float, per_class: int, total: int):
+        outputs = g.op(
+            f"{DOMAIN}::BatchMultiClassNMS",
+            boxes,
+            scores,
+            score_threshold_f=score_threshold,
+            iou_threshold_f=iou_threshold,
+            max_size_per_class_i=per_class,
+            max_total_size_i=total,
+            outputs=4,
+        )
+        batch = scores.type().sizes()[0] if scores.type().sizes() else None
+        shapes = ([batch, total, 4], [batch, total], [batch, total])
+        for output, shape in zip(outputs, shapes, strict=False):
+            output.setType(scores.type().with_sizes(shape))
+        outputs[3].setType(scores.type().with_dtype(torch.int32).with_sizes([batch]))
+        return outputs
+
+
+def keep_mask(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int) -> Tensor:
+    """[B, N, 4] px, [B, N] (0: not a candidate) -> [B, N] f32, 1 for at most ``most`` survivors of each image."""
+    return _KeepMask.apply(boxes, scores, scores.unsqueeze(1), float(iou_threshold), int(most))
+
+
+def multi_class_nms(
+    boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, per_class: int, total: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ascend's BatchMultiClassNMS; shapes as :func:`.ascend_ops.batch_multi_class_nms`."""
+    return _BatchMultiClassNMS.apply(
+        boxes, scores, float(score_threshold), float(iou_threshold), int(per_class), int(total)
+    )

@@ -1,0 +1,189 @@
+"""Traces an :class:`ExportGraph` and writes the ONNX protobuf: stable names, declared axes, no trace of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from mmcv_overrides.errors import UserError
+
+from .ascend_ops import DOMAIN, OPERATORS
+from .spec import OPSETS, ExportGraph
+
+INPUT = "input"
+# "module:function" with (graph) -> context manager, entered while a model is traced; absent modules are left out.
+PATCHES = ["fcos_train.deploy.onnx.deform_conv:traceable"]
+
+
+def write(graph: ExportGraph, opset: int) -> ModelProto:
+    """The ONNX model of a graph.
+
+    Raises:
+        UserError: an operator of the model does not exist in this opset, or the network does not accept the size.
+    """
+    if opset not in OPSETS or not graph.min_opset <= opset <= graph.max_opset:
+        low, high = max(OPSETS[0], graph.min_opset), min(OPSETS[-1], graph.max_opset)
+        raise UserError(f"--opset {opset}: this graph needs an opset of {low} to {high}")
+    spec = graph.spec
+    example = torch.zeros(spec.batch, 3, *spec.shape)
+    axes = {INPUT: graph.input_axes(), **{output.name: output.axes for output in graph.outputs}}
+    file = io.BytesIO()
+    try:
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            for manager in (_quiet(), _fixed_upsampling(graph), *_patches(graph)):
+                stack.enter_context(manager)
+            torch.onnx.export(
+                graph,
+                (example,),
+                file,
+                dynamo=False,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[output.name for output in graph.outputs],
+                dynamic_axes={name: value for name, value in axes.items() if value},
+                do_constant_folding=True,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"the model cannot be written with opset {opset}: {line} (try a larger --opset)") from error
+    model = onnx.load_from_string(file.getvalue())
+    return _named(_declared(_default_domain(model), graph))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracing says that sides become constants; here that is what a fixed axis means."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _fixed_upsampling(graph: ExportGraph) -> Iterator[None]:
+    """With fixed sizes, necks enlarge maps by a constant factor where it is whole, else to a constant size.
+
+    Compilers for accelerators take a Resize with constants only.
+    """
+    if graph.spec.moving:
+        yield
+        return
+    original = nn.functional.interpolate
+
+    def interpolate(input, size=None, scale_factor=None, mode="nearest", **rest):
+        if size is not None:
+            size = [int(side) for side in (size if isinstance(size, (list, tuple, torch.Size)) else [size] * 2)]
+            factors = [side / int(old) for side, old in zip(size, input.shape[2:], strict=True)]
+            if mode == "nearest" and all(factor == int(factor) for factor in factors):
+                size, scale_factor = None, factors
+        return original(input, size=size, scale_factor=scale_factor, mode=mode, **rest)
+
+    nn.functional.interpolate = interpolate
+    try:
+        yield
+    finally:
+        nn.functional.interpolate = original
+
+
+def _patches(graph: ExportGraph) -> list:
+    managers = []
+    for way in PATCHES:
+        module, _, function = way.partition(":")
+        if importlib.util.find_spec(module) is not None:
+            managers.append(getattr(importlib.import_module(module), function)(graph))
+    return managers
+
+
+def _default_domain(model: ModelProto) -> ModelProto:
+    """Ascend's operators belong to the default domain."""
+    for node in model.graph.node:
+        if node.domain == DOMAIN:
+            node.domain = ""
+    kept = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
+
+
+def _declared(model: ModelProto, graph: ExportGraph) -> ModelProto:
+    """Sides of the outputs that are known but that the exporter lost."""
+    with torch.no_grad():
+        example = graph(torch.zeros(graph.spec.batch, 3, *graph.spec.shape))
+    for value, tensor, output in zip(model.graph.output, example, graph.outputs, strict=True):
+        shape = value.type.tensor_type.shape
+        del shape.dim[:]
+        for axis, side in enumerate(tensor.shape):
+            dim = shape.dim.add()
+            if axis in output.axes:
+                dim.dim_param = output.axes[axis]
+            else:
+                dim.dim_value = side
+    del model.graph.value_info[:]
+    return model
+
+
+def _named(model: ModelProto) -> ModelProto:
+    """Values are called after the node that makes them and constants by their place, so that names depend on the
+    model alone, not on weights or on the exporter's counters. Parameters keep the names of the checkpoint."""
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    names: dict[str, str] = {"": ""}
+    taken = set(fixed)
+
+    def fresh(wish: str) -> str:
+        name, number = wish, 1
+        while name in taken:
+            name, number = f"{wish}_{number}", number + 1
+        taken.add(name)
+        return name
+
+    for place, tensor in enumerate(graph.initializer):
+        numbered = "::" in tensor.name or tensor.name.isdigit()
+        names[tensor.name] = fresh(f"constant_{place}" if numbered else tensor.name)
+        tensor.name = names[tensor.name]
+    used: set[str] = set()
+    for node in graph.node:
+        node.name = _unused(_tidy(node.name) or node.op_type, used)
+        node.ClearField("doc_string")
+        for index, name in enumerate(node.output):
+            if name and name not in fixed:
+                names[name] = fresh(f"{node.name}:{index}")
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    graph.name = "detector"
+    return model
+
+
+def _tidy(name: str) -> str:
+    """``/model/backbone/conv1/Conv`` -> ``backbone/conv1/Conv``."""
+    return name.strip("/").removeprefix("model/")
+
+
+def _unused(wish: str, used: set[str]) -> str:
+    name, number = wish, 1
+    while name in used:
+        name, number = f"{wish}_{number}", number + 1
+    used.add(name)
+    return name
+
+
+def custom_operators(model: ModelProto) -> set[str]:
+    """Names of Ascend's operators that a model uses."""
+    known = {operator.__name__ for operator in OPERATORS}
+    return {node.op_type for node in model.graph.node if node.domain == "" and node.op_type in known}
