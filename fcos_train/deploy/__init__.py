@@ -1,0 +1,1 @@
+"""Shipping a trained detector: one room per target."""

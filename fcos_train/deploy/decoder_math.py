@@ -1,0 +1,103 @@
+"""The arithmetic of the decoder: numpy arrays in, numpy arrays out, no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def largest_of_levels(kept: np.ndarray, level: np.ndarray, rank: np.ndarray, count: int) -> np.ndarray:
+    """Of the candidates ``kept`` at most ``count`` of each level, the best by ``rank``."""
+    groups = []
+    for i in np.unique(level[kept]):
+        group = kept[level[kept] == i]
+        groups.append(group[_largest(rank[group], count)] if len(group) > count else group)
+    return np.concatenate(groups)
+
+
+def from_delta(
+    prior: np.ndarray, raw: np.ndarray, means: Sequence[float], stds: Sequence[float], wh_ratio_clip: float
+) -> np.ndarray:
+    """Anchors [K, 4] moved and scaled by deltas [K, 4] (R-CNN, https://arxiv.org/abs/1311.2524, appendix C)."""
+    delta = raw * np.asarray(stds, np.float32) + np.asarray(means, np.float32)
+    bound = np.float32(abs(math.log(wh_ratio_clip)))
+    size = prior[:, 2:] - prior[:, :2]
+    centre = (prior[:, :2] + prior[:, 2:]) * np.float32(0.5) + size * delta[:, :2]
+    half = size * np.exp(np.clip(delta[:, 2:], -bound, bound)) * np.float32(0.5)
+    return np.concatenate((centre - half, centre + half), 1)
+
+
+def from_tblr(prior: np.ndarray, raw: np.ndarray, normalizer: float | Sequence[float]) -> np.ndarray:
+    """Boxes from top, bottom, left, right in units of the anchor (FSAF, https://arxiv.org/abs/1903.00621)."""
+    centre = (prior[:, :2] + prior[:, 2:]) / np.float32(2)
+    size = prior[:, 2:] - prior[:, :2]
+    side = raw * np.asarray(normalizer, np.float32) * size[:, [1, 1, 0, 0]]
+    return np.concatenate((centre - side[:, [2, 0]], centre + side[:, [3, 1]]), 1)
+
+
+def greedy(boxes: np.ndarray, group: np.ndarray, threshold: float, extra: int) -> np.ndarray:
+    """Indices that greedy suppression keeps, ascending.
+
+    IoU is computed for the pairs of a group alone: with dozens of classes they are few. Which boxes stay is the fixed
+    point of "suppressed by a box that stays"; a round settles all whose suppressors are settled.
+
+    Args:
+        boxes: [N, 4], best first. group: [N], boxes of different groups do not meet.
+        threshold: a box goes when its IoU with a kept, better one is above this. extra: added to widths and heights.
+    """
+    first, second = _pairs(group)
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
+    width = np.minimum(x2[first], x2[second])
+    width -= np.maximum(x1[first], x1[second])
+    height = np.minimum(y2[first], y2[second])
+    height -= np.maximum(y1[first], y1[second])
+    if extra:
+        width, height = width + np.float32(extra), height + np.float32(extra)
+    inter = np.maximum(width, 0)
+    inter *= np.maximum(height, 0)
+    area = (x2 - x1 + np.float32(extra)) * (y2 - y1 + np.float32(extra))
+    union = area[first] + area[second]
+    union -= inter
+    with np.errstate(divide="ignore", invalid="ignore"):
+        over = np.flatnonzero(inter / union > np.float32(threshold))
+    first, second = first[over], second[over]
+    keep = np.ones(len(boxes), bool)
+    while True:
+        settled = np.ones(len(boxes), bool)
+        settled[second[keep[first]]] = False
+        if np.array_equal(settled, keep):
+            return np.flatnonzero(keep)
+        keep = settled
+
+
+def _pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All index pairs (i, j), i < j, of equal group."""
+    order = np.argsort(group, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(group[order])) + 1, len(group))
+    later = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(group)) - 1  # members of the group behind
+    first = np.repeat(np.arange(len(group)), later)
+    second = np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later) + first + 1
+    return order[first], order[second]
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the ``count`` largest, ascending; of equal ones the first."""
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    above = values > least
+    above[np.flatnonzero(values == least)[: count - int(above.sum())]] = True
+    return np.flatnonzero(above)
+
+
+def logit(probability: np.ndarray) -> np.ndarray:
+    """Logits that every larger probability exceeds, whatever way float32 rounded it; infinite from 1 on."""
+    probability = np.minimum(probability * (1 - 2e-6), 1)
+    with np.errstate(divide="ignore"):
+        return np.log(probability) - np.log1p(-probability) - 1e-5
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """In float32, without overflow: exp of large negative logits only."""
+    with np.errstate(over="ignore"):
+        return np.float32(1) / (np.float32(1) + np.exp(-x.astype(np.float32, copy=False)))

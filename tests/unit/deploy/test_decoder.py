@@ -1,0 +1,245 @@
+"""The numpy decoder against mmdet's own heads and against a slow definition written out here."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmdet.models.dense_heads import FCOSHead, FSAFHead, RetinaHead
+from mmengine.config import ConfigDict
+
+from fcos_train.deploy.decoder import Decoder, DecodeRule
+from mmcv_overrides.errors import UserError
+
+STRIDES = (8, 16, 32, 64, 128)
+SIZE = (200, 256)
+PLANES = [(-(-SIZE[0] // s), -(-SIZE[1] // s)) for s in STRIDES]
+
+
+def _maps(seed, classes=5, anchors=1, logit=-4.5, deviation=1.6, box=(0.0, 1.0), with_centerness=True):
+    """Class logits, boxes, centerness logits as torch tensors [1, C, H, W]."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(channels, mean, sd):
+        return [torch.randn(1, channels, h, w, generator=generator) * sd + mean for h, w in PLANES]
+
+    cls = normal(classes * anchors, logit, deviation)
+    return cls, normal(4 * anchors, *box), normal(1, 0.0, 1.0) if with_centerness else None
+
+
+def _numpy(maps, layout="NCHW"):
+    axes = (0, 1, 2, 3) if layout == "NCHW" else (0, 2, 3, 1)
+    return [m if m is None else [np.ascontiguousarray(x.numpy().transpose(axes)) for x in m] for m in maps]
+
+
+def _slow(rule, cls, box, centerness, image_size=None):
+    """The definition, one candidate at a time; [1, C, H, W] numpy maps, one anchor."""
+    one = np.float32(1)
+    candidates = []
+    for level in range(len(rule.strides)):
+        rows = []
+        for y, x in np.ndindex(cls[level].shape[2:]):
+            for label, z in enumerate(cls[level][0, :, y, x]):
+                prob = score = one / (one + np.exp(-z))
+                if centerness is not None:
+                    factor = one / (one + np.exp(-centerness[level][0, 0, y, x]))
+                    score = np.sqrt(prob * factor) if rule.sqrt else prob * factor
+                if (prob if rule.threshold_on == "cls" else score) > np.float32(rule.score_thr):
+                    rows.append((prob if rule.rank_by == "cls" else score, score, label, y, x, level))
+        rows = sorted(rows, key=lambda r: -r[0])[: rule.nms_pre] if rule.nms_pre > 0 else rows
+        candidates += sorted(rows, key=lambda r: (r[3], r[4], r[2]))
+    candidates = sorted(candidates, key=lambda r: -r[1])
+    seen, kept = set(), []
+    for _, score, label, y, x, level in candidates:
+        if rule.best_class_only and (level, y, x) in seen:
+            continue
+        seen.add((level, y, x))
+        stride = np.float32(rule.strides[level])
+        side = box[level][0, :, y, x]
+        side = np.exp(side) if rule.exp else side
+        side = side * stride if rule.stride_units else side
+        centre = (np.array([x, y], np.float32) + np.float32(rule.offset)) * stride
+        new = np.concatenate((centre - side[:2], centre + side[2:]))
+        if image_size is not None:
+            new = new.clip(0, np.array([image_size[1], image_size[0]] * 2, np.float32))
+        if rule.min_size >= 0 and min(new[2] - new[0], new[3] - new[1]) <= rule.min_size:
+            continue
+        others = [b for b, _, other in kept if rule.class_agnostic or other == label]
+        if not any(_iou(b, new, rule.iou_extra) > np.float32(rule.iou_thr) for b in others):
+            kept.append((new, score, label))
+        if len(kept) == rule.max_per_img:
+            break
+    return kept
+
+
+def _iou(a, b, extra):
+    extra = np.float32(extra)
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + extra
+    inter = np.float32(max(sides[0], 0) * max(sides[1], 0))
+    area = [(r[2] - r[0] + extra) * (r[3] - r[1] + extra) for r in (a, b)]
+    with np.errstate(invalid="ignore"):  # boxes cut to nothing overlap nothing
+        return inter / (area[0] + area[1] - inter)
+
+
+RULES = {
+    "mmdet": {},
+    "exp": {"exp": True},
+    "stride units": {"stride_units": True},
+    "adelaidet": {"sqrt": True, "rank_by": "score", "stride_units": True, "iou_thr": 0.6},
+    "product first": {"threshold_on": "score", "rank_by": "score"},
+    "rdk": {
+        "sqrt": True, "threshold_on": "score", "rank_by": "score", "best_class_only": True, "class_agnostic": True,
+        "score_thr": 0.3, "iou_thr": 0.6, "stride_units": True,
+    },
+    "ncnn": {"sqrt": True, "iou_extra": 1, "score_thr": 0.3, "iou_thr": 0.6},
+    "few go on": {"nms_pre": 7},
+    "all go on": {"nms_pre": -1, "score_thr": 0.02},
+    "no threshold": {"score_thr": 0.0, "nms_pre": 300},
+    "many kept": {"max_per_img": 1000, "iou_thr": 0.9},
+    "one kept": {"max_per_img": 1},
+    "smallest size": {"min_size": 30.0},
+    "high threshold": {"score_thr": 0.45},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("image_size", [None, SIZE])
+def test_is_the_slow_definition_bit_for_bit(name, layout, image_size):
+    rule = DecodeRule(**RULES[name], layout=layout)
+    small = rule.exp or rule.stride_units
+    maps = _maps(3, box=(1.0, 0.6) if rule.stride_units else (3.2, 0.5) if small else (25.0, 9.0))
+    expected = _slow(rule, *_numpy(maps), image_size)
+    got = Decoder(rule)(*_numpy(maps, layout), image_size=image_size)
+    assert len(expected) == len(got.boxes) > 0
+    assert np.array_equal(got.boxes, np.array([b for b, _, _ in expected], np.float32).reshape(-1, 4))
+    assert np.array_equal(got.scores, np.array([s for _, s, _ in expected], np.float32))
+    assert got.labels.tolist() == [int(label) for _, _, label in expected]
+
+
+def _predict(head, maps, cfg):
+    meta = [{"img_shape": SIZE, "scale_factor": (1.0, 1.0)}]
+    given = [m for m in maps if m is not None]
+    return head.predict_by_feat(*given, batch_img_metas=meta, cfg=ConfigDict(cfg), rescale=False)[0]
+
+
+def _same(got, want):
+    assert len(want.bboxes) == len(got.boxes) > 20
+    assert np.array_equal(got.labels, want.labels.numpy())
+    assert np.abs(got.scores - want.scores.numpy()).max() < 1e-6
+    assert np.abs(got.boxes - want.bboxes.numpy()).max() < 1e-3
+
+
+TEST_CFG = {
+    "nms_pre": 1000,
+    "min_bbox_size": 0,
+    "score_thr": 0.05,
+    "nms": {"type": "nms", "iou_threshold": 0.5},
+    "max_per_img": 100,
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("nms_pre", [40, 1000])
+def test_is_mmdets_fcos(seed, nms_pre):
+    head = FCOSHead(5, 16, feat_channels=16, stacked_convs=0, strides=STRIDES, norm_cfg=None)
+    maps = _maps(seed, box=(25.0, 9.0))
+    want = _predict(head, maps, {**TEST_CFG, "nms_pre": nms_pre})
+    _same(Decoder(DecodeRule(nms_pre=nms_pre, min_size=0))(*_numpy(maps), image_size=SIZE), want)
+
+
+@pytest.mark.parametrize("nms_pre", [40, 1000])
+def test_is_mmdets_retinanet(nms_pre):
+    head = RetinaHead(5, 16, feat_channels=16, stacked_convs=0)
+    maps = _maps(0, anchors=9, logit=-5.5, box=(0.0, 0.7), with_centerness=False)
+    want = _predict(head, maps, {**TEST_CFG, "nms_pre": nms_pre})
+    anchors = tuple(b.numpy() for b in head.prior_generator.base_anchors)
+    rule = DecodeRule(kind="delta", anchors=anchors, min_size=0, nms_pre=nms_pre)
+    _same(Decoder(rule)(*_numpy(maps), image_size=SIZE), want)
+    for_nhwc = DecodeRule(kind="delta", anchors=anchors, min_size=0, nms_pre=nms_pre, layout="NHWC")
+    _same(Decoder(for_nhwc)(*_numpy(maps, "NHWC"), image_size=SIZE), want)
+
+
+@pytest.mark.parametrize("normalizer", [4.0, (4.0, 2.0, 3.0, 5.0)])
+def test_is_mmdets_fsaf(normalizer):
+    head = FSAFHead(
+        5, 16, feat_channels=16, stacked_convs=0, reg_decoded_bbox=True,
+        anchor_generator={"type": "AnchorGenerator", "octave_base_scale": 1, "scales_per_octave": 1, "ratios": [1.0], "strides": list(STRIDES)},
+        bbox_coder={"type": "TBLRBBoxCoder", "normalizer": normalizer if normalizer == 4.0 else list(normalizer)},
+    )  # fmt: skip
+    cls, box, _ = _maps(1, box=(0.5, 0.3), with_centerness=False)
+    maps = cls, [b.relu() for b in box], None
+    want = _predict(head, maps, TEST_CFG)
+    anchors = tuple(b.numpy() for b in head.prior_generator.base_anchors)
+    rule = DecodeRule(kind="tblr", anchors=anchors, normalizer=normalizer, min_size=0)
+    _same(Decoder(rule)(*_numpy(maps), image_size=SIZE), want)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", ["mmdet", "rdk"])
+def test_integer_maps_with_scales_are_their_float_values(name, layout):
+    rng = np.random.default_rng(0)
+    rule = DecodeRule(**RULES[name], layout=layout)
+    floats = _numpy(_maps(5, box=(1.0, 0.6) if rule.stride_units else (25.0, 9.0)), layout)
+    axis = 1 if layout == "NCHW" else 3
+    whole, scales, values = [], [], []
+    for m in floats:
+        scale = [rng.uniform(0.003, 0.02, x.shape[axis]).astype(np.float32) for x in m]
+        shaped = [s.reshape(-1, 1, 1) if axis == 1 else s for s in scale]
+        whole.append([np.round(x / s).astype(np.int32) for x, s in zip(m, shaped)])
+        values.append([w * s for w, s in zip(whole[-1], shaped)])
+        scales.append(scale)
+    want = Decoder(rule)(*[[v.astype(np.float32) for v in m] for m in values])
+    got = Decoder(rule)(*whole, scales=list(zip(*scales)))
+    assert len(want.boxes) > 20
+    assert all(np.array_equal(a, b) for a, b in zip(got, want))
+
+
+def test_equal_scores_rank_by_place_in_both_layouts():
+    planes = [np.zeros((3, 2, 2), np.float32)]
+    rule = {"strides": (8,), "stride_units": True}
+    box = [np.full((4, 2, 2), 0.4, np.float32)]
+    got = Decoder(DecodeRule(**rule))(planes, box)
+    nhwc = Decoder(DecodeRule(**rule, layout="NHWC"))(
+        [p.transpose(1, 2, 0) for p in planes], [b.transpose(1, 2, 0) for b in box]
+    )
+    assert got.labels.tolist() == nhwc.labels.tolist() == [0, 1, 2] * 4
+    assert np.allclose(got.boxes[::3, :2], [[0.8, 0.8], [8.8, 0.8], [0.8, 8.8], [8.8, 8.8]])
+
+
+def test_nothing_found_gives_empty_arrays():
+    maps = _numpy(_maps(0, logit=-30.0))
+    got = Decoder(DecodeRule())(*maps)
+    assert got.boxes.shape == (0, 4)
+    assert got.scores.shape == got.labels.shape == (0,)
+
+
+def test_sizes_may_change_between_calls():
+    decoder = Decoder(DecodeRule())
+    first = _numpy(_maps(0, box=(25.0, 9.0)))
+    before = decoder(*first)
+    decoder(*[[x[:, :, : max(1, x.shape[2] // 2)] for x in m] for m in first])
+    assert all(np.array_equal(a, b) for a, b in zip(before, decoder(*first)))
+
+
+def test_what_does_not_fit_is_refused():
+    cls, box, ctr = _numpy(_maps(0))
+    decoder = Decoder(DecodeRule())
+    with pytest.raises(UserError, match="5 levels"):
+        decoder(cls[:3], box[:3])
+    with pytest.raises(UserError, match="shapes"):
+        decoder(cls, ctr)
+    with pytest.raises(UserError, match="shapes"):
+        decoder(cls, box[::-1])
+    with pytest.raises(UserError, match="scales"):
+        decoder(cls, box, ctr, scales=[(np.ones(5), np.ones(4), np.ones(1))] * 5)
+    with pytest.raises(UserError, match="kind"):
+        DecodeRule(kind="corner")
+    with pytest.raises(UserError, match="anchors"):
+        DecodeRule(kind="delta")
+
+
+def test_needs_no_torch():
+    code = "import sys, fcos_train.deploy.decoder; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
