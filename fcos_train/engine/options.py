@@ -10,6 +10,7 @@ from typing import Any
 from mmcv_overrides.errors import UserError
 
 PRETRAINED = ("require", "auto", "none")
+STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
 
 
 def _complain(faults: list[str]) -> None:
@@ -43,6 +44,7 @@ class TrainOptions:
     resume: str | None = None  # "auto": the newest readable checkpoint of the work dir
     load_from: str | None = None
     pretrained: str = "require"
+    step_mode: str = "auto"
     validate: bool = True
     check: bool = True
     classes: tuple[str, ...] | None = None
@@ -59,6 +61,8 @@ class TrainOptions:
         ]
         if self.pretrained not in PRETRAINED:
             faults.append(f"--pretrained {self.pretrained}: choose one of {', '.join(PRETRAINED)}")
+        if self.step_mode not in STEP_MODES:
+            faults.append(f"--step-mode {self.step_mode}: choose one of {', '.join(STEP_MODES)}")
         if self.resume and self.load_from:
             faults.append("--resume continues a run and --load-from starts a new one from its weights: give one of them")
         for flag, value in (("--data-path", self.data_path), ("--load-from", self.load_from)):

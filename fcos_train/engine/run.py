@@ -28,6 +28,7 @@ from mmengine.runner import Runner  # noqa: E402
 
 from ..data import DataSpec, resolve  # noqa: E402
 from . import config as configs  # noqa: E402
+from . import static  # noqa: E402
 from .data import data_of_config  # noqa: E402
 
 # --cfg-options keys of old scripts that stand for a flag.
@@ -41,7 +42,7 @@ def _register() -> None:
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
-    for room in ("fcos_train.data.dataset", "fcos_train.data.loading", "fcos_train.evaluation", "fcos_train.models", "mmcv_overrides.guard"):
+    for room in ("fcos_train.data.dataset", "fcos_train.data.loading", "fcos_train.evaluation", "fcos_train.models", "fcos_train.engine.static", "mmcv_overrides.guard"):
         import_module(room)
 
 
@@ -180,6 +181,7 @@ def prepare(options: TrainOptions, accelerator: device.Accelerator, work_dir: Pa
         images = spec.report.counts[spec.train.name]["images"]
         notes += spec.report.lines() if options.check else []
     configs.use_clear_loading(cfg)
+    notes += static.set_step(cfg, options, accelerator)
     configs.set_loaders(cfg, options, accelerator)
     configs.set_length(cfg, options)
     if not options.validate:

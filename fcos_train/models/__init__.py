@@ -1,6 +1,7 @@
 """Heads with losses of fixed shape, registered in mmdet's ``MODELS`` (call ``mmcv_overrides.activate()`` first)."""
 
+from .coverage import STATIC, STOCK, static_head_of
 from .fcos_head import StaticFCOSHead
 from .fsaf_head import StaticFSAFHead
 
-__all__ = ["StaticFCOSHead", "StaticFSAFHead"]
+__all__ = ["STATIC", "STOCK", "StaticFCOSHead", "StaticFSAFHead", "static_head_of"]

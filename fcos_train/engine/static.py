@@ -1,0 +1,103 @@
+"""The fixed-shape step: which parts of a config it replaces, and what it does to the model before training.
+
+``--step-mode``: ``eager`` runs the fixed-shape step as it stands, ``mmdet`` keeps mmdet's heads, ``auto`` is ``eager``
+where the model has the fixed-shape form and ``mmdet`` where not.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from mmcv_overrides.device import Accelerator
+from mmcv_overrides.errors import UserError
+
+from ..models import STOCK, static_head_of
+from ..models.frozen_bn import fold_frozen_bn
+from .options import TrainOptions
+
+HOOK = "FixedStepHook"
+ABSENT = {"graph": "whole-step CUDA graphs are not", "compile": "torch.compile of the step is not"}
+
+
+def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> list[str]:
+    """Put the fixed-shape parts into a training config, or take them out again. Returns lines for the log.
+
+    Raises:
+        UserError: a mode was asked for that this model or this version does not have.
+    """
+    _remove_hook(cfg)
+    if options.step_mode == "mmdet":
+        return [_stock(cfg)]
+    if options.step_mode in ABSENT:
+        raise UserError(f"--step-mode {options.step_mode}: {ABSENT[options.step_mode]} in this version; use eager")
+    head, what = static_head_of(cfg.model)
+    if head is None:
+        if options.step_mode != "auto":
+            raise UserError(f"--step-mode {options.step_mode}: {what}; use --step-mode mmdet")
+        return [f"step mode mmdet: {what}"]
+    cfg.model.bbox_head["type"] = head
+    dense = _channels_last_pays(cfg, options, accelerator)
+    cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), ConfigDict(type=HOOK, channels_last=dense)]
+    return [f"fixed-shape step: {what}, mode eager{', channels_last' if dense else ''}; --step-mode mmdet turns it off"]
+
+
+def _remove_hook(cfg: Config) -> None:
+    cfg["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if h.get("type") != HOOK]
+
+
+def _stock(cfg: Config) -> str:
+    head = cfg.model.get("bbox_head")
+    if isinstance(head, dict) and head.get("type") in STOCK:
+        head["type"] = STOCK[head["type"]]
+    return "step mode mmdet: asked for"
+
+
+def _channels_last_pays(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> bool:
+    """An NPU refuses channels_last; a GPU gains in half precision, but its GroupNorm would convert back and forth."""
+    if accelerator.name == "cuda":
+        norm = (cfg.model.bbox_head.get("norm_cfg") or {}).get("type", "GN" if cfg.model.type == "FCOS" else None)
+        return options.opt_level != "O0" and norm != "GN"
+    return accelerator.name == "cpu"
+
+
+@HOOKS.register_module()
+class FixedStepHook(Hook):
+    """Makes a built model ready for the fixed-shape step, after its weights are there.
+
+    Args:
+        channels_last: keep weights, gradients and momentum in channels_last.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, channels_last: bool = False):
+        self.channels_last = channels_last
+
+    def before_train(self, runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if runner.optim_wrapper.opt_level != "O2":  # there the weights are 16 bit and the norms are not
+            folded = fold_frozen_bn(model)
+            if folded:
+                runner.logger.info(f"{len(folded)} frozen norms folded into their convolutions")
+        if self.channels_last:
+            lay_out(model, runner.optim_wrapper)
+
+
+def lay_out(model: nn.Module, wrapper) -> None:
+    """Weights in channels_last, and what the optimizer keeps for each of them in the same order.
+
+    A fused update walks a weight, its gradient and its momentum by address: one order for all three.
+    """
+    model.to(memory_format=torch.channels_last)
+    owners = [p for group in wrapper.optimizer.param_groups for p in group["params"]]
+    for param in owners:
+        if param.dim() == 4:
+            param.data = param.data.contiguous(memory_format=torch.channels_last)
+        for name, value in wrapper.optimizer.state.get(param, {}).items():
+            if isinstance(value, torch.Tensor) and value.shape == param.shape:
+                wrapper.optimizer.state[param][name] = torch.empty_like(param).copy_(value)

@@ -1,0 +1,95 @@
+"""The fixed-shape step is put into a config, and taken out of it again."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
+
+from fcos_train.engine import static
+from fcos_train.engine.config import load_config
+from fcos_train.engine.options import TrainOptions
+from mmcv_overrides import device
+from mmcv_overrides.errors import UserError
+
+TINY = "fcos/fcos_tiny_shapes"
+
+
+def prepared(mode="auto", name=TINY, level="O1", kind="cpu", **head):
+    cfg = load_config(name)
+    cfg.model.bbox_head.update(head)
+    options = TrainOptions(config=name, step_mode=mode, opt_level=level)
+    accelerator = device.Accelerator(kind, "gloo", torch.bfloat16, "")
+    return cfg, static.set_step(cfg, options, accelerator)
+
+
+def hooks(cfg):
+    return [h.type for h in cfg.custom_hooks]
+
+
+def test_default_is_the_fixed_shape_head_and_the_log_says_so():
+    cfg, (line, *_) = prepared()
+    assert cfg.model.bbox_head.type == "StaticFCOSHead" and "FixedStepHook" in hooks(cfg)
+    assert line.startswith("fixed-shape step: FCOS head, mode eager")
+
+
+def test_fsaf_is_covered():
+    cfg, (line, *_) = prepared(name="mmdet::fsaf/fsaf_r50_fpn_1x_coco")
+    assert cfg.model.bbox_head.type == "StaticFSAFHead" and "FSAF head" in line
+
+
+def test_mmdet_mode_brings_the_stock_parts_back():
+    cfg, _ = prepared()
+    accelerator = device.Accelerator("cpu", "gloo", torch.bfloat16, "")
+    lines = static.set_step(cfg, TrainOptions(config=TINY, step_mode="mmdet"), accelerator)
+    assert cfg.model.bbox_head.type == "FCOSHead" and "FixedStepHook" not in hooks(cfg)
+    assert lines == ["step mode mmdet: asked for"]
+
+
+def test_twice_is_once():
+    cfg, first = prepared()
+    before = copy.deepcopy(cfg.to_dict())
+    accelerator = device.Accelerator("cpu", "gloo", torch.bfloat16, "")
+    assert static.set_step(cfg, TrainOptions(config=TINY), accelerator) == first
+    assert cfg.to_dict() == before
+
+
+def test_what_is_not_covered_says_why():
+    loss = dict(type="CrossEntropyLoss", use_sigmoid=True, class_weight=[1.0])
+    cfg, (line, *_) = prepared(loss_centerness=loss)
+    assert cfg.model.bbox_head.type == "FCOSHead" and "loss_centerness" in line
+    with pytest.raises(UserError, match="loss_centerness.*--step-mode mmdet"):
+        prepared("eager", loss_centerness=loss)
+    _, (line, *_) = prepared(name="mmdet::retinanet/retinanet_r50_fpn_1x_coco")
+    assert line == "step mode mmdet: RetinaHead has no fixed-shape form"
+
+
+@pytest.mark.parametrize("mode", ["graph", "compile"])
+def test_what_is_not_there_is_refused(mode):
+    with pytest.raises(UserError, match=f"--step-mode {mode}.*use eager"):
+        prepared(mode)
+
+
+@pytest.mark.parametrize(("kind", "level", "dense"), [("cpu", "O1", True), ("npu", "O1", False), ("cuda", "O1", False)])
+def test_channels_last_only_where_it_pays(kind, level, dense):
+    cfg, _ = prepared(level=level, kind=kind)
+    assert [h.channels_last for h in cfg.custom_hooks if h.type == "FixedStepHook"] == [dense]
+
+
+def test_weights_and_momentum_share_one_order():
+    from mmcv_overrides.optimizer import StepOptimWrapper
+
+    cfg, _ = prepared()
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(cfg.model)
+    weights = [p for p in model.parameters() if p.dim() == 4]
+    wrapper = StepOptimWrapper(torch.optim.SGD(weights, lr=0.1, momentum=0.9, fused=True))
+    for weight in weights:
+        wrapper.optimizer.state[weight]["momentum_buffer"].normal_()
+    kept = [wrapper.optimizer.state[weight]["momentum_buffer"].clone() for weight in weights]
+    static.lay_out(model, wrapper)
+    for weight, before in zip(weights, kept, strict=True):
+        momentum = wrapper.optimizer.state[weight]["momentum_buffer"]
+        assert momentum.stride() == weight.stride() and torch.equal(momentum, before)
+        assert weight.is_contiguous(memory_format=torch.channels_last)
