@@ -23,6 +23,8 @@ VERBS = {
     "train": ("fcos_train.cli.train", "train a detector"),
     "eval": ("fcos_train.cli.eval", "evaluate a checkpoint: the 12 COCO numbers and AP per class"),
     "demo": ("fcos_train.cli.demo", "draw the detections of a checkpoint on images or a video"),
+    "ascend": ("fcos_train.cli.ascend", "offline inference on Ascend, step by step"),
+    "export": ("fcos_train.cli.export", "write a checkpoint as ONNX and prove that it answers the same"),
     "check-data": ("fcos_train.cli.check_data", "check a data set and say what is wrong with it"),
     "make-shapes": ("fcos_train.cli.make_shapes", "generate a small data set of drawn shapes"),
     "doctor": ("fcos_train.cli.doctor", "check the installation and say how to mend it"),

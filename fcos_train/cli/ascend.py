@@ -1,0 +1,262 @@
+"""``fcos-train ascend STEP``: the steps of offline inference, each with the flags its users know."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmcv_overrides.errors import UserError
+
+MODELS = ("fsaf", "fcos", "cascade")
+STEPS = {
+    "preprocess": "images to .bin files",
+    "info": "list .bin files or images with their sizes (get_info.py)",
+    "om": "print the atc or aoe command, and run it where CANN is installed",
+    "infer": "run a model over .bin files (benchmark, ais_infer, ais_bench)",
+    "postprocess": "results of the runner to one text file per image",
+    "txt-to-json": "text files to a COCO result file",
+    "coco-eval": "the twelve COCO numbers of a result file",
+}
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser("ascend", help="offline inference on Ascend, step by step")
+    steps = parser.add_subparsers(dest="step", metavar="STEP", title="steps", required=True)
+    nested = []
+    for name, text in STEPS.items():
+        step = steps.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        adder, run_step = _PARTS[name]
+        adder(step.add_argument)
+        step.set_defaults(run_step=run_step)
+        nested.append(step)
+    # The flags of the steps are written after the verb too, so they must be known when they are normalised.
+    own = parser.flags
+    parser.flags = lambda: own().union(*(step.flags() for step in nested))
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    return args.run_step(args)
+
+
+def _preprocess_flags(add) -> None:
+    add("--model", choices=MODELS, default="fsaf", help="whose rules: fsaf, fcos or cascade (default fsaf)")
+    add("--image-src-path", "--image-folder-path", metavar="DIR", help="the images (default ./coco2017/, cascade ./coco2014/)")
+    add("--bin-file-path", "--bin-folder-path", metavar="DIR", help="where the .bin files go (default <images>_bin/)")
+    add("--model-input-height", type=int, metavar="H", help="input height (default 800; cascade 1216)")
+    add("--model-input-width", type=int, metavar="W", help="input width (default: fsaf 1216, fcos 1333, cascade 1216)")
+    add("--sidecar", metavar="JSON", help="take size and normalisation from the JSON beside an exported model")
+    add("--pad-size", type=int, help=argparse.SUPPRESS)  # accepted for old scripts; never had an effect
+    add("--workers", type=int, metavar="N", help="threads (default one per processor)")
+
+
+def _preprocess(args) -> int:
+    from ..deploy.ascend.preprocess import preprocess
+    from ..deploy.ascend.rules import RULES
+
+    if args.sidecar:
+        from ..deploy.ascend.sidecar import read_rule
+
+        rule = read_rule(args.sidecar)
+    else:
+        rule = RULES[args.model]
+    rule = rule.at(args.model_input_height, args.model_input_width)
+    images = args.image_src_path or ("./coco2014/" if args.model == "cascade" else "./coco2017/")
+    bins = args.bin_file_path or f"{images.rstrip('/')}_bin/"
+    count = preprocess(images, bins, rule, args.workers)
+    print(f"{count} files of {rule.bin_bytes} bytes (3 x {rule.height} x {rule.width} float32) in {bins}")
+    return 0
+
+
+def _info_flags(add) -> None:
+    add("place", nargs="*", metavar="bin DIR OUT W H | jpg DIR OUT", help="as get_info.py takes them")
+    add("--file-type", choices=("bin", "jpg"))
+    add("--file-path", metavar="DIR", help="the folder")
+    add("--info-name", metavar="OUT", help="the info file to write")
+    add("--width", type=int, metavar="W", help="input width, for bin")
+    add("--height", type=int, metavar="H", help="input height, for bin")
+
+
+def _info(args) -> int:
+    from ..deploy.ascend.info import bin_info, image_info
+
+    kind, folder, out, *size = _info_places(args)
+    count = image_info(folder, out) if kind == "jpg" else bin_info(folder, out, *size)
+    print(f"{count} rows in {out}")
+    return 0
+
+
+def _info_places(args) -> list:
+    given = [args.file_type, args.file_path, args.info_name, args.width, args.height]
+    given = [value for value in given if value is not None]
+    values = given or [*args.place]
+    needed = {"bin": 5, "jpg": 3}.get(values[0] if values else "")
+    if needed != len(values) or (given and args.place):
+        raise UserError("write: info bin DIR OUT WIDTH HEIGHT, or: info jpg DIR OUT")
+    try:
+        return [*values[:3], *map(int, values[3:])]
+    except ValueError:
+        raise UserError(f"width and height must be whole numbers, not {values[3]} and {values[4]}") from None
+
+
+def _om_flags(add) -> None:
+    add("--model", required=True, metavar="ONNX", help="the exported model")
+    add("--output", metavar="OM", help="the .om to write (default beside the model)")
+    add("--soc-version", default="Ascend310", metavar="SOC", help="the chip, e.g. Ascend310, Ascend310P3 (default Ascend310)")
+    add("--batch-size", type=int, metavar="N")
+    add("--input-height", type=int, metavar="H")
+    add("--input-width", type=int, metavar="W")
+    add("--out-nodes", metavar="A;B", help="outputs (default: the model's, in its order)")
+    add("--aipp", nargs="?", const="", metavar="FILE", help="normalise inside the .om; without FILE one is written")
+    add("--rule", choices=MODELS, help="whose normalisation the written AIPP file has (default: the model's JSON)")
+    add("--aoe", action="store_true", help="tune with aoe")
+    add("--dry-run", action="store_true", help="write the command only")
+    add("--extra", nargs="+", default=[], metavar="WORD", help="further words, each as --extra=--WORD=VALUE")
+
+
+def _om(args) -> int:
+    import shlex
+
+    from ..deploy.ascend.om import OmOptions, convert
+    from ..deploy.ascend.rules import RULES
+
+    rule = RULES[args.rule] if args.rule else None
+    if args.aipp == "" and rule is None:
+        from ..deploy.ascend.sidecar import beside, read_rule
+
+        rule = read_rule(beside(args.model))
+    output = Path(args.output) if args.output else None
+    options = OmOptions(
+        Path(args.model), output, args.soc_version, args.batch_size, args.input_height, args.input_width,
+        args.out_nodes, args.aipp, args.aoe, tuple(args.extra),
+    )  # fmt: skip
+    words, script, ran = convert(options, rule, args.dry_run)
+    print(shlex.join(words))
+    if ran:
+        print(f"{options.target}.om is written")
+    elif args.dry_run:
+        print(f"the command is in {script}")
+    else:
+        print(f"{words[0]} is not on PATH (it comes with CANN), so nothing was converted; the command is in {script}")
+    return 0
+
+
+def _infer_flags(add) -> None:
+    add("--model", "-om_path", required=True, metavar="FILE", help="an .onnx, or an .om where ais_bench is installed")
+    add("--input", "-input_text_path", metavar="WHAT", help="info file, folder of .bin files, or files with commas")
+    add("--output", default="result", metavar="DIR", help="where the results go (default ./result)")
+    add("--layout", choices=("benchmark", "ais"), default="benchmark", help="whose files to write (default benchmark)")
+    add("--output-dirname", metavar="NAME", help="ais: the folder's name instead of the time")
+    add("--outfmt", choices=("BIN", "TXT", "NPY"), help="ais: format of the results (default BIN)")
+    add("--device", "--device-id", "-device_id", type=int, default=0, metavar="ID")
+    add("--batch-size", "--batchsize", "-batch_size", type=int, metavar="N", help="images per call (default the model's, or 1)")
+    add("--input-width", "-input_width", type=int, metavar="W")
+    add("--input-height", "-input_height", type=int, metavar="H")
+    add("--loop", "--round", "-round", dest="round", type=int, default=0, metavar="N", help="pure inference: N calls, no files")
+    add("-output_binary", choices=("true", "false"), help="benchmark: .bin (true) or .txt results")
+    for flag in ("-model_type", "-useDvpp"):
+        add(flag, help=argparse.SUPPRESS)  # images come prepared, whatever these say
+
+
+def _infer(args) -> int:
+    from ..deploy.ascend.runs import InferOptions, infer
+
+    if args.output_binary and args.outfmt:
+        raise UserError("-output_binary and --outfmt say the same thing twice: give one of them")
+    fmt = args.outfmt or ("TXT" if args.output_binary == "false" else "BIN")
+    options = InferOptions(
+        args.model, args.input, args.output, args.layout, args.device, args.batch_size,
+        args.input_width, args.input_height, fmt, args.output_dirname, args.round,
+    )  # fmt: skip
+    _, lines = infer(options)
+    print("\n".join(lines))
+    return 0
+
+
+def _postprocess_flags(add) -> None:
+    add("--model", choices=MODELS, default="fsaf", help="whose rules: fsaf, fcos or cascade (default fsaf)")
+    add("--test-annotation", metavar="INFO", help="info file of the images (default ./origin_pictures.info, cascade ./coco2017_jpg.info)")
+    add("--bin-data-path", default="./result/dumpOutput_device0/", metavar="DIR", help="results of the runner")
+    add("--det-results-path", default="./detection-results/", metavar="DIR", help="where the text files go")
+    add("--net-out-num", type=int, help=argparse.SUPPRESS)  # accepted for old scripts; found by itself
+    add("--net-input-width", type=int, metavar="W", help="as in preprocess")
+    add("--net-input-height", type=int, metavar="H")
+    add("--sidecar", metavar="JSON", help="take size and resize rule from the JSON beside an exported model")
+    add("--prob-thres", type=float, metavar="S", help="smallest score written (default: cascade 0.05, others all above 0)")
+    add("--suffix-base", choices=("auto", "0", "1"), default="auto", help="number of the first output (default auto)")
+    add("--ifShowDetObj", action="store_true", help="also draw the boxes on the images")
+    add("--annotations-path", metavar="PATH", help="COCO annotations (or their folder): print the twelve numbers too")
+    add("--classes", nargs="+", metavar="NAME", help="names by label (default: the sidecar's, else the 80 of COCO)")
+
+
+def _postprocess(args) -> int:
+    from dataclasses import replace
+
+    from ..deploy.ascend.classes import COCO_NAMES, find_annotations, read_truth
+    from ..deploy.ascend.coco_eval import evaluate
+    from ..deploy.ascend.postprocess import postprocess
+    from ..deploy.ascend.rules import RULES
+    from ..deploy.ascend.txt_to_json import collect
+
+    rule, classes = RULES[args.model], COCO_NAMES
+    if args.sidecar:
+        from ..deploy.ascend.sidecar import read_classes, read_rule
+
+        rule, classes = read_rule(args.sidecar), read_classes(args.sidecar)
+    rule = rule.at(args.net_input_height, args.net_input_width)
+    if args.prob_thres is not None:
+        rule = replace(rule, prob_thres=args.prob_thres)
+    truth = read_truth(find_annotations(args.annotations_path)) if args.annotations_path else None
+    info = args.test_annotation or ("./coco2017_jpg.info" if args.model == "cascade" else "./origin_pictures.info")
+    base = None if args.suffix_base == "auto" else int(args.suffix_base)
+    count = postprocess(
+        args.bin_data_path, info, args.det_results_path, rule, args.classes or classes, base, args.ifShowDetObj
+    )
+    print(f"{count} objects in {args.det_results_path}")
+    if truth:
+        numbers = evaluate(truth.path, collect(args.det_results_path, truth, 0.0), args.det_results_path)
+        print("\n".join(numbers.lines()))
+        print(numbers.summary())
+    return 0
+
+
+def _json_flags(add) -> None:
+    add("--npu-txt-path", default="detection-results", metavar="DIR", help="the text files")
+    add("--json-output-file", default="coco_detection_result", metavar="NAME", help="the file to write; .json is appended")
+    add("--ground-truth", metavar="JSON", help="annotations that give the ids (default: the ids of COCO)")
+
+
+def _json(args) -> int:
+    from ..deploy.ascend.classes import coco_truth, read_truth
+    from ..deploy.ascend.txt_to_json import txt_to_json
+
+    truth = read_truth(args.ground_truth) if args.ground_truth else coco_truth()
+    path, count = txt_to_json(args.npu_txt_path, args.json_output_file, truth)
+    print(f"{count} results in {path}")
+    return 0
+
+
+def _coco_flags(add) -> None:
+    add("--ground-truth", default="instances_val2017.json", metavar="JSON", help="the annotations")
+    add("--detection-result", default="coco_detection_result.json", metavar="JSON", help="the COCO result file")
+    add("--output", default="./coco_detection_result.txt", metavar="FILE", help="the dictionary as key: value lines")
+
+
+def _coco(args) -> int:
+    from ..deploy.ascend.coco_eval import coco_eval
+
+    numbers = coco_eval(args.ground_truth, args.detection_result, args.output)
+    print("\n".join(numbers.lines()))
+    print(numbers.summary())
+    return 0
+
+
+_PARTS = {
+    "preprocess": (_preprocess_flags, _preprocess),
+    "info": (_info_flags, _info),
+    "om": (_om_flags, _om),
+    "infer": (_infer_flags, _infer),
+    "postprocess": (_postprocess_flags, _postprocess),
+    "txt-to-json": (_json_flags, _json),
+    "coco-eval": (_coco_flags, _coco),
+}

@@ -1,0 +1,81 @@
+"""Reads what a runner dumped for each image, whatever it numbers from and in whatever order the outputs stand."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmcv_overrides.errors import UserError
+
+from .files import some
+
+_NAME = re.compile(r"(.+)_(\d+)\.bin")
+# Bytes of a box row (x1 y1 x2 y2 score, float32) and of a label.
+_ROW, _LABELS = 20, {8: "<i8", 4: "<i4"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections of one image in input pixels: rows f32 [N, 5] (x1 y1 x2 y2 score) and labels i64 [N]."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+class Dumps:
+    """A folder of `<stem>_<k>.bin`.
+
+    Args:
+        folder: where the runner left its results.
+        stems: the images that must be there.
+        base: number of the first output, 0 or 1; None finds it.
+        outputs: boxes and labels are the first two of these; further ones are not read.
+
+    Raises:
+        UserError: no such folder, or images whose results are missing; all are counted, some named.
+    """
+
+    def __init__(self, folder: str | Path, stems: Iterable[str], base: int | None = None):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise UserError(f"{folder}: no such folder; expected the results of the runner")
+        numbers: dict[str, set[int]] = {}
+        for name in os.listdir(self.folder):
+            if match := _NAME.fullmatch(name):
+                numbers.setdefault(match[1], set()).add(int(match[2]))
+        stems = list(stems)
+        known = set().union(*(numbers.get(name, set()) for name in stems))
+        if not known:
+            raise UserError(
+                f"{folder} has no results for the {len(stems)} images listed, expected for example "
+                f"{stems[0]}_0.bin and {stems[0]}_1.bin (or _1 and _2)"
+            )
+        self.base = min(known) if base is None else base
+        wanted = {self.base, self.base + 1}
+        lacking = [f"{name}_{k}.bin" for name in stems for k in sorted(wanted - numbers.get(name, set()))]
+        if lacking:
+            raise UserError(f"{len(lacking)} results are missing in {folder}: {some(lacking)}")
+
+    def read(self, name: str) -> Found:
+        """The detections of one image; which file holds the boxes follows from the sizes.
+
+        Raises:
+            UserError: the sizes of the two files do not fit each other, as when one is truncated.
+        """
+        paths = [self.folder / f"{name}_{self.base + k}.bin" for k in (0, 1)]
+        data = [path.read_bytes() for path in paths]
+        for boxes, labels in (data, data[::-1]):
+            count, rest = divmod(len(boxes), _ROW)
+            for size, kind in _LABELS.items():
+                if not rest and len(labels) == count * size:
+                    rows = np.frombuffer(boxes, "<f4").reshape(-1, 5)
+                    return Found(rows, np.frombuffer(labels, kind).astype(np.int64))
+        raise UserError(
+            f"{paths[0]} has {len(data[0])} bytes and {paths[1].name} {len(data[1])}: expected 20 bytes per box and "
+            "8 (int64) or 4 (int32) per label, for 100 detections 2000 and 800. Is one of them truncated?"
+        )

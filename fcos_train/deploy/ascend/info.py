@@ -1,0 +1,100 @@
+"""Info files: one line `<index> <path> <width> <height>` per file, as `get_info.py` writes and `benchmark` reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmcv_overrides.errors import UserError
+
+from .files import decode, listed, progress, some, stem, write_whole
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG")
+
+
+@dataclass(frozen=True)
+class Row:
+    index: int
+    path: str
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.index} {self.path} {self.width} {self.height}"
+
+
+def bin_info(folder: str, out: str | Path, width: int, height: int) -> int:
+    """List the `.bin` files of a folder, sorted by name, all with the size of the network input.
+
+    Returns:
+        the number of rows.
+    """
+    if width < 1 or height < 1:
+        raise UserError(f"the input size must be positive, not {width}x{height} (width first)")
+    names = [path.name for path in listed(folder, (".bin",), ".bin files")]
+    return _write(out, [Row(i, os.path.join(folder, name), width, height) for i, name in enumerate(names)])
+
+
+def image_info(folder: str, out: str | Path) -> int:
+    """List the JPEG files of a folder with their real sizes; the index starts again with each spelling of the suffix.
+
+    Raises:
+        UserError: no images, or some that cannot be decoded; nothing is written then.
+    """
+    names = [path.name for path in listed(folder, IMAGE_SUFFIXES, "JPEG images")]
+    groups = [[name for name in names if name.endswith(suffix)] for suffix in IMAGE_SUFFIXES]
+    rows, bad = [], []
+    for index, name in progress([item for group in groups for item in enumerate(group)], "info"):
+        path = os.path.join(folder, name)
+        image = decode(path)
+        if image is None:
+            bad.append(path)
+        else:
+            rows.append(Row(index, path, image.shape[1], image.shape[0]))
+    if bad:
+        raise UserError(f"{len(bad)} images cannot be decoded: {some(bad)}; {out} was not written")
+    return _write(out, rows)
+
+
+def write_rows(out: str | Path, rows: Sequence[tuple[str, int, int]]) -> int:
+    """Write rows of (path, width, height), numbered from 0."""
+    return _write(out, [Row(index, *row) for index, row in enumerate(rows)])
+
+
+def _write(out: str | Path, rows: list[Row]) -> int:
+    write_whole(out, "".join(f"{row}\n" for row in rows))
+    return len(rows)
+
+
+def read_info(path: str | Path) -> list[Row]:
+    """Read an info file; paths may hold blanks.
+
+    Raises:
+        UserError: the file is absent, empty, or a line is not of the form; the message has its number.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the info file {path}: {getattr(error, 'strerror', None) or error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        parts = line.split(" ")
+        numbers = [parts[0], *parts[-2:]]
+        if len(parts) < 4 or not all(part.isdecimal() for part in numbers):
+            raise UserError(f"{path}, line {number}: expected '<index> <path> <width> <height>', found '{line[:120]}'")
+        index, width, height = map(int, numbers)
+        if not width or not height:
+            raise UserError(f"{path}, line {number}: width and height must not be 0")
+        rows.append(Row(index, " ".join(parts[1:-2]), width, height))
+    if not rows:
+        raise UserError(f"the info file {path} is empty")
+    return rows
+
+
+def by_stem(rows: Sequence[Row]) -> dict[str, Row]:
+    """Rows by the text before the first dot of their file names."""
+    return {stem(row.path): row for row in rows}

@@ -1,0 +1,182 @@
+"""The command that turns an ONNX file into an `.om`: composed here, run where CANN is installed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmcv_overrides.errors import UserError
+
+from .files import write_whole
+from .rules import Rule
+
+
+@dataclass(frozen=True)
+class OmOptions:
+    """What the converter is told.
+
+    Attributes:
+        model: the ONNX file.
+        output: the `.om` to write, with or without the suffix; default beside the model.
+        soc_version: the chip, as `npu-smi info` names it with `Ascend` before it.
+        batch, height, width: the fixed input; None takes the model's.
+        out_nodes: `name;name` or `node:0;node:0`; None takes the outputs of the model.
+        aipp: AIPP file; the empty text writes one for `rule` beside the output.
+        aoe: tune with aoe instead of only converting with atc.
+        extra: further words for the command.
+    """
+
+    model: Path
+    output: Path | None = None
+    soc_version: str = "Ascend310"
+    batch: int | None = None
+    height: int | None = None
+    width: int | None = None
+    out_nodes: str | None = None
+    aipp: str | None = None
+    aoe: bool = False
+    extra: Sequence[str] = ()
+
+    @property
+    def target(self) -> Path:
+        """The output without its suffix, which the converter appends itself."""
+        return (self.output or self.model).with_suffix("")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Input and outputs of an ONNX file; None for sides that are dynamic."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    outputs: tuple[str, ...]
+
+
+def signature(model: Path) -> Signature:
+    """Read names and shapes without the weights.
+
+    Raises:
+        UserError: no such file, or not an ONNX model of one image input.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise UserError("reading an ONNX file needs onnx: pip install onnx") from None
+    if not model.is_file():
+        raise UserError(f"--model {model}: no such file")
+    try:
+        graph = onnx.load(str(model), load_external_data=False).graph
+    except Exception as error:  # protobuf's decoding error
+        raise UserError(f"{model} is not an ONNX file: {error}") from None
+    weights = {weight.name for weight in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
+        raise UserError(f"{model}: expected one input of the form (N, 3, H, W), found {[v.name for v in inputs]}")
+    sides = inputs[0].type.tensor_type.shape.dim
+    shape = tuple(side.dim_value if side.HasField("dim_value") and side.dim_value else None for side in sides)
+    return Signature(inputs[0].name, shape, tuple(value.name for value in graph.output))
+
+
+def command(options: OmOptions, aipp_file: Path | None = None) -> list[str]:
+    """The words of the atc or aoe command.
+
+    Raises:
+        UserError: a dynamic side without a value, or a value that contradicts the model.
+    """
+    found = signature(options.model)
+    sides = []
+    for flag, fixed, wanted in zip(
+        ("--batch-size", "", "--input-height", "--input-width"),
+        found.shape,
+        (options.batch, None, options.height, options.width),
+        strict=True,
+    ):
+        if fixed and wanted and fixed != wanted:
+            raise UserError(f"{options.model} is made for {fixed} where {flag} says {wanted}; export it for that size")
+        side = wanted or fixed or {"--batch-size": 1, "": 3}.get(flag)
+        if not side:
+            raise UserError(f"{options.model} takes inputs of any size, an .om needs a fixed one: give {flag}")
+        sides.append(side)
+    words = ["aoe" if options.aoe else "atc", "--framework=5", f"--model={options.model}", f"--output={options.target}"]
+    if options.aoe:
+        words.append("--job_type=2")
+    words += [
+        "--input_format=NCHW",
+        f"--input_shape={found.name}:{','.join(map(str, sides))}",
+        f"--out_nodes={options.out_nodes or ';'.join(found.outputs)}",
+        "--log=error",
+    ]
+    if not options.aoe:  # aoe tunes for the card it runs on
+        words.append(f"--soc_version={options.soc_version}")
+    if aipp_file:
+        words.append(f"--insert_op_conf={aipp_file}")
+    return [*words, *options.extra]
+
+
+def aipp_text(rule: Rule) -> str:
+    """A static AIPP configuration: pictures u8 of three channels in, normalised inside the `.om`.
+
+    `(pixel - mean_chn - min_chn) * var_reci_chn`: the mean's whole part and the rest, as CANN takes them. The pictures
+    must have the channel order of the network, and padding of the mean instead of 0.
+    """
+    lines = [
+        "aipp_op {",
+        "    aipp_mode : static",
+        "    input_format : RGB888_U8",
+        f"    src_image_size_w : {rule.width}",
+        f"    src_image_size_h : {rule.height}",
+        "    csc_switch : false",
+        "    rbuv_swap_switch : false",
+    ]
+    for channel, mean in enumerate(rule.mean):
+        lines.append(f"    mean_chn_{channel} : {int(mean)}")
+    for channel, mean in enumerate(rule.mean):
+        lines.append(f"    min_chn_{channel} : {mean - int(mean):.4f}")
+    for channel, std in enumerate(rule.std):
+        lines.append(f"    var_reci_chn_{channel} : {1 / std:.8g}")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def convert(options: OmOptions, rule: Rule | None = None, dry: bool = False) -> tuple[list[str], Path, bool]:
+    """Write the command to `<output>.atc.sh` (or `.aoe.sh`) and run it where the tool is installed.
+
+    Args:
+        rule: normalisation for the AIPP file, when one is to be written.
+        dry: write the command, run nothing.
+
+    Returns:
+        the words of the command, the file it is in, and whether it ran.
+
+    Raises:
+        UserError: the model, a missing AIPP file, or the tool refuses; what the tool said is on the terminal.
+    """
+    aipp_file = None
+    if options.aipp:
+        aipp_file = Path(options.aipp)
+        if not aipp_file.is_file():
+            raise UserError(f"--aipp {aipp_file}: no such file")
+    words = command(options, aipp_file)
+    if options.aipp == "":
+        if rule is None:
+            raise UserError("--aipp without a file needs to know the normalisation: give --rule fsaf, fcos or cascade")
+        shape = next(word for word in words if word.startswith("--input_shape=")).rsplit(",", 2)
+        rule = rule.at(int(shape[1]), int(shape[2]))
+        aipp_file = write_whole(options.target.with_name(f"{options.target.name}.aipp.cfg"), aipp_text(rule))
+        words = command(options, aipp_file)
+    script = options.target.with_name(f"{options.target.name}.{words[0]}.sh")
+    write_whole(script, "#!/bin/sh\n" + shlex.join(words) + "\n")
+    if dry or shutil.which(words[0]) is None:
+        return words, script, False
+    done = subprocess.run(words)
+    if done.returncode:
+        raise UserError(f"{words[0]} ended with status {done.returncode}; the command is in {script}")
+    write_whole(
+        options.target.with_name(f"{options.target.name}.om.json"),
+        json.dumps({"command": words, "soc_version": options.soc_version, "model": str(options.model)}, indent=2),
+    )
+    return words, script, True

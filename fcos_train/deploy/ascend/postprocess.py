@@ -1,0 +1,78 @@
+"""From the runner's dumps to one text file per image: `<class name> <score> <x1> <y1> <x2> <y2>` a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mmcv_overrides.errors import UserError
+
+from .dumps import Dumps, Found
+from .files import decode, progress, write_whole
+from .info import Row, by_stem, read_info
+from .rules import Rule
+
+GREEN, RED, JPEG_QUALITY = (0, 255, 0), (0, 0, 255), 70
+
+
+def postprocess(
+    dumps: str | Path,
+    info: str | Path,
+    results: str | Path,
+    rule: Rule,
+    classes: Sequence[str],
+    base: int | None = None,
+    draw: bool = False,
+) -> int:
+    """Write `<results>/<stem>.txt` for every image of an info file, boxes in pixels of the image.
+
+    Args:
+        dumps: folder of `<stem>_<k>.bin`.
+        info: info file of the images with their real sizes.
+        rule: how the images were prepared; its `prob_thres` is the smallest score that is written.
+        classes: names by label; other labels are left out.
+        base: number of the first output; None finds it.
+        draw: also write `<stem>.jpg` with the boxes.
+
+    Returns:
+        the number of objects written.
+
+    Raises:
+        UserError: dumps are missing or truncated, the info file is unsound, an image to draw on cannot be read.
+    """
+    rows = by_stem(read_info(info))
+    found = Dumps(dumps, rows, base)
+    total = 0
+    for name, row in progress(rows.items(), "postprocess"):
+        objects = objects_of(found.read(name), rule, row, classes)
+        total += len(objects)
+        lines = (f"{label} {' '.join(map(repr, values))}\n" for label, values in objects)
+        write_whole(Path(results) / f"{name}.txt", "".join(lines))
+        if draw:
+            _draw(row, objects, Path(results) / f"{name}.jpg")
+    return total
+
+
+def objects_of(found: Found, rule: Rule, row: Row, classes: Sequence[str]) -> list[tuple[str, list[float]]]:
+    """(class name, [score, x1, y1, x2, y2]) of one image; rows of zeros that only fill up are dropped."""
+    score = found.rows[:, 4]
+    # Compared in single precision, as the score was computed: a score of exactly the threshold stays.
+    keep = (score > 0) & (score >= np.float32(rule.prob_thres)) & (found.labels >= 0) & (found.labels < len(classes))
+    keep &= np.isfinite(found.rows).all(axis=1)
+    boxes = rule.restore(found.rows[keep, :4], row.width, row.height)
+    values = np.column_stack([score[keep].astype(np.float64), boxes]).tolist()
+    return [(classes[label], value) for label, value in zip(found.labels[keep].tolist(), values, strict=True)]
+
+
+def _draw(row: Row, objects: Sequence[tuple[str, list[float]]], path: Path) -> None:
+    image = decode(row.path)
+    if image is None:
+        raise UserError(f"{row.path} cannot be read, so nothing can be drawn on it")
+    for name, (score, *box) in objects:
+        x1, y1, x2, y2 = (int(value) for value in box)
+        cv2.rectangle(image, (x1, y1), (x2, y2), GREEN, 1)
+        cv2.putText(image, f"{name}|{score:.2f}", (x1, max(y1 - 2, 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.5, RED, 1)
+    write_whole(path, cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())

@@ -1,0 +1,56 @@
+"""Images to headerless float32 `.bin` files, one per image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmcv_overrides.errors import UserError
+
+from .files import decode, listed, progress, some, unique_stems, write_whole
+from .rules import Rule
+
+SUFFIXES = {
+    "cascade": (".jpg", ".jpeg", ".JPEG"),
+    "other": (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".bmp"),
+}
+
+
+def preprocess(images: str | Path | Sequence[Path], bins: str | Path, rule: Rule, workers: int | None = None) -> int:
+    """Write `<bins>/<text before the first dot>.bin` for every image: float32 little-endian, [3, H, W].
+
+    Args:
+        images: a folder, or the image files.
+        bins: where the files go; those of other images stay.
+        workers: threads; default one per processor.
+
+    Returns:
+        the number of files written.
+
+    Raises:
+        UserError: no images, two with one stem, or images that cannot be decoded; the others are written then.
+    """
+    if isinstance(images, (str, Path)):
+        images = listed(images, SUFFIXES.get(rule.name, SUFFIXES["other"]), "images")
+    names = unique_stems(images)
+    bins = Path(bins)
+
+    def convert(item: tuple[str, Path]) -> Path | None:
+        name, path = item
+        image = decode(path)
+        if image is None:
+            return path
+        write_whole(bins / f"{name}.bin", rule.prepare(image).tobytes())
+        return None
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        results = progress(pool.map(convert, names.items()), "preprocess", len(names))
+        bad = [path for path in results if path is not None]
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {len(names)} images cannot be decoded: {some(bad)}. Replace or remove them; "
+            f"the other {len(names) - len(bad)} are in {bins}"
+        )
+    return len(names)

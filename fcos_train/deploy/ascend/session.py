@@ -1,0 +1,93 @@
+"""An ONNX file standing in for the `.om`: one input, a batch in, one array per output back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mmcv_overrides.errors import UserError
+
+CANN_ONLY = ("BatchMultiClassNMS", "RoiExtractor", "DeformableConv2D")
+
+
+class OnnxSession:
+    """A model in onnxruntime.
+
+    Attributes:
+        path: the file.
+        input_name, outputs: names of the input and of the outputs, in the model's order.
+        batch, height, width: the input shape (N, 3, H, W); dynamic sides are those that were asked for.
+
+    Raises:
+        UserError: no such file, not an ONNX model, operators that onnxruntime lacks, an input that is not of the
+            form (N, 3, H, W), or one that contradicts the batch or size asked for.
+    """
+
+    def __init__(self, path: str | Path, batch: int | None = None, height: int | None = None, width: int | None = None):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"--model {path}: no such file")
+        self._session = _open(self.path)
+        inputs = self._session.get_inputs()
+        self.input_name, shape = inputs[0].name, list(inputs[0].shape)
+        if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, None) and isinstance(shape[1], int):
+            raise UserError(f"{path}: expected one input of the form (N, 3, H, W), found {[i.shape for i in inputs]}")
+        self.batch = self._side("batch", shape[0], batch, 1)
+        self.height = self._side("height", shape[2], height, None)
+        self.width = self._side("width", shape[3], width, None)
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def _side(self, what: str, fixed, wanted: int | None, default: int | None) -> int:
+        if isinstance(fixed, int):
+            if wanted not in (None, fixed):
+                raise UserError(f"{self.path} is made for {what} {fixed}, not {wanted}")
+            return fixed
+        if (wanted or default) is None:
+            raise UserError(f"{self.path} takes any {what}: say which with --input-width W --input-height H")
+        return wanted or default
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one image in the input."""
+        return 3 * self.height * self.width * 4
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Outputs for a batch f32 [batch, 3, H, W]."""
+        return self._session.run(None, {self.input_name: images})
+
+    def per_sample(self, outputs: list[np.ndarray]) -> list[list[np.ndarray]]:
+        """The outputs of a batch taken apart: for every image the list of its outputs, without the batch side.
+
+        Raises:
+            UserError: an output has no batch side although the batch is larger than 1.
+        """
+        if self.batch == 1:
+            return [outputs]
+        for name, output in zip(self.outputs, outputs, strict=True):
+            if output.ndim == 0 or output.shape[0] != self.batch:
+                raise UserError(
+                    f"{self.path}: output {name} has the shape {output.shape} for a batch of {self.batch}, "
+                    "so it cannot be shared out among the images; this model takes one image at a time"
+                )
+        return [[output[index] for output in outputs] for index in range(self.batch)]
+
+
+def _open(path: Path):
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("running a model without a card needs onnxruntime: pip install onnx onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is said below
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes have no common public base
+        text = str(error)
+        custom = [name for name in CANN_ONLY if name in text]
+        if custom:
+            raise UserError(
+                f"{path} has the operator {custom[0]}, which only CANN executes. Convert it "
+                "(fcos-train ascend om), or export the same checkpoint with --end nms for onnxruntime"
+            ) from None
+        raise UserError(f"{path} cannot be loaded by onnxruntime: {text.splitlines()[0][:300]}") from None

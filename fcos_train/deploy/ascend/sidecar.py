@@ -1,0 +1,72 @@
+"""The JSON beside an exported model: what the offline road must know of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmcv_overrides.errors import UserError
+
+from .rules import Rule
+
+
+def beside(model: str | Path) -> Path:
+    """The description that the exporter wrote beside a model.
+
+    Raises:
+        UserError: there is none.
+    """
+    model = Path(model)
+    places = [model.with_suffix(".json"), model.with_name(f"{model.name}.json")]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(
+        f"{model} has no description beside it ({' or '.join(p.name for p in places)}); "
+        "fcos-train export writes one with every model"
+    )
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The whole description.
+
+    Raises:
+        UserError: absent, not JSON, or not an exporter's.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a JSON file: {error}") from error
+    keys = ("classes", "input", "mean", "std", "bgr_to_rgb", "resize")
+    lacking = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if lacking:
+        raise UserError(f"{path} does not describe an exported model: it lacks {', '.join(lacking)}")
+    return content
+
+
+def read_rule(path: str | Path) -> Rule:
+    """How the model wants its input prepared: image at the top left, sides rounded, as mmdet does it."""
+    content = read(path)
+    height, width = content["input"]["example_shape"]
+    inside = bool(content["input"].get("normalize_in_graph"))
+    mean, std = ((0.0,) * 3, (1.0,) * 3) if inside else (tuple(content["mean"]), tuple(content["std"]))
+    return Rule(
+        name=Path(path).stem,
+        height=int(height),
+        width=int(width),
+        mean=mean,
+        std=std,
+        to_rgb=bool(content["bgr_to_rgb"]) and not inside,
+        centred=False,
+        half_up=True,
+        # A model that was trained on stretched images is given stretched ones.
+        keep_ratio=bool(content["resize"].get("keep_ratio", True)),
+    )
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Class names by label."""
+    return tuple(read(path)["classes"])

@@ -1,0 +1,66 @@
+"""Text files of detections to one COCO result file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mmcv_overrides.errors import UserError
+
+from .classes import Truth
+from .files import listed, write_whole
+
+SMALLEST_SCORE = 0.05
+
+
+def collect(folder: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE) -> list[dict]:
+    """COCO results of all `<stem>.txt` of a folder, files sorted by name.
+
+    Args:
+        truth: class name -> category id, stem -> image id; without images the stem is the id, as in COCO.
+        smallest: results below this score are dropped.
+
+    Raises:
+        UserError: no text files, a line that is not of the form, an unknown class, a stem that is no image.
+    """
+    results = []
+    for path in listed(folder, (".txt",), "text files of detections"):
+        image = _image_id(path, truth)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            name, values = _parse(line, f"{path}, line {number}")
+            score, x1, y1, x2, y2 = values
+            if score >= smallest:
+                box = [x1, y1, x2 - x1, y2 - y1]
+                entry = {"image_id": image, "bbox": box, "score": score, "category_id": truth.category_id(name)}
+                results.append(entry)
+    return results
+
+
+def txt_to_json(folder: str | Path, out: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE) -> tuple[Path, int]:
+    """Write the results as a JSON list; `.json` is appended to the name. Returns the file and the number of results."""
+    results = collect(folder, truth, smallest)
+    path = Path(out) if str(out).endswith(".json") else Path(f"{out}.json")
+    return write_whole(path, json.dumps(results)), len(results)
+
+
+def _parse(line: str, where: str) -> tuple[str, list[float]]:
+    """The class name, which may hold blanks, and the last five tokens."""
+    name, *tokens = line.rsplit(" ", 5)
+    try:
+        values = [float(token) for token in tokens]
+    except ValueError:
+        values = []
+    if len(values) != 5 or not name:
+        raise UserError(f"{where}: expected '<class name> <score> <x1> <y1> <x2> <y2>', found '{line[:120]}'")
+    return name, values
+
+
+def _image_id(path: Path, truth: Truth) -> int:
+    if truth.images:
+        return truth.image_id(path.stem)
+    if not path.stem.isdecimal():
+        raise UserError(
+            f"{path}: the name is not an image id as in COCO; give the annotations, which know it: "
+            "--ground-truth instances_val.json"
+        )
+    return int(path.stem)
