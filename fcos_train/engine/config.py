@@ -26,10 +26,11 @@ CLIP = {"max_norm": 35, "norm_type": 2}
 
 
 def config_folders() -> dict[str, Path]:
-    """Where configs are found: ours, and those that the installed mmdet carries."""
+    """Where configs are found: ours (beside the code, or installed within it), and those that mmdet carries."""
     import mmdet
 
-    return {"": ROOT / "configs", "mmdet::": Path(mmdet.__file__).parent / ".mim" / "configs"}
+    beside, within = ROOT / "configs", Path(__file__).resolve().parents[1] / "configs"
+    return {"": beside if beside.is_dir() else within, "mmdet::": Path(mmdet.__file__).parent / ".mim" / "configs"}
 
 
 def find_config(name: str) -> Path:
