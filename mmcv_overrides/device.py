@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
+from torch import nn
 
 from .errors import UserError
+from .seams import Override
 
 
 @dataclass(frozen=True)
@@ -136,3 +138,20 @@ def current() -> Accelerator:
     if _current is None:
         use(pick("auto")[0])
     return _current
+
+
+def preprocessor_to(self, *args, **kwargs) -> nn.Module:
+    """``BaseDataPreprocessor.to`` for every device name that torch knows."""
+    target = torch._C._nn._parse_to(*args, **kwargs)[0]
+    if target is not None:
+        self._device = torch.device(target)
+    return nn.Module.to(self, *args, **kwargs)
+
+
+OVERRIDES = [
+    Override(
+        "mmengine.model.base_model.data_preprocessor:BaseDataPreprocessor.to",
+        preprocessor_to,
+        "upstream asks for torch.npu.native_device, which torch_npu no longer has",
+    ),
+]

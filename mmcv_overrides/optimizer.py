@@ -27,6 +27,18 @@ from .seams import Override
 FUSED = {torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW}
 
 
+def multiply_(grads: list[torch.Tensor], factor: torch.Tensor) -> None:
+    """Multiply gradients in place by a 0-d f32 tensor on their device, without reading it back.
+
+    On an accelerator this is GradScaler's operator, which is one launch; ``_foreach_mul_`` by a tensor is taken apart
+    into one launch for each gradient on an NPU.
+    """
+    if factor.device.type == "cpu":
+        torch._foreach_mul_(grads, factor)
+    else:
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, torch.zeros_like(factor), factor)
+
+
 class StepOptimWrapper(OptimWrapper):
     """mmengine's OptimWrapper with a precision level, a loss scale and a guard against non-finite steps.
 
@@ -110,9 +122,9 @@ class StepOptimWrapper(OptimWrapper):
         if by_norm:
             # The arithmetic of torch.nn.utils.clip_grad_norm_, with the unscaling folded into one multiplication.
             factor = (clip["max_norm"] / (self.last_grad_norm + 1e-6)).clamp(max=1.0) * inverse
-            torch._foreach_mul_(grads, factor)
+            multiply_(grads, factor)
         elif not self.loss_scale.is_one:
-            torch._foreach_mul_(grads, inverse)
+            multiply_(grads, inverse)
         if "clip_value" in clip:
             torch._foreach_clamp_max_(grads, clip["clip_value"])
             torch._foreach_clamp_min_(grads, -clip["clip_value"])

@@ -19,7 +19,8 @@ class SeamError(RuntimeError):
 
 @dataclass(frozen=True)
 class Override:
-    """One replacement. ``seam`` is ``REGISTRY:Name`` (an mmengine registry) or ``package.module:attribute``."""
+    """One replacement. ``seam`` is ``REGISTRY:Name`` (an mmengine registry), ``package.module:attribute`` or
+    ``package.module:Class.method``."""
 
     seam: str
     new: Any
@@ -37,12 +38,22 @@ def _registry(name: str):
     return getattr(importlib.import_module("mmengine.registry"), name)
 
 
+def _owner(override: Override) -> tuple[Any, str]:
+    """The module or class that holds the part, and the part's name there."""
+    module, path = override.seam.split(":")
+    *classes, name = path.split(".")
+    owner = importlib.import_module(module)
+    for part in classes:
+        owner = getattr(owner, part, None)
+    return owner, name
+
+
 def _original(override: Override) -> Any:
     owner, name = override.seam.split(":")
     if owner.isupper():
         found = _registry(owner).get(name)
     else:
-        found = getattr(importlib.import_module(owner), name, None)
+        found = getattr(*_owner(override), None)
     if found is None:
         raise SeamError(f"{override.seam}: upstream has no such part any more; the override is out of date")
     return found
@@ -79,4 +90,4 @@ def apply(overrides: list[Override]) -> None:
         if owner.isupper():
             _registry(owner).register_module(name=name, module=override.new, force=True)
         else:
-            setattr(importlib.import_module(owner), name, override.new)
+            setattr(*_owner(override), override.new)

@@ -43,3 +43,15 @@ def test_use_tells_mmengine():
 
     device.use(device.ACCELERATORS["cpu"])
     assert mmengine.device.get_device() == "cpu"
+
+
+def test_data_preprocessor_moves_to_any_device_name():
+    import mmcv_overrides
+
+    mmcv_overrides.activate()
+    from mmengine.model import ImgDataPreprocessor
+
+    made = ImgDataPreprocessor(mean=[0.0] * 3, std=[1.0] * 3)
+    assert made.to(torch.device("meta")).device.type == "meta"
+    assert made.mean.device.type == "meta"
+    assert made.to(torch.float16).device.type == "meta"  # a type is no device

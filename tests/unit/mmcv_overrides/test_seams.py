@@ -88,3 +88,21 @@ def test_importing_mmdet_prints_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+def test_a_method_of_a_class_can_be_a_seam(monkeypatch):
+    import importlib
+    import types
+
+    class Upstream:
+        def act(self, a, b=1):
+            return "theirs"
+
+    module = types.ModuleType("upstream_of_a_test")
+    module.Upstream = Upstream
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda name: module if name == module.__name__ else real(name))
+    seams.apply([Override("upstream_of_a_test:Upstream.act", lambda self, a, b=1: "ours", "test")])
+    assert Upstream().act(1) == "ours"
+    with pytest.raises(SeamError, match="no such part"):
+        seams.apply([Override("upstream_of_a_test:Missing.act", lambda self: None, "test")])
