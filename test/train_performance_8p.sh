@@ -8,5 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 opt[nproc]=8
 default_batch=2
 default_epochs=1
-train_defaults=(--no-validate)
+train_defaults=(--no-validate --pretrained auto)  # speed does not depend on the weights
 launch "$@"
