@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from onnx.reference.op_run import OpRun
 
+from .ascend_two_stage import DeformableConv2D, RoiExtractor
+
 # While torch writes the graph, the operators carry this domain; it is taken off before the file is written.
 DOMAIN = "fcos_train"
 
@@ -78,4 +80,4 @@ class BatchMultiClassNMS(OpRun):
         )
 
 
-OPERATORS: list[type[OpRun]] = [BatchMultiClassNMS]
+OPERATORS: list[type[OpRun]] = [BatchMultiClassNMS, RoiExtractor, DeformableConv2D]

@@ -16,6 +16,7 @@ from .spec import ExportGraph, GraphSpec
 # A detector that is not named here is taken as single-stage when its bbox_head has a reader in `heads.HEADS`.
 DETECTORS: dict[str, str] = {
     "CascadeRCNN": "fcos_train.deploy.onnx.two_stage:build",
+    "FasterRCNN": "fcos_train.deploy.onnx.two_stage:build",
 }
 
 
