@@ -27,6 +27,7 @@ VERBS = {
     "export": ("fcos_train.cli.export", "write a checkpoint as ONNX and prove that it answers the same"),
     "check-data": ("fcos_train.cli.check_data", "check a data set and say what is wrong with it"),
     "make-shapes": ("fcos_train.cli.make_shapes", "generate a small data set of drawn shapes"),
+    "audit": ("fcos_train.cli.audit", "count what a training step asks of an accelerator"),
     "doctor": ("fcos_train.cli.doctor", "check the installation and say how to mend it"),
 }
 # torchrun's predecessor passes --local_rank; the environment tells the same.

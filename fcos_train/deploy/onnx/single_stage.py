@@ -24,14 +24,9 @@ class SingleStage(ExportGraph):
     """
 
     def __init__(self, model: nn.Module, reader: DenseHead, spec: GraphSpec) -> None:
-        super().__init__(spec, Selection.of(model.test_cfg, spec.end))
-        self.model, self.reader = model, reader
+        super().__init__(model, spec, Selection.of(model.test_cfg, spec.end))
+        self.reader = reader
         self.eval()
-        processor = model.data_preprocessor
-        self.flip = bool(getattr(processor, "_channel_conversion", False))
-        if spec.normalize:
-            self.register_buffer("mean", processor.mean.detach().clone().view(1, 3, 1, 1), persistent=False)
-            self.register_buffer("std", processor.std.detach().clone().view(1, 3, 1, 1), persistent=False)
         maps = self._first_maps()
         self.sizes = [tuple(int(side) for side in level.shape[-2:]) for level in maps[0]]
         if not spec.moving:
@@ -66,7 +61,7 @@ class SingleStage(ExportGraph):
             return detection_outputs(self.spec, axes)
         if self.spec.end == "decoded":
             open_axes = {**axes, **({1: "candidates"} if self.spec.moving else {})}
-            return Output("boxes", "map", open_axes, {"row": "x1 y1 x2 y2 in px"}), Output(
+            return Output("boxes", "boxes", open_axes, {"row": "x1 y1 x2 y2 in px"}), Output(
                 "scores", "scores", open_axes
             )
         found = []
@@ -89,10 +84,7 @@ class SingleStage(ExportGraph):
         return self._ascend(levels) if self.spec.end == "ascend" else self._nms(levels)
 
     def _maps(self, images: Tensor) -> tuple[list[Tensor], ...]:
-        if self.spec.normalize:
-            images = (images.flip(1) if self.flip else images) - self.mean
-            images = images / self.std
-        return self.reader.maps(self.model.extract_feat(images))
+        return self.reader.maps(self.model.extract_feat(self.prepared(images)))
 
     def _size(self, tensor: Tensor, axis: int, name: str):
         """A side of a tensor: a number, or an operator where the axis is open."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmcv_overrides.errors import UserError
@@ -90,7 +91,7 @@ class Selection:
         if nms.get("type", "nms") not in ("nms", "NMS") and end in ("nms", "ascend"):
             raise UserError(
                 f"--end {end}: the graph holds plain NMS, but test_cfg.nms is of type {nms['type']!r}; "
-                "export --end raw or decoded and suppress outside, or set model.test_cfg.nms.type=nms"
+                "export --end raw or decoded and suppress outside, or change it in the configuration"
             )
         nms_pre = int(config.get("nms_pre", -1))
         return cls(
@@ -110,7 +111,8 @@ class Output:
     Attributes:
         name: in the file.
         kind: how it is compared: ``map`` (rtol 1e-3, atol 1e-5), ``scores`` (the same, except where a class score
-            lies on the threshold), ``dets`` ([B, T, 5]) or ``labels`` ([B, T], belongs to the ``dets`` before it).
+            lies on the threshold), ``boxes`` (0.05 px beside rtol 1e-3), ``dets`` ([B, T, 5]) or ``labels`` ([B, T],
+            belongs to the ``dets`` before it).
         axes: open axes, as torch.onnx wants them: {0: "batch"}.
         info: written to the sidecar: level, stride, what it holds.
     """
@@ -127,7 +129,7 @@ class ExportGraph(nn.Module):
     ``forward(images [B, 3, H, W] f32)`` is traced and returns one tensor for each of ``outputs``.
 
     Attributes:
-        spec, rules: what it was built for.
+        model: the mmdet detector. spec, rules: what the graph was built for; ``rules`` may be replaced before tracing.
         outputs: in the order of ``forward``.
         decode: how a consumer turns the outputs into boxes; written to the sidecar.
         min_opset, max_opset: what its operators need.
@@ -136,9 +138,12 @@ class ExportGraph(nn.Module):
     min_opset = 11
     max_opset = 20
 
-    def __init__(self, spec: GraphSpec, rules: Selection) -> None:
+    def __init__(self, model: nn.Module, spec: GraphSpec, rules: Selection) -> None:
         super().__init__()
-        self.spec, self.rules = spec, rules
+        self.model, self.spec, self.rules = model, spec, rules
+        mean, std, self._flip = normalisation(model)
+        self.register_buffer("_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.outputs: tuple[Output, ...] = ()
         self.decode: dict[str, Any] = {}
 
@@ -146,11 +151,27 @@ class ExportGraph(nn.Module):
         """What PyTorch answers, on another way than ``forward`` where there is one; never traced."""
         return self(images)
 
+    def prepared(self, images: Tensor) -> Tensor:
+        """Images as the backbone wants them: normalised here when the spec says so, else by the caller."""
+        if not self.spec.normalize:
+            return images
+        return ((images.flip(1) if self._flip else images) - self._mean) / self._std
+
     def batch_axes(self) -> dict[int, str]:
         return {0: "batch"} if "batch" in self.spec.dynamic else {}
 
     def input_axes(self) -> dict[int, str]:
         return {index: axis for index, axis in ((0, "batch"), (2, "height"), (3, "width")) if axis in self.spec.dynamic}
+
+
+def normalisation(model: nn.Module) -> tuple[list[float], list[float], bool]:
+    """Mean and std of each channel in the order of the network, and whether BGR pixels are turned to RGB before."""
+    processor = getattr(model, "data_preprocessor", None)
+    flip = bool(getattr(processor, "_channel_conversion", False))
+    if not getattr(processor, "_enable_normalize", False):
+        return [0.0] * 3, [1.0] * 3, flip
+    # f32 -> the decimal number somebody wrote
+    return *([round(float(v), 5) for v in part.flatten()] for part in (processor.mean, processor.std)), flip
 
 
 def detection_outputs(spec: GraphSpec, axes: dict[int, str]) -> tuple[Output, Output]:

@@ -1,0 +1,145 @@
+"""Whether two answers of one network are the same, and by how much they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .spec import Output, Selection
+
+RTOL, ATOL = 1e-3, 1e-5
+BOX_ATOL = 0.05  # px, of decoded boxes: a side close to the border is a small difference of large numbers
+BOX_PX, SCORE = 0.5, 1e-3  # of detections
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one output, over all images.
+
+    Attributes:
+        name: of the output.
+        largest: absolute, over everything that was compared (over matched pairs for detections).
+        fault: what is out of tolerance, or None.
+        count: values, or matched detections.
+        note: what else is worth knowing.
+    """
+
+    name: str
+    largest: float
+    fault: str | None
+    count: int
+    note: str = ""
+
+
+def compare(
+    outputs: Sequence[Output], ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], rules: Selection, half: bool
+) -> list[Difference]:
+    """Compare the outputs of one run.
+
+    Args:
+        ours: of the ONNX file. theirs: of PyTorch.
+        half: detections were suppressed in half precision, so the nearest ties may fall otherwise.
+    """
+    found = []
+    for index, (output, mine, other) in enumerate(zip(outputs, ours, theirs, strict=True)):
+        if mine.shape != other.shape:
+            found.append(Difference(output.name, float("inf"), f"shape {mine.shape} instead of {other.shape}", 0))
+        elif output.kind == "dets":
+            labels = ours[index + 1], theirs[index + 1]
+            found += _detections(outputs[index : index + 2], mine, other, *labels, rules, half)
+        elif output.kind != "labels":
+            found.append(_values(output, mine, other, rules))
+    return found
+
+
+def _values(output: Output, mine: np.ndarray, other: np.ndarray, rules: Selection) -> Difference:
+    """Values within rtol of each, and atol times what large values of the map are (at least 1): a logit close to 0 is
+    the small difference of large sums, so its rounding follows the size of the others."""
+    sizes = np.abs(other[np.isfinite(other)])
+    scale = max(1.0, float(np.percentile(sizes, 99))) if sizes.size else 1.0
+    atol = BOX_ATOL if output.kind == "boxes" else ATOL * scale
+    good = np.isclose(mine, other, rtol=RTOL, atol=atol)
+    note = ""
+    if output.kind == "scores":
+        flips = ((mine == 0) != (other == 0)) & (np.maximum(mine, other) <= rules.score_thr * 1.001 + ATOL)
+        if 0 < flips.sum() <= max(2, 1e-4 * mine.size):
+            good, note = good | flips, f"{int(flips.sum())} on the threshold"
+            mine = np.where(flips, other, mine)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(np.where(mine == other, 0, mine - other))
+    largest = float(apart.max(initial=0.0)) if np.isfinite(apart).all() else float("inf")
+    bad = int((~good).sum())
+    fault = f"{bad} of {good.size} values differ by more than {RTOL:g} relative and {atol:.2g} absolute" if bad else None
+    return Difference(output.name, largest, fault, good.size, note)
+
+
+def _detections(outputs, dets, other_dets, labels, other_labels, rules: Selection, half: bool) -> list[Difference]:
+    box, score, pairs, explained, lost = 0.0, 0.0, 0, 0, []
+    # one step of a half-precision number above 1024 px is 1 px
+    box_limit = BOX_PX if not half or np.abs(other_dets).max(initial=0) <= 1024 else 1.0
+    for image in range(len(dets)):
+        mine, other = _rows(dets[image], labels[image]), _rows(other_dets[image], other_labels[image])
+        matched, mine_left, other_left = _match(mine, other, box_limit)
+        pairs += len(matched)
+        for i, j in matched:
+            box = max(box, float(np.abs(mine[i, :4] - other[j, :4]).max()))
+            score = max(score, float(abs(mine[i, 4] - other[j, 4])))
+        for rows, left, counterpart in ((mine, mine_left, other), (other, other_left, mine)):
+            for row in left:
+                if _near_tie(rows[row], counterpart, rules, half, full=len(counterpart) >= dets.shape[1]):
+                    explained += 1
+                else:
+                    lost.append(f"image {image} class {int(rows[row, 5])} score {rows[row, 4]:.4f}")
+    note = f"{pairs} detections matched, scores within {score:.1e}"
+    note += f", {explained} on a tie or threshold" if explained else ""
+    fault = None
+    if lost:
+        fault = f"{len(lost)} detections without a partner within {box_limit} px and {SCORE:g}: {'; '.join(lost[:3])}"
+    elif explained > max(4, 0.2 * (pairs + explained)):
+        fault = f"{explained} of {pairs + explained} detections differ by ties; too many to call it the same"
+    return [Difference(outputs[0].name, box, fault, pairs, note), Difference(outputs[1].name, 0.0, None, pairs)]
+
+
+def _rows(dets: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """[K, 6] box, score, label of the rows in use."""
+    used = dets[:, 4] > 0
+    return np.concatenate((dets[used].astype(np.float64), labels[used, None].astype(np.float64)), 1)
+
+
+def _match(mine: np.ndarray, other: np.ndarray, box_limit: float):
+    """Pairs of the same class within the limits, best score first, each row once; and the rows left over."""
+    free = np.ones(len(other), bool)
+    pairs, left = [], []
+    for i, row in enumerate(mine):
+        apart = np.abs(other[:, :4] - row[:4]).max(1, initial=0.0)
+        fits = free & (other[:, 5] == row[5]) & (apart <= box_limit) & (np.abs(other[:, 4] - row[4]) <= SCORE)
+        if fits.any():
+            j = int(np.flatnonzero(fits)[np.argmin(apart[fits])])
+            free[j] = False
+            pairs.append((i, j))
+        else:
+            left.append(i)
+    return pairs, left, list(np.flatnonzero(free))
+
+
+def _near_tie(row: np.ndarray, others: np.ndarray, rules: Selection, half: bool, full: bool) -> bool:
+    """A rounding error decides whether this row is there: at the threshold, at the end of a full list, or because a
+    box of the other answer overlaps it by just the limit, or is as good and overlaps more."""
+    slack = 0.02 if half else 1e-3
+    if row[4] <= rules.score_thr + SCORE and rules.score_thr > 0:
+        return True
+    if full and row[4] <= others[:, 4].min(initial=np.inf) + SCORE:
+        return True
+    rivals = others if rules.class_agnostic else others[others[:, 5] == row[5]]
+    overlap = _iou(row[:4], rivals[:, :4])
+    on_limit = np.abs(overlap - rules.iou_threshold) <= slack
+    swapped = (overlap > rules.iou_threshold) & (np.abs(rivals[:, 4] - row[4]) <= SCORE)
+    return bool((on_limit | swapped).any())
+
+
+def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    inside = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(1)
+    whole = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - inside
+    return inside / np.maximum(whole, 1e-9)

@@ -1,0 +1,270 @@
+"""A checkpoint in, a proved ONNX file and its description out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from fcos_train.infer.detector import Detector
+from mmcv_overrides.checkpoint.writing import replacing
+from mmcv_overrides.errors import UserError
+
+from . import metadata
+from .compare import Difference
+from .graphs import build_graph
+from .spec import DEFAULT_OPSET, ExportGraph, GraphSpec
+from .verify import verify
+from .writing import write
+
+DOCUMENTED_SHAPE = (800, 1216)
+PICTURES = 2
+
+
+class NotTheSame(UserError):
+    """The written model does not answer as PyTorch does; the file is kept as ``*.failed.onnx``."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a user asks for; see ``fcos-train export --help``.
+
+    Attributes:
+        checkpoint, config: as for :meth:`fcos_train.infer.detector.Detector.from_checkpoint`.
+        output: of the ONNX file; None is ``<checkpoint>_<end>.onnx`` in the current folder.
+        shape: (height, width) px; None follows the test pipeline.
+        opset: None is the default of the end, or the least the graph needs.
+        input_img: image or folder for the verification; None takes validation images, else generated ones.
+        score_thr: replaces the threshold of the configuration.
+        mean, std: replace those of the configuration, in the order of the network's channels.
+
+    Raises:
+        UserError: values that cannot be.
+    """
+
+    checkpoint: str
+    config: str | None = None
+    end: str = "nms"
+    output: str | None = None
+    shape: tuple[int, int] | None = None
+    batch: int = 1
+    dynamic: tuple[str, ...] = ()
+    opset: int | None = None
+    normalize_in_graph: bool = False
+    input_img: str | None = None
+    score_thr: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    output_names: tuple[str, str] = ("dets", "labels")
+    trust_checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        self.spec(self.shape or DOCUMENTED_SHAPE)
+        if self.score_thr is not None and not 0 <= self.score_thr < 1:
+            raise UserError(f"--score-thr {self.score_thr}: a score lies between 0 and 1")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != 3 or (name == "std" and 0 in values)):
+                raise UserError(f"--{name}: three numbers are needed{', none of them 0' if name == 'std' else ''}")
+        if self.output is not None and Path(self.output).suffix != ".onnx":
+            raise UserError(f"--output-file {self.output}: the name must end in .onnx")
+
+    def spec(self, shape: tuple[int, int]) -> GraphSpec:
+        """The graph to build at a (height, width) in px."""
+        return GraphSpec(
+            self.end, tuple(shape), self.batch, frozenset(self.dynamic), self.normalize_in_graph, self.output_names
+        )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Attributes: path of the ONNX file, of the JSON beside it, the opset, and how PyTorch and the file differ."""
+
+    path: Path
+    sidecar: Path
+    opset: int
+    differences: tuple[Difference, ...]
+
+
+def export(options: ExportOptions, say: Callable[[str], None] = print) -> Exported:
+    """Export a checkpoint, prove the file, and only then put it under its name.
+
+    Raises:
+        NotTheSame: the file answers otherwise than PyTorch.
+        UserError: a fault in the checkpoint, configuration, image, shape or opset.
+    """
+    detector = Detector.from_checkpoint(options.checkpoint, options.config, "cpu", trust=options.trust_checkpoint)
+    path = Path(options.output or f"{Path(options.checkpoint).stem}_{options.end}.onnx")
+    return export_detector(detector, options, path, say)
+
+
+def export_detector(
+    detector: Detector, options: ExportOptions, path: Path, say: Callable[[str], None] = print
+) -> Exported:
+    """:func:`export` of a detector that is loaded already."""
+    _override(detector.model, options, say)
+    shape = options.shape or default_shape(detector)
+    graph = build_graph(detector.model, options.spec(shape))
+    if options.score_thr is not None:
+        graph.rules = replace(graph.rules, score_thr=options.score_thr)
+    opset = options.opset or max(DEFAULT_OPSET[options.end], graph.min_opset)
+    _announce(graph, opset, say)
+    images, source = verification_images(detector, options.input_img)
+    model = write(graph, opset)
+    content = metadata.describe(graph, model, detector.model, detector.config, detector.classes)
+    metadata.embed(model, content)
+    differences, fault = _prove(graph, model, opset, images, source, say)
+    if fault:
+        failed = path.with_name(f"{path.stem}.failed.onnx")
+        _put(failed, model.SerializeToString(deterministic=True))
+        raise NotTheSame(f"the ONNX model does not answer as PyTorch does ({fault}); it is kept aside in {failed}")
+    sidecar = path.with_suffix(".json")
+    _put(path, model.SerializeToString(deterministic=True))
+    _put(sidecar, metadata.as_json(content).encode())
+    say(f"Successfully exported ONNX model: {path}  (description: {sidecar})")
+    return Exported(path, sidecar, opset, tuple(differences))
+
+
+def default_shape(detector: Detector) -> tuple[int, int]:
+    """(height, width): the documented 800 x 1216 for COCO's 1333 x 800, else the test pipeline's size, rounded up to
+    a multiple of 32 px."""
+    scale = metadata.resize_rule(detector.model, detector.config)["scale"]
+    if not scale or sorted(scale) == [800, 1333]:
+        return DOCUMENTED_SHAPE
+    width, height = scale
+    return -(-height // 32) * 32, -(-width // 32) * 32
+
+
+def verification_images(detector: Detector, given: str | None) -> tuple[list[np.ndarray], str]:
+    """At least :data:`PICTURES` BGR images and a phrase that says which.
+
+    Raises:
+        UserError: what was given is not a readable image or a folder with one.
+    """
+    from fcos_train.infer.images import read_image
+
+    if given is not None:
+        files = _files(Path(given))
+        images, source = [read_image(file) for file in files], given
+    else:
+        files = _validation_files(detector.config)
+        images, source = [read_image(file) for file in files], "validation images"
+    if not images:
+        source = "generated images"
+    rng, missing = np.random.default_rng(0), PICTURES - len(images)
+    if missing > 0:
+        from fcos_train.data.shapes import draw_image
+
+        images += [draw_image(rng, (320, 240))[0] for _ in range(missing)]
+        source += " and a generated one" if files else ""
+    return images, source
+
+
+def _files(path: Path) -> list[Path]:
+    from fcos_train.infer.sources import open_source
+
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp"))
+        if not found:
+            raise UserError(f"--input-img {path}: there is no image in this folder")
+        return found[:PICTURES]
+    if not path.is_file():
+        open_source(path)  # says what is wrong
+        raise UserError(f"--input-img {path}: there is no such image")
+    return [path]
+
+
+def _validation_files(config: Any) -> list[Path]:
+    """The first images of the validation set that exist; none when anything is amiss."""
+    for loader in ("val_dataloader", "test_dataloader"):
+        dataset = (config.get(loader) or {}).get("dataset") or {}
+        root = dataset.get("data_root") or ""
+        try:
+            names = [entry["file_name"] for entry in json.loads(Path(root, dataset["ann_file"]).read_text())["images"]]
+            folder = Path(root, (dataset.get("data_prefix") or {}).get("img", ""))
+            found = [folder / name for name in names[:50] if (folder / name).is_file()]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if found:
+            return found[:PICTURES]
+    return []
+
+
+def _override(model, options: ExportOptions, say: Callable[[str], None]) -> None:
+    """Normalisation given by hand, instead of that of the checkpoint."""
+    import torch
+
+    processor = getattr(model, "data_preprocessor", None)
+    for name in ("mean", "std"):
+        values = getattr(options, name)
+        old = getattr(processor, name, None)
+        if values is None or old is None:
+            continue
+        if not torch.allclose(old.flatten(), torch.tensor(values, dtype=old.dtype)):
+            say(f"--{name} {' '.join(map(str, values))} instead of the configuration's {old.flatten().tolist()}")
+            old.copy_(torch.tensor(values, dtype=old.dtype).view_as(old))
+
+
+def _announce(graph: ExportGraph, opset: int, say: Callable[[str], None]) -> None:
+    spec = graph.spec
+    names = ("batch", "height", "width")
+    sides = [name if name in spec.dynamic else str(n) for name, n in zip(names, (spec.batch, *spec.shape), strict=True)]
+    say(f"{type(graph.model).__name__}, end '{spec.end}', input {sides[0]} x 3 x {sides[1]} x {sides[2]}, opset {opset}")
+    if max(graph.decode.get("strides") or [1]) and any(side % 32 for side in spec.shape):
+        say(f"note: {spec.shape[0]} x {spec.shape[1]} is no multiple of 32; evaluation in PyTorch pads to one")
+
+
+def _prove(
+    graph: ExportGraph, model: ModelProto, opset: int, images, source: str, say: Callable[[str], None]
+) -> tuple[list[Difference], str | None]:
+    """Compare and report. Where no object was found there was nothing to compare: then the same graph with threshold
+    0 is written and compared as well."""
+    try:
+        differences, shapes, by = verify(graph, model, images)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return [], f"onnx.checker: {str(error).splitlines()[0]}"
+    runs = ", ".join("x".join(map(str, shape)) for shape in dict.fromkeys(shapes))
+    say(f"verified with {by} on {len(images)} images ({source}), inputs {runs}")
+    _report(differences, say)
+    fault = _fault(differences)
+    dets = next((output.name for output in graph.outputs if output.kind == "dets"), None)
+    empty = dets is not None and not next(d.count for d in differences if d.name == dets)
+    if fault is None and empty and graph.rules.score_thr > 0:
+        say(f"no object above {graph.rules.score_thr:g} in these images; the same graph with threshold 0:")
+        rules, graph.rules = graph.rules, replace(graph.rules, score_thr=0.0)
+        try:
+            more, _, _ = verify(graph, write(graph, opset), images)
+        finally:
+            graph.rules = rules
+        _report(more, say)
+        fault = _fault(more)
+    if fault is None:
+        say("The numerical values are the same between Pytorch and ONNX")
+    return differences, fault
+
+
+def _report(differences: Sequence[Difference], say: Callable[[str], None]) -> None:
+    width = max(len(found.name) for found in differences)
+    for found in differences:
+        state = "FAILED" if found.fault else "ok"
+        note = f"  ({found.note})" if found.note else ""
+        say(f"  {found.name:<{width}}  largest difference {found.largest:.3e}  {state}{note}")
+
+
+def _fault(differences: Sequence[Difference]) -> str | None:
+    return next((f"{found.name}: {found.fault}" for found in differences if found.fault), None)
+
+
+def _put(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
