@@ -16,6 +16,7 @@ STEPS = {
     "postprocess": "results of the runner to one text file per image",
     "txt-to-json": "text files to a COCO result file",
     "coco-eval": "the twelve COCO numbers of a result file",
+    "evaluate": "all of it: mAP of a checkpoint and of its export",
 }
 
 
@@ -251,6 +252,47 @@ def _coco(args) -> int:
     return 0
 
 
+def _evaluate_flags(add) -> None:
+    add("--checkpoint", required=True, metavar="PTH", help="the trained weights")
+    add("--data-path", required=True, metavar="DIR", help="data set in COCO or VOC layout; its validation images count")
+    add("--model", metavar="FILE", help="the exported .onnx, or an .om where ais_bench is (default: export the checkpoint)")
+    add("--config", metavar="FILE", help="configuration, when the checkpoint has none")
+    add("--end", choices=("raw", "decoded", "nms", "ascend"), default="nms", help="what to export (default nms)")
+    add("--shape", nargs="+", type=int, metavar=("H", "W"), help="size to export for (default: of the test pipeline)")
+    add("--sidecar", metavar="JSON", help="the exporter's description, when not beside the model")
+    add("--work-dir", default="work_dirs/ascend", metavar="DIR", help="where every file stays (default work_dirs/ascend)")
+    add("--device", default="auto", help="where the checkpoint runs: auto, cpu, cuda or npu")
+    add("--device-id", type=int, default=0, metavar="ID", help="card of an .om")
+    add("--limit", type=int, metavar="N", help="only the first N images (graphs of --end ascend are slow without a card)")
+    add("--tolerance", type=float, metavar="T", help="largest difference in mAP (default 0.001; ascend and .om 0.003)")
+    add("--trust-checkpoint", action="store_true", help="allow a checkpoint that executes code when read")
+
+
+def _evaluate(args) -> int:
+    from ..deploy.ascend.evaluate import EvaluateOptions, evaluate
+
+    if args.shape is not None and len(args.shape) > 2:
+        raise UserError("--shape: give height and width, or one number for a square")
+    options = EvaluateOptions(
+        checkpoint=args.checkpoint,
+        data_path=args.data_path,
+        model=args.model,
+        config=args.config,
+        work_dir=args.work_dir,
+        end=args.end,
+        shape=None if args.shape is None else (args.shape[0], args.shape[-1]),
+        description=args.sidecar,
+        device=args.device,
+        device_id=args.device_id,
+        limit=args.limit,
+        tolerance=args.tolerance,
+        trust_checkpoint=args.trust_checkpoint,
+    )
+    found = evaluate(options)
+    print("\n".join(found.lines()))
+    return 0 if found.agrees else 1
+
+
 _PARTS = {
     "preprocess": (_preprocess_flags, _preprocess),
     "info": (_info_flags, _info),
@@ -259,4 +301,5 @@ _PARTS = {
     "postprocess": (_postprocess_flags, _postprocess),
     "txt-to-json": (_json_flags, _json),
     "coco-eval": (_coco_flags, _coco),
+    "evaluate": (_evaluate_flags, _evaluate),
 }

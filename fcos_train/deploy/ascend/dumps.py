@@ -32,12 +32,12 @@ class Dumps:
 
     Args:
         folder: where the runner left its results.
-        stems: the images that must be there.
-        base: number of the first output, 0 or 1; None finds it.
-        outputs: boxes and labels are the first two of these; further ones are not read.
+        stems: the images that must be there, and no others.
+        base: number of the first output, 0 or 1; None finds it. Boxes and labels are the first two outputs.
 
     Raises:
-        UserError: no such folder, or images whose results are missing; all are counted, some named.
+        UserError: no such folder, images whose results are missing, or results of images that are not listed; some are
+            named.
     """
 
     def __init__(self, folder: str | Path, stems: Iterable[str], base: int | None = None):
@@ -57,6 +57,12 @@ class Dumps:
             )
         self.base = min(known) if base is None else base
         wanted = {self.base, self.base + 1}
+        foreign = sorted(set(numbers) - set(stems))
+        if foreign:
+            raise UserError(
+                f"{folder} has results of {len(foreign)} images that the info file does not list: {some(foreign)}. "
+                "Make the info file of the images that were run, or remove the results of others"
+            )
         lacking = [f"{name}_{k}.bin" for name in stems for k in sorted(wanted - numbers.get(name, set()))]
         if lacking:
             raise UserError(f"{len(lacking)} results are missing in {folder}: {some(lacking)}")

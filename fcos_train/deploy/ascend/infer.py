@@ -18,7 +18,7 @@ from mmcv_overrides.errors import UserError
 
 from .files import listed, progress, some, unique_stems, write_whole
 from .info import read_info
-from .session import OnnxSession
+from .session import Session
 
 FORMATS = ("BIN", "TXT", "NPY")
 
@@ -63,7 +63,7 @@ def inputs_of(where: str) -> list[Path]:
     return files
 
 
-def check_sizes(files: Sequence[Path], session: OnnxSession) -> None:
+def check_sizes(files: Sequence[Path], session: Session) -> None:
     """Refuse files that do not hold exactly one input, before anything has run."""
     bad = [(path, size) for path in files if (size := path.stat().st_size) != session.sample_bytes]
     if bad:
@@ -75,7 +75,7 @@ def check_sizes(files: Sequence[Path], session: OnnxSession) -> None:
 
 
 def run_files(
-    session: OnnxSession, files: Sequence[Path], folder: Path, first: int, fmt: str = "BIN"
+    session: Session, files: Sequence[Path], folder: Path, first: int, fmt: str = "BIN"
 ) -> Outcome:
     """Run all files, a batch at a time; the last batch is filled up with its last image.
 
@@ -108,7 +108,7 @@ def run_files(
     return Outcome(folder, clocks, calls)
 
 
-def run_empty(session: OnnxSession, rounds: int) -> list[float]:
+def run_empty(session: Session, rounds: int) -> list[float]:
     """Seconds of each of `rounds` calls on zeros, after one call that does not count."""
     batch = np.zeros((session.batch, 3, session.height, session.width), np.float32)
     session.run(batch)

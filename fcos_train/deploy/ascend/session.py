@@ -11,13 +11,52 @@ from mmcv_overrides.errors import UserError
 CANN_ONLY = ("BatchMultiClassNMS", "RoiExtractor", "DeformableConv2D")
 
 
-class OnnxSession:
+class Session:
+    """What runs a batch. Subclasses set the attributes and have ``run``.
+
+    Attributes:
+        path: the file it was made from.
+        outputs: names of the outputs, in order.
+        batch, height, width: the input shape (N, 3, H, W).
+    """
+
+    path: Path
+    outputs: list[str]
+    batch: int
+    height: int
+    width: int
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Outputs for a batch f32 [batch, 3, H, W]."""
+        raise NotImplementedError
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one image in the input."""
+        return 3 * self.height * self.width * 4
+
+    def per_sample(self, outputs: list[np.ndarray]) -> list[list[np.ndarray]]:
+        """The outputs of a batch taken apart: for every image the list of its outputs, without the batch side.
+
+        Raises:
+            UserError: an output has no batch side although the batch is larger than 1.
+        """
+        if self.batch == 1:
+            return [outputs]
+        for name, output in zip(self.outputs, outputs, strict=True):
+            if output.ndim == 0 or output.shape[0] != self.batch:
+                raise UserError(
+                    f"{self.path}: output {name} has the shape {output.shape} for a batch of {self.batch}, "
+                    "so it cannot be shared out among the images; this model takes one image at a time"
+                )
+        return [[output[index] for output in outputs] for index in range(self.batch)]
+
+
+class OnnxSession(Session):
     """A model in onnxruntime.
 
     Attributes:
-        path: the file.
-        input_name, outputs: names of the input and of the outputs, in the model's order.
-        batch, height, width: the input shape (N, 3, H, W); dynamic sides are those that were asked for.
+        input_name: name of the input. Dynamic sides of the shape are those that were asked for.
 
     Raises:
         UserError: no such file, not an ONNX model, operators that onnxruntime lacks, an input that is not of the
@@ -47,30 +86,8 @@ class OnnxSession:
             raise UserError(f"{self.path} takes any {what}: say which with --input-width W --input-height H")
         return wanted or default
 
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes of one image in the input."""
-        return 3 * self.height * self.width * 4
-
     def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """Outputs for a batch f32 [batch, 3, H, W]."""
         return self._session.run(None, {self.input_name: images})
-
-    def per_sample(self, outputs: list[np.ndarray]) -> list[list[np.ndarray]]:
-        """The outputs of a batch taken apart: for every image the list of its outputs, without the batch side.
-
-        Raises:
-            UserError: an output has no batch side although the batch is larger than 1.
-        """
-        if self.batch == 1:
-            return [outputs]
-        for name, output in zip(self.outputs, outputs, strict=True):
-            if output.ndim == 0 or output.shape[0] != self.batch:
-                raise UserError(
-                    f"{self.path}: output {name} has the shape {output.shape} for a batch of {self.batch}, "
-                    "so it cannot be shared out among the images; this model takes one image at a time"
-                )
-        return [[output[index] for output in outputs] for index in range(self.batch)]
 
 
 def _open(path: Path):

@@ -107,12 +107,13 @@ def test_missing_or_truncated_dumps_are_named(tmp_path, capsys, spoil, part):
     assert part in capsys.readouterr().err
 
 
-def test_image_absent_from_the_info_file_leaves_no_results(tmp_path):
+def test_image_absent_from_the_info_file_is_named(tmp_path, capsys):
     for stem in ("7", "8"):
         dump(tmp_path / "dump", stem)
-    assert run(tmp_path, "fsaf", "--test-annotation", info(tmp_path / "o.info", ("7", 100, 100))) == 0
-    assert [p.name for p in (tmp_path / "txt").iterdir()] == ["7.txt"]
+    assert run(tmp_path, "fsaf", "--test-annotation", info(tmp_path / "o.info", ("7", 100, 100))) == 2
+    assert "results of 1 images that the info file does not list: 8" in capsys.readouterr().err
     assert run(tmp_path, "fsaf", "--test-annotation", tmp_path / "absent.info") == 2
+    assert "cannot read the info file" in capsys.readouterr().err and not (tmp_path / "txt").exists()
 
 
 def test_ids_of_the_eighty_classes():

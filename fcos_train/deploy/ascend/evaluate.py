@@ -1,0 +1,239 @@
+"""From a checkpoint and its export to two mAPs and their difference: all steps of the offline road in one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmcv_overrides.errors import UserError
+
+from . import sidecar
+from .classes import read_truth
+from .coco_eval import CocoNumbers, coco_eval
+from .files import decode, some, write_whole
+from .infer import inputs_of, run_files
+from .info import bin_info, write_rows
+from .perf import write_benchmark
+from .postprocess import postprocess
+from .preprocess import preprocess
+from .rules import Rule
+from .runs import InferOptions, infer
+from .session import OnnxSession, Session
+from .txt_to_json import txt_to_json
+
+TOLERANCE, HALF_TOLERANCE = 0.001, 0.003
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of `fcos-train ascend evaluate`.
+
+    Attributes:
+        checkpoint, config: as for `fcos-train eval`.
+        data_path: a data set in COCO or VOC layout; its validation images count.
+        model: an .onnx, or an .om where ais_bench is; None exports the checkpoint with `end` and `shape`.
+        work_dir: where every file of the road stays.
+        description: the exporter's JSON when it does not lie beside the model.
+        limit: only the first images.
+        tolerance: largest difference of the mAPs; None takes 0.001, for graphs in half precision 0.003.
+
+    Raises:
+        UserError: values that cannot be, all of them in one message.
+    """
+
+    checkpoint: str
+    data_path: str
+    model: str | None = None
+    config: str | None = None
+    work_dir: str = "work_dirs/ascend"
+    end: str = "nms"
+    shape: tuple[int, int] | None = None
+    description: str | None = None
+    device: str = "auto"
+    device_id: int = 0
+    limit: int | None = None
+    tolerance: float | None = None
+    trust_checkpoint: bool = False
+
+    def __post_init__(self):
+        faults = [
+            f"{flag} {value}: no such file or folder"
+            for flag, value in (("--model", self.model), ("--checkpoint", self.checkpoint), ("--data-path", self.data_path))
+            if value and not Path(value).exists()
+        ]
+        if self.limit is not None and self.limit < 1:
+            faults.append(f"--limit {self.limit}: must be at least 1")
+        if self.tolerance is not None and self.tolerance < 0:
+            faults.append(f"--tolerance {self.tolerance}: must not be negative")
+        if self.model and self.shape:
+            faults.append("--shape is for exporting; the model given with --model has its own")
+        if faults:
+            raise UserError("; ".join(faults))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Numbers of the checkpoint and of the export, on the same prepared images."""
+
+    pth: CocoNumbers
+    exported: CocoNumbers
+    tolerance: float
+    images: int
+
+    @property
+    def difference(self) -> float:
+        return abs(self.pth.stats[0] - self.exported.stats[0])
+
+    @property
+    def agrees(self) -> bool:
+        # Tables are compared as they are printed: to four decimals.
+        return round(self.difference, 4) <= self.tolerance
+
+    def lines(self) -> list[str]:
+        def row(name: str, values) -> str:
+            return f"{name:<14}" + "".join(f"{value:>10.4f}" for value in values)
+
+        pth, exported = self.pth.stats[:3], self.exported.stats[:3]
+        verdict = "within" if self.agrees else "ABOVE"
+        return [
+            f"{'':<14}" + "".join(f"{name:>10}" for name in ("mAP", "AP50", "AP75")),
+            row("pth", pth),
+            row("exported", exported),
+            row("difference", (abs(a - b) for a, b in zip(pth, exported, strict=True))),
+            f"{self.images} images; the difference in mAP is {verdict} the tolerance of {self.tolerance:g}",
+        ]
+
+
+def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Comparison:
+    """Prepare the validation images, run export and checkpoint on them, and count both.
+
+    Raises:
+        UserError: a fault in the options, the data, the checkpoint or the model.
+    """
+    import mmcv_overrides
+
+    mmcv_overrides.activate()
+    from fcos_train.infer.detector import Detector
+
+    work = Path(options.work_dir)
+    detector = Detector.from_checkpoint(options.checkpoint, options.config, options.device, options.trust_checkpoint)
+    images, annotations = _validation(options, detector.classes, work)
+    model = Path(options.model) if options.model else _exported(options, work, say)
+    place = options.description or sidecar.beside(model)
+    description, rule = sidecar.read(place), sidecar.read_rule(place)
+    _same_classes(detector.classes, description["classes"], options, model)
+    _prepare(images, rule, work)
+    session = None if model.suffix == ".om" else _session(model, description)
+    dumps = _run_om(options, model, work) if session is None else _run(session, work, work / "result", say)
+    exported = _count(dumps, annotations, rule, description, work, "exported")
+    torch_session = _torch_session(options, detector, description)
+    reference = _run(torch_session, work, work / "checkpoint", say)
+    pth = _count(reference, annotations, rule, description, work, "pth")
+    half = description.get("end") == "ascend" or session is None
+    tolerance = options.tolerance
+    if tolerance is None:
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
+    return Comparison(pth, exported, tolerance, len(images))
+
+
+def _exported(options: EvaluateOptions, work: Path, say: Callable[[str], None]) -> Path:
+    from ..onnx.export import ExportOptions, export
+
+    path = work / f"{Path(options.checkpoint).stem}_{options.end}.onnx"
+    wanted = ExportOptions(
+        checkpoint=options.checkpoint,
+        config=options.config,
+        end=options.end,
+        output=str(path),
+        shape=options.shape,
+        trust_checkpoint=options.trust_checkpoint,
+    )
+    return export(wanted, say).path
+
+
+def _same_classes(checkpoint: Sequence[str], model: Sequence[str], options: EvaluateOptions, path: Path) -> None:
+    if list(checkpoint) != list(model):
+        raise UserError(
+            f"{options.checkpoint} and {path} are of different models: {len(checkpoint)} classes ({some(checkpoint, 3)}) "
+            f"and {len(model)} ({some(model, 3)})"
+        )
+
+
+def _validation(options: EvaluateOptions, classes: Sequence[str], work: Path) -> tuple[list[Path], Path]:
+    """The validation images and their annotations, both cut to the limit."""
+    from fcos_train.data import resolve
+
+    split = resolve(options.data_path, work / "data", tuple(classes)).val
+    data = json.loads(split.ann_file.read_text(encoding="utf-8"))
+    entries, path = data["images"], split.ann_file
+    if options.limit is not None and options.limit < len(entries):
+        entries = entries[: options.limit]
+        kept = {entry["id"] for entry in entries}
+        boxes = [box for box in data["annotations"] if box["image_id"] in kept]
+        path = write_whole(
+            work / "data" / f"first_{options.limit}.json", json.dumps({**data, "images": entries, "annotations": boxes})
+        )
+    return [split.img_dir / entry["file_name"] for entry in entries], path
+
+
+def _prepare(images: list[Path], rule: Rule, work: Path) -> None:
+    """`bin/`, `bin.info` and `images.info`."""
+    bins = work / "bin"
+    for old in bins.glob("*.bin"):  # of another data set, which the info file would list too
+        old.unlink()
+    preprocess(images, bins, rule)
+    bin_info(str(bins), work / "bin.info", rule.width, rule.height)
+    sizes = [(path, decode(path)) for path in images]
+    bad = [path for path, image in sizes if image is None]
+    if bad:
+        raise UserError(f"images cannot be decoded: {some(bad)}")
+    write_rows(work / "images.info", [(str(path), image.shape[1], image.shape[0]) for path, image in sizes])
+
+
+def _session(model: Path, description: dict[str, Any]) -> Session:
+    from .standins import FinishedSession, ReferenceSession
+
+    if description.get("custom_operators"):
+        return ReferenceSession(model, description)
+    session = OnnxSession(model, None, *description["input"]["example_shape"])
+    return FinishedSession(session, description) if description.get("end") in ("raw", "decoded") else session
+
+
+def _torch_session(options: EvaluateOptions, detector, description: dict[str, Any]) -> Session:
+    from .standins import TorchSession
+
+    return TorchSession(options.checkpoint, detector, description)
+
+
+def _run(session: Session, work: Path, output: Path, say: Callable[[str], None]) -> Path:
+    files = inputs_of(str(work / "bin.info"))
+    folder = output / "dumpOutput_device0"
+    for old in folder.glob("*.bin"):  # of an earlier run, perhaps on other images
+        old.unlink()
+    outcome = run_files(session, files, folder, first=1)
+    write_benchmark(outcome, session.batch, 0)
+    seconds = sum(outcome.clocks.computing)
+    say(f"{session.path}: {len(files)} images, {len(files) / max(seconds, 1e-9):.2f} images/s in the model")
+    return outcome.folder
+
+
+def _run_om(options: EvaluateOptions, model: Path, work: Path) -> Path:
+    where = InferOptions(
+        str(model), str(work / "bin.info"), str(work / "result"), "ais", options.device_id, dirname="om"
+    )
+    return infer(where)[0]
+
+
+def _count(
+    dumps: Path, annotations: Path, rule: Rule, description: dict[str, Any], work: Path, name: str
+) -> CocoNumbers:
+    """Dumps to text, text to JSON, JSON to numbers; every result counts, as in training's evaluation."""
+    texts = work / f"detection-results-{name}"
+    for old in texts.glob("*.txt"):
+        old.unlink()
+    postprocess(dumps, work / "images.info", texts, rule, description["classes"])
+    path, _ = txt_to_json(texts, work / f"coco_detection_result_{name}", read_truth(annotations), smallest=0.0)
+    return coco_eval(annotations, path, work / f"coco_detection_result_{name}.txt")

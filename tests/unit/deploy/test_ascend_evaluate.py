@@ -1,0 +1,158 @@
+"""The whole road in one command, on data that one of two random detectors has labelled itself."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fcos_train.cli.main import main
+from fcos_train.deploy.ascend import evaluate as road
+from fcos_train.deploy.ascend.coco_eval import CocoNumbers
+from fcos_train.deploy.ascend.sidecar import beside, read, read_rule
+from mmcv_overrides.errors import UserError
+from tests.support.small_detectors import CLASSES, small_config, write_checkpoint
+
+pytest.importorskip("onnxruntime")
+SHAPE = ["--shape", "96", "128"]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """`a.pth`, `b.pth`, and `data/` whose boxes are the best detections of `a.pth`."""
+    from fcos_train.data.shapes import draw_image
+    from fcos_train.infer.detector import Detector
+
+    root = tmp_path_factory.mktemp("road")
+    config = small_config("fcos-gn")
+    config.test_dataloader.dataset.pipeline[1].scale = (128, 96)
+    for seed, name in enumerate("ab"):
+        write_checkpoint(root / f"{name}.pth", config, seed)
+    detector = Detector.from_checkpoint(root / "a.pth", device="cpu")
+    images, boxes = [], []
+    for split in ("train", "val"):
+        (root / "data" / f"{split}2017").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(4):
+        picture = draw_image(random, (256, 192))[0]
+        name = f"cell_{number}.png"
+        images.append({"id": number + 10, "file_name": name, "width": 256, "height": 192})
+        for split in ("train", "val"):
+            cv2.imwrite(str(root / "data" / f"{split}2017" / name), picture)
+        found = detector(picture)
+        for box, label in list(zip(found.boxes.tolist(), found.labels.tolist(), strict=True))[:15]:
+            side = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            entry = {"id": len(boxes) + 1, "image_id": number + 10, "category_id": 3 * label + 2, "bbox": side}
+            boxes.append({**entry, "area": side[2] * side[3], "iscrowd": 0})
+    categories = [{"id": 3 * i + 2, "name": name} for i, name in enumerate(CLASSES)]
+    data = {"images": images, "annotations": boxes, "categories": categories}
+    (root / "data" / "annotations").mkdir()
+    for split in ("train", "val"):
+        (root / "data" / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(data))
+    return root
+
+
+def run(labelled: Path, work: Path, *words) -> int:
+    fixed = ["--checkpoint", labelled / "a.pth", "--data-path", labelled / "data", "--work-dir", work, "--device", "cpu"]
+    return main(["ascend", "evaluate", *map(str, [*fixed, *words])])
+
+
+def table(text: str) -> dict[str, list[float]]:
+    rows = [line.split() for line in text.splitlines()[-5:-1]]
+    assert rows[0] == ["mAP", "AP50", "AP75"]
+    return {row[0]: [float(value) for value in row[1:]] for row in rows[1:]}
+
+
+@pytest.mark.parametrize("end", ["nms", "decoded", "raw"])
+def test_export_and_checkpoint_agree(labelled, tmp_path, capsys, end):
+    assert run(labelled, tmp_path, "--end", end, *SHAPE) == 0
+    text = capsys.readouterr().out
+    rows = table(text)
+    assert rows["pth"][0] > 0.3  # the boxes were made by it
+    assert abs(rows["pth"][0] - rows["exported"][0]) <= 0.001 and rows["difference"][0] <= 0.001
+    assert text.splitlines()[-1] == "4 images; the difference in mAP is within the tolerance of 0.001"
+    assert [p.name for p in sorted((tmp_path / "bin").iterdir())] == [f"cell_{i}.bin" for i in range(4)]
+    assert (tmp_path / "bin" / "cell_0.bin").stat().st_size == 3 * 96 * 128 * 4
+    dumps = tmp_path / "result" / "dumpOutput_device0"
+    assert {p.name: p.stat().st_size for p in dumps.iterdir()} == {
+        f"cell_{i}_{k}.bin": {1: 2000, 2: 800}[k] for i in range(4) for k in (1, 2)
+    }
+    assert (tmp_path / "bin.info").read_text().splitlines()[3] == f"3 {tmp_path}/bin/cell_3.bin 128 96"
+    assert (tmp_path / "coco_detection_result_exported.txt").read_text().startswith("bbox_mAP: ")
+
+
+def test_ascend_graph_agrees_in_the_reference_evaluator(labelled, tmp_path, capsys):
+    assert run(labelled, tmp_path, "--end", "ascend", "--limit", 2, "--tolerance", 0.03, *SHAPE) == 0
+    rows = table(capsys.readouterr().out)
+    assert rows["pth"][0] > 0.3 and rows["difference"][0] <= 0.03
+
+
+def test_another_model_is_told_apart(labelled, tmp_path, capsys):
+    words = ["export", labelled / "b.pth", "--output-file", tmp_path / "b.onnx", *SHAPE]
+    assert main([str(word) for word in words]) == 0
+    capsys.readouterr()
+    assert run(labelled, tmp_path / "work", "--model", tmp_path / "b.onnx") == 1
+    text = capsys.readouterr().out
+    rows = table(text)
+    assert rows["difference"][0] > 0.1 and "ABOVE the tolerance of 0.001" in text
+
+
+def test_tolerance_is_met_by_what_is_printed():
+    def found(pth: float, exported: float) -> road.Comparison:
+        return road.Comparison(CocoNumbers((pth,) * 12), CocoNumbers((exported,) * 12), 0.001, 1)
+
+    assert found(0.5, 0.501).agrees and found(0.501, 0.5).agrees
+    assert not found(0.5, 0.5011).agrees and not found(0.5011, 0.5).agrees
+
+
+def test_rule_of_the_description(tmp_path):
+    content = {
+        "classes": ["a"],
+        "input": {"example_shape": [64, 96], "normalize_in_graph": False},
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+        "bgr_to_rgb": True,
+        "resize": {"keep_ratio": True},
+    }
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    rule = read_rule(beside(tmp_path / "m.onnx"))
+    # 100 x 60 into 96 x 64: s = 0.96, 60 * 0.96 = 57.6 -> 58; top left, RGB
+    found = rule.prepare(np.full((60, 100, 3), (10, 20, 30), np.uint8))
+    assert found.shape == (3, 64, 96) and not found[:, 58:].any()
+    assert found[:, 57, 95] == pytest.approx([(30 - 123.675) / 58.395, (20 - 116.28) / 57.12, (10 - 103.53) / 57.375])
+    assert rule.restore(np.array([[9.6, 0, 96, 48]]), 100, 60).tolist() == [pytest.approx([10, 0, 100, 50])]
+    content["input"]["normalize_in_graph"] = True
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    assert read_rule(tmp_path / "m.json").prepare(np.full((6, 9, 3), (1, 2, 3), np.uint8))[:, 0, 0].tolist() == [1, 2, 3]
+    del content["mean"]
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="lacks mean"):
+        read(tmp_path / "m.json")
+    with pytest.raises(UserError, match=r"other.onnx has no description beside it"):
+        beside(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize(
+    "words,part",
+    [
+        (["--model", "absent.onnx"], "--model absent.onnx: no such file"),
+        (["--data-path", "absent"], "--data-path absent: no such file or folder"),
+        (["--limit", "0"], "--limit 0: must be at least 1"),
+        (["--tolerance", "-1"], "--tolerance -1.0: must not be negative"),
+    ],
+)
+def test_faults_are_named(labelled, tmp_path, capsys, words, part):
+    assert run(labelled, tmp_path / "work", *words) == 2
+    assert part in capsys.readouterr().err and not (tmp_path / "work").exists()
+
+
+def test_data_of_other_classes_are_refused(labelled, tmp_path, capsys):
+    for split in ("train", "val"):
+        file = labelled / "data" / "annotations" / f"instances_{split}2017.json"
+        other = tmp_path / "data" / "annotations" / file.name
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text(file.read_text().replace('"cross"', '"hexagon"'))
+        (tmp_path / "data" / f"{split}2017").symlink_to(labelled / "data" / f"{split}2017")
+    assert run(labelled, tmp_path / "work", "--data-path", tmp_path / "data", *SHAPE) == 2
+    assert "cross" in capsys.readouterr().err
