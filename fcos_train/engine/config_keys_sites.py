@@ -157,9 +157,10 @@ class _Walk:
     def registries(self, kind: Kind) -> list[dict[str, Any]]:
         """Name -> class of each registry of the kind; mmdet's own entries stand before mmengine's."""
         module = importlib.import_module(f"{self.scope}.registry")
+        root = importlib.import_module("mmengine.registry")  # mmdet has no FUNCTIONS of its own
         tables = []
         for name in kind.registries:
-            registry = getattr(module, name, None)
+            registry = getattr(module, name, getattr(root, name, None))
             table: dict[str, Any] = {}
             while registry is not None:
                 table = {**registry.module_dict, **table}

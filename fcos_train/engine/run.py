@@ -42,7 +42,7 @@ def _register() -> None:
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
-    for room in ("fcos_train.data.dataset", "fcos_train.data.loading", "fcos_train.evaluation", "fcos_train.models", "fcos_train.engine.static", "mmcv_overrides.guard"):
+    for room in ("fcos_train.data.dataset", "fcos_train.data.loading", "fcos_train.data.batch", "fcos_train.evaluation", "fcos_train.models", "fcos_train.engine.static", "mmcv_overrides.guard"):
         import_module(room)
 
 

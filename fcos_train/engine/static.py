@@ -18,6 +18,7 @@ from mmcv_overrides.errors import UserError
 
 from ..models import STOCK, static_head_of
 from ..models.frozen_bn import fold_frozen_bn
+from .fixed_batch import reset_batch, set_batch
 from .options import TrainOptions
 
 HOOK = "FixedStepHook"
@@ -43,7 +44,10 @@ def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> li
     cfg.model.bbox_head["type"] = head
     dense = _channels_last_pays(cfg, options, accelerator)
     cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), ConfigDict(type=HOOK, channels_last=dense)]
-    return [f"fixed-shape step: {what}, mode eager{', channels_last' if dense else ''}; --step-mode mmdet turns it off"]
+    return [
+        f"fixed-shape step: {what}, mode eager{', channels_last' if dense else ''}; --step-mode mmdet turns it off",
+        set_batch(cfg, dense),
+    ]
 
 
 def _remove_hook(cfg: Config) -> None:
@@ -54,6 +58,7 @@ def _stock(cfg: Config) -> str:
     head = cfg.model.get("bbox_head")
     if isinstance(head, dict) and head.get("type") in STOCK:
         head["type"] = STOCK[head["type"]]
+    reset_batch(cfg)
     return "step mode mmdet: asked for"
 
 
@@ -77,6 +82,11 @@ class FixedStepHook(Hook):
 
     def __init__(self, channels_last: bool = False):
         self.channels_last = channels_last
+
+    def before_run(self, runner) -> None:
+        """Initial weights are drawn in the usual memory order, so that a seed means the same weights in every mode."""
+        for param in runner.model.parameters():
+            param.data = param.data.contiguous()
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -3,5 +3,6 @@
 from .coverage import STATIC, STOCK, static_head_of
 from .fcos_head import StaticFCOSHead
 from .fsaf_head import StaticFSAFHead
+from .padded_batch import FixedShapePreprocessor
 
-__all__ = ["STATIC", "STOCK", "StaticFCOSHead", "StaticFSAFHead", "static_head_of"]
+__all__ = ["FixedShapePreprocessor", "STATIC", "STOCK", "StaticFCOSHead", "StaticFSAFHead", "static_head_of"]

@@ -13,6 +13,7 @@ from torch import Tensor
 from fcos_train.geometry.assignment import FcosTargets, fcos_targets
 from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.iou import centerness
+from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.geometry.points import LevelSpec, PointGrid, merge_levels, point_grid
 from fcos_train.models.losses import (
     EPS,
@@ -25,11 +26,12 @@ from fcos_train.models.losses import (
     own_class,
     reduce_mean,
 )
+from fcos_train.models.padded_batch import TakesPaddedObjects
 from mmcv_overrides.errors import UserError
 
 
 @MODELS.register_module()
-class StaticFCOSHead(FCOSHead):
+class StaticFCOSHead(TakesPaddedObjects, FCOSHead):
     """FCOSHead whose loss is one tensor program: no shape depends on the data, nothing returns to the host.
 
     Arguments, state_dict and predictions are FCOSHead's. Covered: FocalLoss; any box loss on corner boxes; binary
@@ -78,6 +80,10 @@ class StaticFCOSHead(FCOSHead):
             [instances.labels for instances in batch_gt_instances],
         )
         return self.loss_by_padded(cls_scores, bbox_preds, centernesses, *padded)
+
+    def loss_of_objects(self, outs: tuple, objects: PaddedObjects) -> dict[str, Tensor]:
+        """Losses of what :meth:`forward` gave."""
+        return self.loss_by_padded(*outs, objects.boxes, objects.labels, objects.count)
 
     def loss_by_padded(
         self,

@@ -14,15 +14,17 @@ from torch import Tensor
 
 from fcos_train.geometry.assignment import FsafTargets, fsaf_targets
 from fcos_train.geometry.boxes import pad_objects
+from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.geometry.points import LevelSpec, PointGrid, merge_levels, point_grid
 from fcos_train.models.losses import attach, box_loss, check_focal, corner_loss, focal_loss, own_class
+from fcos_train.models.padded_batch import TakesPaddedObjects
 from mmcv_overrides.errors import UserError
 
 _UNSEEN = 1e6  # loss of an object on a level where it owns no point (mmdet's value)
 
 
 @MODELS.register_module()
-class StaticFSAFHead(FSAFHead):
+class StaticFSAFHead(TakesPaddedObjects, FSAFHead):
     """FSAFHead whose loss, online choice of levels included, is one tensor program without host syncs.
 
     Arguments, state_dict and predictions are FSAFHead's. ``loss_cls`` and ``loss_bbox`` are sums over the levels.
@@ -89,6 +91,11 @@ class StaticFSAFHead(FSAFHead):
             padded_size=torch.tensor(pad_shapes, device=device),
             ignore=ignore,
         )
+
+    def loss_of_objects(self, outs: tuple, objects: PaddedObjects) -> dict[str, Tensor]:
+        """Losses of what :meth:`forward` gave."""
+        padded = objects.boxes, objects.labels, objects.count
+        return self.loss_by_padded(*outs, *padded, padded_size=objects.padded_size, ignore=objects.ignore)
 
     def loss_by_padded(
         self,
