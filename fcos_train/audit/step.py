@@ -1,0 +1,180 @@
+"""Builds the training step of a config on made-up images and counts a few of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import mmcv_overrides
+
+mmcv_overrides.activate()
+
+import torch  # noqa: E402
+from mmdet.registry import MODELS  # noqa: E402
+from mmdet.structures import DetDataSample  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.dataset import pseudo_collate  # noqa: E402
+from mmengine.logging import MMLogger  # noqa: E402
+from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.registry import FUNCTIONS, init_default_scope  # noqa: E402
+from mmengine.structures import InstanceData  # noqa: E402
+
+from fcos_train.engine import config as configs  # noqa: E402
+from fcos_train.engine import static  # noqa: E402
+from fcos_train.engine.options import TrainOptions  # noqa: E402
+from fcos_train.engine.run import _register  # noqa: E402
+from mmcv_overrides import device, precision  # noqa: E402
+from mmcv_overrides.errors import UserError  # noqa: E402
+
+from .trace import StepTrace  # noqa: E402
+
+DEFAULT_SHAPE = (800, 1344)
+OBJECTS = (7, 3, 12, 1, 5, 8)  # in the images of a step: they must not change what is launched
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What to audit; the field names are the flags.
+
+    Raises:
+        UserError: sizes that cannot be.
+    """
+
+    config: str
+    batch_size: int = 2
+    shape: tuple[int, int] | None = None  # rows, columns
+    device: str = "auto"
+    opt_level: str = "O1"
+    loss_scale: str | float = 32.0
+    step_mode: str = "auto"
+    steps: int = 4
+    graph_breaks: bool = False
+    cfg_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        sizes = (self.batch_size, *(self.shape or ()))
+        if min(sizes) < 1:
+            raise UserError(f"--batch-size and --shape must be at least 1, got {sizes}")
+        if self.steps < 2:
+            raise UserError(f"--steps {self.steps}: at least 2; the first step of a shape is never counted")
+
+
+@dataclass
+class Trained:
+    """A model with everything that a step needs."""
+
+    model: torch.nn.Module
+    wrapper: Any
+    collate: Any
+    shape: tuple[int, int]
+    classes: int
+    accelerator: device.Accelerator
+    notes: list[str]
+
+
+def build(options: AuditOptions) -> Trained:
+    """The config's model and optimizer as the trainer would have them, on random weights.
+
+    Raises:
+        UserError: the config, the device, or a model that needs more than boxes.
+    """
+    accelerator, reason = device.pick(options.device)
+    device.use(accelerator)
+    place = accelerator.set_device(0)
+    _register()
+    cfg = configs.load_config(options.config)
+    cfg.merge_from_dict(options.cfg_options)
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    if "mask_head" in str(cfg.model.get("roi_head", "")):
+        raise UserError("the audit makes up boxes, not masks: it covers detectors without a mask head")
+    train = TrainOptions(
+        config=options.config, opt_level=options.opt_level, loss_scale=options.loss_scale, step_mode=options.step_mode
+    )
+    notes = [reason, *static.set_step(cfg, train, accelerator), configs.set_precision(cfg, train, accelerator)]
+    cfg.optim_wrapper.setdefault("clip_grad", dict(configs.CLIP))
+    for part in configs.pretrained_sources(cfg):
+        part["init_cfg"] = None
+    MMLogger.get_current_instance().setLevel("WARNING")  # one line for each parameter otherwise
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    precision.keep_losses_fp32(model)
+    if options.opt_level == "O2":
+        precision.cast_weights(model, precision.half_dtype("O2", accelerator, None))
+    model = model.to(place).train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, logger=MMLogger.get_current_instance())
+    for hook in cfg.get("custom_hooks") or []:
+        if hook.get("type") == static.HOOK:
+            static.FixedStepHook(**{k: v for k, v in hook.items() if k != "type"}).before_train(runner)
+    collate, shape = _collate(cfg, options.shape)
+    classes = min((part.num_classes for part in configs.walk(cfg.model) if "num_classes" in part), default=1)
+    return Trained(model, wrapper, collate, shape, classes, accelerator, notes)
+
+
+def _collate(cfg: Config, shape: tuple[int, int] | None):
+    """The loader's collate function for images of one shape, and that shape."""
+    given = dict((cfg.get("train_dataloader") or {}).get("collate_fn") or {})
+    function = FUNCTIONS.get(given.pop("type", "pseudo_collate")) or pseudo_collate
+    shapes = given.get("shapes")
+    shape = shape or (tuple(shapes[0]) if shapes else DEFAULT_SHAPE)
+    if shapes is not None:
+        given["shapes"] = [shape]
+    return partial(function, **given), shape
+
+
+def made_up_batch(trained: Trained, batch_size: int, step: int) -> dict:
+    """What the loader would give: random pixels and boxes, another number of objects in every step."""
+    generator = torch.Generator().manual_seed(step)
+    height, width = trained.shape
+    items = []
+    for index in range(batch_size):
+        count = OBJECTS[(step + index) % len(OBJECTS)]
+        corner = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.6
+        side = (0.05 + 0.35 * torch.rand(count, 2, generator=generator)) * torch.tensor([width, height])
+        sample = DetDataSample(
+            metainfo={
+                "img_id": step * batch_size + index,
+                "img_path": "",
+                "img_shape": trained.shape,
+                "ori_shape": trained.shape,
+                "scale_factor": (1.0, 1.0),
+                "flip": False,
+                "flip_direction": None,
+            }
+        )
+        labels = torch.randint(0, trained.classes, (count,), generator=generator)
+        sample.gt_instances = InstanceData(bboxes=torch.cat((corner, corner + side), 1), labels=labels)
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+        items.append({"inputs": image, "data_samples": sample})
+    return trained.collate(items)
+
+
+def trace_steps(trained: Trained, options: AuditOptions) -> list[StepTrace]:
+    """The counts of each of ``options.steps`` training steps."""
+    traces = []
+    for step in range(options.steps):
+        batch = made_up_batch(trained, options.batch_size, step)
+        with StepTrace() as trace:
+            trained.model.train_step(batch, trained.wrapper)
+        traces.append(trace)
+    return traces
+
+
+def graph_breaks(trained: Trained, options: AuditOptions) -> tuple[int | None, list[str]]:
+    """How often torch.compile would have to leave the graph in forward pass and losses, and why.
+
+    Returns:
+        None and the reason where dynamo cannot tell.
+    """
+    batch = trained.model.data_preprocessor(made_up_batch(trained, options.batch_size, 0), True)
+    torch._dynamo.reset()
+    try:
+        found = torch._dynamo.explain(lambda data: trained.model(**data, mode="loss"))(batch)
+    except Exception as error:  # dynamo raises many kinds
+        return None, [f"{type(error).__name__}: {str(error).splitlines()[0]}"]
+    finally:
+        torch._dynamo.reset()
+    return found.graph_break_count, [str(reason.reason).splitlines()[0] for reason in found.break_reasons]
