@@ -19,7 +19,7 @@ from .spec import ExportGraph, normalisation
 from .writing import INPUT, custom_operators
 
 # Standard operators that the reference evaluator computes slowly: a runtime computes these nodes.
-HEAVY = ("Conv", "MaxPool", "InstanceNormalization", "Resize", "Relu", "Add", "Mul", "Sigmoid")
+HEAVY = ("Conv", "BatchNormalization", "MaxPool", "InstanceNormalization", "Resize", "Relu", "Add", "Mul", "Sigmoid")
 
 
 def check(model: ModelProto) -> None:
