@@ -18,6 +18,7 @@ from mmcv_overrides.errors import UserError
 
 from ..models import STOCK, static_head_of
 from ..models.frozen_bn import fold_frozen_bn
+from ..models.group_norm import quick_group_norm
 from .fixed_batch import reset_batch, set_batch
 from .options import TrainOptions
 
@@ -94,6 +95,7 @@ class FixedStepHook(Hook):
             folded = fold_frozen_bn(model)
             if folded:
                 runner.logger.info(f"{len(folded)} frozen norms folded into their convolutions")
+        quick_group_norm(model)
         if self.channels_last:
             lay_out(model, runner.optim_wrapper)
 

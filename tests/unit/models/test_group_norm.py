@@ -1,0 +1,45 @@
+"""The quick GroupNorm is as near to fp32 as torch's own, and is torch's own where that is quick."""
+
+import pytest
+import torch
+from torch import nn
+
+from fcos_train.models.group_norm import QuickGroupNorm, quick_group_norm
+
+
+def gradients(layer, x, grad):
+    layer.zero_grad()
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = layer(x)
+    y.backward(grad.to(y.dtype))
+    return [t.float() for t in (y.detach(), x.grad, layer.weight.grad, layer.bias.grad)]
+
+
+def error(found, truth):
+    return ((found - truth).norm() / truth.norm()).item()
+
+
+@pytest.mark.parametrize("size", [(20, 20), (3, 5), (1, 1)])
+def test_as_exact_as_torchs_own(size):
+    torch.manual_seed(0)
+    layer = nn.GroupNorm(8, 32)
+    nn.init.normal_(layer.weight)
+    order = {"memory_format": torch.channels_last}
+    x = (torch.randn(2, 32, *size) * 2 + 0.5).bfloat16().contiguous(**order)
+    grad = torch.randn(2, 32, *size).bfloat16().contiguous(**order)
+    truth = gradients(layer, x.float(), grad.float())
+    own = gradients(layer, x, grad)
+    assert quick_group_norm(layer) == 1 and isinstance(layer, QuickGroupNorm)
+    quick = gradients(layer, x, grad)
+    assert torch.equal(quick[0], own[0])
+    for found, reference in zip(quick[1:], truth[1:], strict=True):
+        assert error(found, reference) < 0.01
+
+
+def test_other_cases_are_torchs_own():
+    layer = nn.GroupNorm(4, 8)
+    x, grad = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
+    own = gradients(layer, x, grad)
+    quick_group_norm(layer)
+    assert all(torch.equal(a, b) for a, b in zip(gradients(layer, x, grad), own, strict=True))
+    assert list(layer.state_dict()) == ["weight", "bias"]
