@@ -20,7 +20,7 @@ from .perf import write_benchmark
 from .postprocess import postprocess
 from .preprocess import preprocess
 from .rules import Rule
-from .runs import InferOptions, infer
+from .runs import InferOptions, ais_bench, infer
 from .session import OnnxSession, Session
 from .txt_to_json import txt_to_json
 
@@ -119,6 +119,8 @@ def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Co
     from fcos_train.infer.detector import Detector
 
     work = Path(options.work_dir)
+    if (options.model or "").endswith(".om"):
+        ais_bench(options.model)  # refused before anything is computed
     detector = Detector.from_checkpoint(options.checkpoint, options.config, options.device, options.trust_checkpoint)
     images, annotations = _validation(options, detector.classes, work)
     model = Path(options.model) if options.model else _exported(options, work, say)

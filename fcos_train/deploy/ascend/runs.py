@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .perf import write_benchmark, write_pure, write_summary
 from .session import OnnxSession
 
 LAYOUTS = ("benchmark", "ais")
+LONGEST_WORD = 120_000  # Linux takes 128 KiB in one argument
 
 
 @dataclass(frozen=True)
@@ -97,28 +99,47 @@ def _size(options: InferOptions) -> tuple[int | None, int | None]:
     return sizes.pop()
 
 
-def _on_card(options: InferOptions) -> tuple[Path, list[str]]:
-    """Hand an `.om` to ais_bench."""
-    if not Path(options.model).is_file():
-        raise UserError(f"--model {options.model}: no such file")
+def ais_bench(model: str | Path) -> list[str]:
+    """The words that start ais_bench.
+
+    Raises:
+        UserError: there is no such model, or ais_bench is not installed.
+    """
+    if not Path(model).is_file():
+        raise UserError(f"--model {model}: no such file")
     program = shutil.which("ais_bench")
     if program is None and importlib.util.find_spec("ais_bench") is None:
         raise UserError(
-            f"{options.model} runs on a card only, and ais_bench is not installed here. "
+            f"{model} runs on a card only, and ais_bench is not installed here. "
             "Give the ONNX file it was made from to run it with onnxruntime"
         )
-    start = [program] if program else [sys.executable, "-m", "ais_bench"]
-    words = [*start, "--model", options.model, "--device", str(options.device), "--outfmt", options.fmt]
+    return [program] if program else [sys.executable, "-m", "ais_bench"]
+
+
+def _on_card(options: InferOptions) -> tuple[Path, list[str]]:
+    """Hand an `.om` to ais_bench."""
+    words = [*ais_bench(options.model), "--model", options.model, "--device", str(options.device), "--outfmt", options.fmt]
     words += ["--batchsize", str(options.batch)] if options.batch else []
     output = Path(options.output)
     name = options.dirname or time.strftime("%Y_%m_%d-%H_%M_%S")
     if options.rounds:
         words += ["--loop", str(options.rounds)]
     else:
-        files = inputs_of(options.inputs)
+        what = _in_words(inputs_of(options.inputs))
         output.mkdir(parents=True, exist_ok=True)
-        words += ["--input", ",".join(map(str, files)), "--output", str(output), "--output_dirname", name]
+        words += ["--input", what, "--output", str(output), "--output_dirname", name]
     done = subprocess.run(words)
     if done.returncode:
         raise UserError(f"ais_bench ended with status {done.returncode}; what it said is above")
     return output / name, [f"[INFO] ais_bench left its results in {output / name}"]
+
+
+def _in_words(files: Sequence[Path]) -> str:
+    """The folder that holds exactly these files, else their names with commas."""
+    folder = files[0].parent
+    if len(files) > 1 and sorted(files) == sorted(folder.glob("*.bin")):
+        return str(folder)
+    names = ",".join(map(str, files))
+    if len(names) > LONGEST_WORD:
+        raise UserError(f"{len(files)} files are too many for one command; put them into a folder of their own")
+    return names

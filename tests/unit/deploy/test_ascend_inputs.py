@@ -85,6 +85,26 @@ def test_textured_image_matches_plain_arithmetic(tmp_path):
     assert found.dtype == np.dtype("<f4") and found.tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("size", [(480, 640), (427, 641), (500, 333), (31, 1200)])
+def test_prepared_input_is_that_of_mmcv(size):
+    """mmcv's own steps, which the published tools call; they normalise in float32."""
+    import mmcv
+
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    rule, (h, w) = RULES["fsaf"], size
+    scale = min(1216 / w, 800 / h)
+    small = mmcv.imresize(image, (int(np.floor(w * scale)), int(np.floor(h * scale))))
+    flat = mmcv.imnormalize(small, np.float32(MEAN), np.float32(STD), to_rgb=True)
+    want = mmcv.impad(flat, shape=(800, 1216), pad_val=0).transpose(2, 0, 1)
+    np.testing.assert_allclose(rule.prepare(image), want, rtol=0, atol=1e-6)
+    small = mmcv.imrescale(image, (1216, 1216))
+    flat = mmcv.imnormalize(small, np.float32(MEAN), np.float32(STD), to_rgb=True)
+    left, top = (1216 - small.shape[1]) // 2, (1216 - small.shape[0]) // 2
+    padding = (left, top, 1216 - small.shape[1] - left, 1216 - small.shape[0] - top)
+    want = mmcv.impad(flat, padding=padding, pad_val=0).transpose(2, 0, 1)
+    np.testing.assert_allclose(RULES["cascade"].prepare(image), want, rtol=0, atol=1e-6)
+
+
 def test_corrupt_image_is_named_and_the_others_are_written(tmp_path, capsys):
     plain(tmp_path / "images" / "good.jpg", 30, 20)
     (tmp_path / "images" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")

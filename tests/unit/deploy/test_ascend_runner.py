@@ -213,16 +213,20 @@ def test_what_does_not_fit_is_refused(tmp_path, bins, monkeypatch, capsys, words
     assert part in capsys.readouterr().err
 
 
-def test_om_goes_to_ais_bench_where_there_is_one(tmp_path, bins, monkeypatch):
+def test_om_goes_to_ais_bench_where_there_is_one(tmp_path, bins, monkeypatch, capsys):
     tool = tmp_path / "bin" / "ais_bench"
     tool.parent.mkdir()
     tool.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/said\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
     (tmp_path / "m.om").write_bytes(b"om")
-    words = ["--model", str(tmp_path / "m.om"), "--input", f"{bins}/img1.bin", "--output", str(tmp_path / "out")]
-    assert main(["ascend", "infer", *words, "--output-dirname", "run"]) == 0
-    said = (tmp_path / "said").read_text().split()
-    assert said == ["--model", f"{tmp_path}/m.om", "--device", "0", "--outfmt", "BIN", "--input", f"{bins}/img1.bin"] + [
-        "--output", f"{tmp_path}/out", "--output_dirname", "run"
-    ]  # fmt: skip
+    fixed = ["--model", f"{tmp_path}/m.om", "--device", "0", "--outfmt", "BIN", "--input"]
+    rest = ["--output", f"{tmp_path}/out", "--output_dirname", "run"]
+    # A whole folder is handed over as one; names of thousands of files do not fit into a command.
+    for inputs, said in ((f"{bins}/img1.bin", f"{bins}/img1.bin"), (str(tmp_path / "coco.info"), str(bins))):
+        words = ["--model", str(tmp_path / "m.om"), "--input", inputs, "--output", str(tmp_path / "out")]
+        assert main(["ascend", "infer", *words, "--output-dirname", "run"]) == 0
+        assert (tmp_path / "said").read_text().split() == [*fixed, said, *rest]
+    tool.write_text("#!/bin/sh\nexit 7\n")
+    assert main(["ascend", "infer", *words]) == 2
+    assert "ais_bench ended with status 7" in capsys.readouterr().err
