@@ -43,7 +43,7 @@ def lively(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Weights drawn so that scores reach from 0.01 to 0.9 and boxes have sides of many sizes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() > 1:
                 fan = parameter[0].numel()
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / fan) ** 0.5)

@@ -97,7 +97,7 @@ def _detections(outputs, dets, other_dets, labels, other_labels, rules: Selectio
     fault = None
     if lost:
         fault = f"{len(lost)} detections without a partner within {box_limit} px and {SCORE:g}: {'; '.join(lost[:3])}"
-    elif explained > max(4, 0.2 * (pairs + explained)):
+    elif explained > max(2 if pairs else 0, 0.2 * (pairs + explained)):
         fault = f"{explained} of {pairs + explained} detections differ by ties; too many to call it the same"
     return [Difference(outputs[0].name, box, fault, pairs, note), Difference(outputs[1].name, 0.0, None, pairs)]
 
@@ -128,7 +128,7 @@ def _near_tie(row: np.ndarray, others: np.ndarray, rules: Selection, half: bool,
     """A rounding error decides whether this row is there: at the threshold, at the end of a full list, or because a
     box of the other answer overlaps it by just the limit, or is as good and overlaps more."""
     slack = 0.02 if half else 1e-3
-    if row[4] <= rules.score_thr + SCORE and rules.score_thr > 0:
+    if abs(row[4] - rules.score_thr) <= SCORE and rules.score_thr > 0:
         return True
     if full and row[4] <= others[:, 4].min(initial=np.inf) + SCORE:
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -200,7 +202,9 @@ class SingleStage(ExportGraph):
             return self(images)
         shape = tuple(images.shape[-2:])
         metas = [{"img_shape": shape, "ori_shape": shape, "pad_shape": shape}] * len(images)
-        found = self.reader.head.predict_by_feat(*maps, batch_img_metas=metas, rescale=False)
+        config = copy.deepcopy(self.model.test_cfg)
+        config["score_thr"] = self.rules.score_thr
+        found = self.reader.head.predict_by_feat(*maps, batch_img_metas=metas, cfg=config, rescale=False)
         total = self.rules.max_per_img
         dets, labels = images.new_zeros(len(images), total, 5), torch.zeros(len(images), total, dtype=torch.int64)
         for image, instances in enumerate(found):

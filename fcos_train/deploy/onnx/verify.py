@@ -49,10 +49,11 @@ def runner(model: ModelProto) -> tuple[Callable[[np.ndarray], list[np.ndarray]],
     return lambda images: session.run(None, {INPUT: images}), "onnxruntime"
 
 
-def _session(model: ModelProto):
+def _session(model: ModelProto, threads: int = 0):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads  # 0: all cores
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -62,7 +63,8 @@ class _RuntimeNode(OpRun):
 
     def _run(self, *inputs, **attributes):
         if not hasattr(self, "_one"):
-            self._one = _session(self._alone(inputs))
+            # a pool of threads for each of hundreds of small nodes costs more than it saves
+            self._one = _session(self._alone(inputs), 0 if self.onnx_node.op_type == "Conv" else 1)
         feed = {name: value for name, value in zip(self.onnx_node.input, inputs, strict=False) if name}
         return tuple(self._one.run(None, feed))
 

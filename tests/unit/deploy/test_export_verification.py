@@ -1,0 +1,169 @@
+"""The verification finds what is wrong, forgives what rounding decides, and leaves finished files alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.support.small_detectors import small_config, write_checkpoint
+
+pytest.importorskip("onnxruntime")
+
+from fcos_train.deploy.onnx import export as exporting  # noqa: E402
+from fcos_train.deploy.onnx.ascend_ops import BatchMultiClassNMS, batch_multi_class_nms  # noqa: E402
+from fcos_train.deploy.onnx.compare import compare  # noqa: E402
+from fcos_train.deploy.onnx.export import ExportOptions, NotTheSame, export  # noqa: E402
+from fcos_train.deploy.onnx.spec import Output, Selection  # noqa: E402
+
+RULES = Selection(0.05, 1000, 0.5, 100, 0.0)
+DETS = (Output("dets", "dets"), Output("labels", "labels"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "fcos.pth", small_config("fcos-plain")))
+
+
+def _with_changed_weight(model):
+    """As an exporter would do that writes wrong values."""
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("conv_reg.bias"))
+    values = onnx.numpy_helper.to_array(tensor) + np.float32(0.1)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return model
+
+
+@pytest.mark.parametrize("end", ["raw", "decoded", "nms", "ascend"])
+def test_a_wrong_weight_fails_and_the_finished_file_stays(end, checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"finished before")
+    write = exporting.write
+    monkeypatch.setattr(exporting, "write", lambda graph, opset: _with_changed_weight(write(graph, opset)))
+    with pytest.raises(NotTheSame, match=r"model\.failed\.onnx"):
+        export(ExportOptions(checkpoint, end=end, output=str(path), shape=(64, 96)), lambda _: None)
+    assert path.read_bytes() == b"finished before"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.failed.onnx", "model.onnx"]
+    onnx.load(tmp_path / "model.failed.onnx")
+
+
+def test_without_objects_the_graph_is_proved_at_threshold_zero(checkpoint, tmp_path):
+    lines = []
+    path = tmp_path / "model.onnx"
+    export(ExportOptions(checkpoint, output=str(path), shape=(64, 96), score_thr=0.999), lines.append)
+    (place,) = [i for i, line in enumerate(lines) if "no object above 0.999" in line]
+    assert "detections matched" in lines[place + 1] and "(0 detections" not in lines[place + 1]
+    assert path.is_file()
+
+
+def _dets(*rows):
+    dets, labels = np.zeros((1, 100, 5), np.float32), np.zeros((1, 100), np.int64)
+    for place, (box, score, label) in enumerate(rows):
+        dets[0, place, :4], dets[0, place, 4], labels[0, place] = box, score, label
+    return dets, labels
+
+
+def _fault(mine, other, rules=RULES):
+    return compare(DETS, mine, other, rules, half=False)[0].fault
+
+
+def test_detections_match_within_half_a_pixel_and_a_thousandth():
+    one = _dets(([10, 10, 50, 50], 0.9, 1))
+    assert _fault(one, _dets(([10.4, 10, 50, 50], 0.9005, 1))) is None
+    assert "ties" in _fault(one, _dets(([10.6, 10, 50, 50], 0.9, 1)))  # as good and overlapping, but all of them
+    assert "without a partner" in _fault(one, _dets(([10, 10, 50, 50], 0.902, 1)))
+    assert "without a partner" in _fault(one, _dets(([10, 10, 50, 50], 0.9, 2)))
+    assert "without a partner" in _fault(one, _dets())
+
+
+def test_a_detection_that_rounding_decides_is_forgiven():
+    one = ([0, 0, 100, 100], 0.9, 1)
+    beside = ([0, 0, 100, 50], 0.8, 1)  # overlaps by exactly the limit
+    assert _fault(_dets(one, beside), _dets(one)) is None
+    assert _fault(_dets(one, ([0, 0, 100, 52], 0.8, 1)), _dets(one)) is not None
+    assert _fault(_dets(one, ([200, 0, 300, 50], 0.0502, 1)), _dets(one)) is None  # on the threshold
+    assert _fault(_dets(one, ([200, 0, 300, 50], 0.0702, 1)), _dets(one)) is not None
+
+
+def test_maps_are_compared_by_rtol_and_by_the_size_of_the_map():
+    output = (Output("cls_0", "map"),)
+    other = np.array([[[[0.0, 1.0, -2.0]]]], np.float32)
+    for error, good in ((0.9e-5, True), (5e-5, False)):
+        (found,) = compare(output, [other + np.float32([error, 0, 0])], [other], RULES, half=False)
+        assert (found.fault is None) is good
+        assert found.largest == pytest.approx(error, rel=1e-3)
+    (found,) = compare(output, [other * np.float32(np.nan)], [other], RULES, half=False)
+    assert found.fault and found.largest == float("inf")
+    (found,) = compare(output, [other[..., :2]], [other], RULES, half=False)
+    assert "shape" in found.fault
+
+
+def test_scores_on_the_threshold_may_fall_on_either_side():
+    output = (Output("scores", "scores"),)
+    other = np.full((1, 100, 4), 0.4, np.float32)
+    other[0, 0, 0] = 0.03
+    mine = other.copy()
+    mine[0, 0, 0] = 0
+    (found,) = compare(output, [mine], [other], RULES, half=False)
+    assert found.fault is None and "1 on the threshold" in found.note
+    mine[0, 1, 0] = 0
+    (found,) = compare(output, [mine], [other], RULES, half=False)
+    assert found.fault
+
+
+def test_batch_multi_class_nms_by_hand():
+    """Three overlapping boxes and a far one, two classes; worked out on paper."""
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 4], [20, 20, 30, 30]], np.float32)[None, :, None]
+    scores = np.array([[0.9, 0.1], [0.8, 0.3], [0.7, 0.05], [0.2, 0.95]], np.float32)[None]
+    rows, values, classes, number = batch_multi_class_nms(boxes, scores, 0.05, 0.5, 2, 5)
+    # class 0: box 0 removes box 1 (IoU .8) but not box 2 (.4); at most 2, so box 3 is not reached
+    # class 1: box 3, then box 1 (it removes box 0); box 2 has exactly the threshold
+    assert values[0].tolist() == pytest.approx([0.95, 0.9, 0.7, 0.3, 0.0])
+    assert classes[0].tolist() == [1, 0, 0, 1, 0]
+    assert rows[0, :, 3].tolist() == [30, 10, 4, 8, 0]
+    assert number.tolist() == [4] and number.dtype == np.int32
+    half = batch_multi_class_nms(boxes.astype(np.float16), scores.astype(np.float16), 0.05, 0.5, 2, 5)
+    assert [part.dtype for part in half] == [np.float16] * 3 + [np.int32]
+
+
+def test_the_ascend_graph_is_what_the_device_expects(checkpoint, tmp_path):
+    path = tmp_path / "model.onnx"
+    # 12 x 16 places on the finest level: more than nms_pre, so that a TopK is needed
+    config = small_config("fcos-plain")
+    config.model.test_cfg.nms_pre = 50
+    own = write_checkpoint(tmp_path / "own.pth", config)
+    export(ExportOptions(str(own), end="ascend", output=str(path), shape=(96, 128), batch=2), lambda _: None)
+    model = onnx.load(path)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 11)]
+    kinds = [node.op_type for node in model.graph.node]
+    assert {node.domain for node in model.graph.node} == {""}
+    assert kinds.count("BatchMultiClassNMS") == 1 and kinds.count("TopK") == 1
+    assert not {"NonMaxSuppression", "Shape", "Range", "NonZero"} & set(kinds)
+    (nms,) = [node for node in model.graph.node if node.op_type == "BatchMultiClassNMS"]
+    attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in nms.attribute}
+    assert attributes == {
+        "score_threshold": 0.0,
+        "iou_threshold": 0.5,
+        "max_size_per_class": 100,
+        "max_total_size": 100,
+    }
+    assert len(nms.output) == 4
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    for name in nms.input:
+        cast = made_by[name]
+        assert cast.op_type == "Cast"
+        assert onnx.helper.get_attribute_value(cast.attribute[0]) == onnx.TensorProto.FLOAT16
+    gathers = [node for node in model.graph.node if node.op_type == "Gather"]
+    index = made_by[gathers[0].input[1]]
+    while index.op_type == "Reshape":
+        index = made_by[index.input[0]]
+    assert index.op_type == "Add"  # order within an image + first row of the image
+    assert made_by[index.input[0]].op_type == "Cast"
+    assert onnx.helper.get_attribute_value(made_by[index.input[0]].attribute[0]) == onnx.TensorProto.INT32
+    with pytest.raises(onnx.checker.ValidationError):  # as stock tools do; ours shows the operator its own domain
+        onnx.checker.check_model(model, full_check=True)
+    onnx.reference.ReferenceEvaluator(model, new_ops=[BatchMultiClassNMS])
+
+
+def test_rules_of_test_cfg():
+    rules = Selection.of({"nms_pre": -1, "score_thr": 0.1, "nms": {"type": "nms", "iou_threshold": 0.6}}, "nms")
+    assert rules == replace(RULES, score_thr=0.1, nms_pre=None, iou_threshold=0.6, min_bbox_size=-1)
