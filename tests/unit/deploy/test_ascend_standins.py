@@ -7,7 +7,7 @@ import pytest
 
 from fcos_train.deploy.ascend import sidecar
 from fcos_train.deploy.ascend.session import OnnxSession
-from fcos_train.deploy.ascend.standins import FinishedSession, TorchSession
+from fcos_train.deploy.ascend.standins import FinishedSession, ReferenceSession, TorchSession
 from tests.support.small_detectors import small_config, write_checkpoint
 
 pytest.importorskip("onnxruntime")
@@ -42,3 +42,25 @@ def test_detections_are_those_of_the_checkpoint(detector, tmp_path, end):
     assert strong.sum() > 5
     np.testing.assert_allclose(dets[0, strong], want_dets[0, strong], rtol=1e-3, atol=1e-3)
     assert (labels[0, strong] == want_labels[0, strong]).all()
+
+
+def test_ascend_graph_with_batch_normalisation(tmp_path):
+    """Half precision moves boxes by up to half a pixel and may swap neighbours: most must be there."""
+    from fcos_train.data.shapes import draw_image
+    from fcos_train.deploy.onnx.export import ExportOptions, export_detector
+    from fcos_train.infer.detector import Detector
+
+    path = write_checkpoint(tmp_path / "m.pth", small_config("fcos-bn"), seed=3)
+    detector = Detector.from_checkpoint(path, device="cpu")
+    options = ExportOptions(checkpoint="m.pth", end="ascend", shape=(HEIGHT, WIDTH))
+    found = export_detector(detector, options, tmp_path / "m.onnx", say=lambda line: None)
+    description = sidecar.read(found.sidecar)
+    batch = sidecar.read_rule(found.sidecar).prepare(draw_image(np.random.default_rng(5), (256, 192))[0])[None]
+    dets, labels = ReferenceSession(found.path, description).run(batch)
+    want_dets, want_labels = TorchSession(path, detector, description).run(batch)
+    strong = want_dets[0, :, 4] > 0.1
+    near = 0
+    for row, label in zip(want_dets[0, strong], want_labels[0, strong], strict=True):
+        same = (np.abs(dets[0, :, :4] - row[:4]).max(1) < 0.5) & (np.abs(dets[0, :, 4] - row[4]) < 2e-3)
+        near += bool((same & (labels[0] == label)).any())
+    assert strong.sum() > 5 and near >= 0.9 * strong.sum()
