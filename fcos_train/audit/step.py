@@ -31,7 +31,8 @@ from mmcv_overrides.errors import UserError  # noqa: E402
 from .trace import StepTrace  # noqa: E402
 
 DEFAULT_SHAPE = (800, 1344)
-OBJECTS = (7, 3, 12, 1, 5, 8)  # in the images of a step: they must not change what is launched
+# In the images of a step: they must not change what is launched. All within one padded length.
+OBJECTS = (7, 3, 8, 1, 5, 0)
 
 
 @dataclass(frozen=True)

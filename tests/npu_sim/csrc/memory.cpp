@@ -126,7 +126,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     return {kNpu, static_cast<c10::DeviceIndex>(exchange_device(device.index()))};
   }
   c10::Stream getStream(c10::Device device) const override {
-    return {c10::Stream::DEFAULT, device.index() < 0 ? getDevice() : device};
+    return c10::Stream(c10::Stream::DEFAULT, device.index() < 0 ? getDevice() : device);
   }
   c10::Stream getDefaultStream(c10::Device device) const override { return getStream(device); }
   c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override { return getStream(device); }

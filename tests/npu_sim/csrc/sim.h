@@ -45,6 +45,7 @@ void register_hooks();
 
 // ---- kernels.cpp
 at::Tensor on_host(const at::Tensor& tensor);  // the same memory as a CPU tensor
-int64_t install_native(const std::vector<std::string>& names);
+// Gives these aten operators the counting kernel; `pytorchs` (storage and views) are native but stay PyTorch's own.
+int64_t install_native(const std::vector<std::string>& names, const std::set<std::string>& pytorchs);
 
 }  // namespace sim

@@ -1,0 +1,59 @@
+"""The product on a simulated NPU, in processes of its own: a device cannot be taken back once it is registered.
+
+With ``NPU_REAL=1`` the same commands run on the NPU that is there; what only the simulator counts is skipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import commands
+
+HERE = Path(__file__).resolve().parent
+REAL = os.environ.get("NPU_REAL") == "1"
+
+
+class Npu:
+    """Runs commands where ``--device npu`` exists."""
+
+    def __init__(self, library: Path | None):
+        self.env = {"NPU_SIM_STRICT": "1"}
+        if library is not None:
+            # commands.environment() puts the repository on PYTHONPATH; ours must come before it
+            self.env.update(NPU_SIM_LIBRARY=str(library), PYTHONPATH=os.pathsep.join([str(HERE / "stand_in"), str(commands.ROOT)]))
+
+    def run(self, *args, **env) -> subprocess.CompletedProcess:
+        """``fcos-train ARGS``."""
+        return commands.run(*args, **{**self.env, **env})
+
+    def run_ranks(self, ranks: int, *args, **env) -> subprocess.CompletedProcess:
+        return commands.run_ranks(ranks, *args, **{**self.env, **env})
+
+    def python(self, *args, **env) -> subprocess.CompletedProcess:
+        return commands._finish([sys.executable, *map(str, args)], None, 300, {**self.env, **env})
+
+    def count(self, *args) -> dict:
+        """The counts that ``inside/steps.py ARGS`` prints as its last line."""
+        if REAL:
+            pytest.skip("only the simulated device counts launches")
+        return json.loads(commands.ok(self.python(HERE / "inside" / "steps.py", *args)).stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def npu() -> Npu:
+    if REAL:
+        return Npu(None)
+    spec = importlib.util.spec_from_file_location("npu_sim_build", HERE / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    missing = build.missing_tools()
+    if missing:
+        pytest.skip(missing)
+    return Npu(build.library())

@@ -1,0 +1,78 @@
+"""Stands in for ``torch_npu`` in tests: importing it registers the simulated device as ``npu`` and ``hccl``.
+
+The environment says how: ``NPU_SIM_LIBRARY`` (the built extension), ``NPU_SIM_STRICT`` (refuse what a real NPU
+would run on the host or change), ``NPU_SIM_REPORT`` (a file for the counts of the process, JSON, written at exit).
+It must be imported before the first backward pass of a process, and cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+__version__ = "2.13.0+simulated"
+OPERATORS = Path(__file__).resolve().parents[4] / "fcos_train" / "audit" / "native_operators.json"
+# Native on the NPU, but storage, views and copies: the simulated device keeps PyTorch's own.
+_PLUMBING = """
+_coalesce _copy_from_and_resize _lazy_clone _local_scalar_dense _pin_memory _reshape_alias _to_copy _to_sparse
+_to_sparse.sparse_dim as_strided as_strided_ clone contiguous copy_ empty.memory_format empty_like empty_strided full
+full.out is_pinned is_set_to isnan new_empty_strided record_stream resize_ resize_as_ set_ set_.source_Storage
+set_.source_Storage_storage_offset set_.source_Tensor squeeze squeeze.dim tril_indices triu_indices unfold unsqueeze
+view bartlett_window bartlett_window.periodic blackman_window blackman_window.periodic hamming_window
+hamming_window.periodic hamming_window.periodic_alpha hamming_window.periodic_alpha_beta hann_window
+hann_window.periodic
+"""
+# torch_npu's autocast leaves these as they come, unlike CUDA's.
+_NOT_AUTOCAST = """
+_upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
+_upsample_nearest_exact3d linalg_vecdot rms_norm upsample_bicubic2d upsample_bilinear2d upsample_linear1d
+upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d vdot
+"""
+
+
+def _load_library():
+    path = Path(os.environ["NPU_SIM_LIBRARY"])
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _hccl(options, _):
+    gloo = torch.distributed.ProcessGroupGloo(
+        options.store, options.group_rank, options.group_size, options.timeout
+    )
+    return _C.make_hccl(gloo)
+
+
+def _write_report() -> None:
+    path = os.environ.get("NPU_SIM_REPORT")
+    if path:
+        Path(f"{path}.{os.environ.get('RANK', 0)}").write_text(json.dumps(_C.counts()))
+
+
+_C = _load_library()
+torch.utils.rename_privateuse1_backend("npu")
+
+from . import npu  # noqa: E402  needs the library
+
+torch._register_device_module("npu", npu)
+sys.modules["torch.npu"], sys.modules["torch.npu.amp"] = npu, npu.amp
+torch.utils.generate_methods_for_privateuse1_backend(
+    unsupported_dtype=[torch.quint8, torch.quint4x2, torch.quint2x4, torch.qint32, torch.qint8]
+)
+_autocast = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # these replace registrations
+    for _name in _NOT_AUTOCAST.split():
+        _autocast.impl(_name, torch.library.fallthrough_kernel)
+torch.distributed.Backend.register_backend("hccl", _hccl, extended_api=True, devices=["npu"])
+_C.install_native(json.loads(OPERATORS.read_text())["native"], set(_PLUMBING.split()))
+atexit.register(_write_report)
