@@ -14,6 +14,7 @@ then suppression class by class. Both are numpy and called in turn; each figure 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import time
@@ -113,9 +114,10 @@ def measure(maps: tuple, thr: float, rounds: int) -> str:
             call()
             times[call].append(1e3 * (time.perf_counter() - start))
     fast, slow = (statistics.median(times[call]) for call in (ours, plain))
+    least = min(times[ours])
     candidates = sum(int((1 / (1 + np.exp(-c)) > thr).sum()) for c in maps[0])
     return (
-        f"score_thr {thr:4}: {candidates:5} candidates, {len(a.boxes):3} boxes | decoder {fast:6.3f} ms | "
+        f"score_thr {thr:4}: {candidates:5} candidates, {len(a.boxes):3} boxes | decoder {fast:6.3f} ms (fastest {least:.3f}) | "
         f"per level {slow:6.3f} ms | {slow / fast:5.1f} x | boxes identical"
     )
 
@@ -130,7 +132,7 @@ def main() -> None:
         "python benchmarks/decoder.py",
         f"{args.date}, {cpu_name()}, one core, numpy {np.__version__}, Python {platform.python_version()}",
         f"{SIZE}x{SIZE}, {CLASSES} classes, {sum((SIZE // s) ** 2 for s in STRIDES)} points, {OBJECTS} objects; "
-        f"medians of {args.rounds} calls each, in turn",
+        f"medians of {args.rounds} calls each, in turn; other load of the machine: {os.getloadavg()[0]:.1f} processes",
     ]
     for seed in range(3):
         maps = scene(seed)
