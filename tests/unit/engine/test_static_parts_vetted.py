@@ -1,0 +1,16 @@
+"""Configs that name the fixed-shape parts pass the check of stored configs."""
+
+from fcos_train.engine import static
+from fcos_train.engine.config import load_config
+from fcos_train.engine.options import TrainOptions
+from fcos_train.infer import vetting
+from mmcv_overrides import device
+
+
+def test_a_stored_config_may_name_them():
+    name = "fcos/fcos_tiny_shapes"
+    cfg = load_config(name)
+    static.set_step(cfg, TrainOptions(config=name), device.pick("cpu")[0])
+    assert cfg.model.bbox_head.type == "StaticFCOSHead"
+    assert cfg.model.data_preprocessor.type == "FixedShapePreprocessor"
+    vetting.check_parts(cfg.model.to_dict(), "model", "checkpoint")
