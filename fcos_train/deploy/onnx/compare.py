@@ -11,6 +11,7 @@ from .spec import Output, Selection
 
 RTOL, ATOL = 1e-3, 1e-5
 BOX_ATOL = 0.05  # px, of decoded boxes: a side close to the border is a small difference of large numbers
+STRAY_ATOL, STRAY_SHARE = 1e-4, 1e-3  # a thousandth of the values of a map may differ by ten times ATOL
 BOX_PX, SCORE = 0.5, 1e-3  # of detections
 
 
@@ -62,6 +63,10 @@ def _values(output: Output, mine: np.ndarray, other: np.ndarray, rules: Selectio
     atol = BOX_ATOL if output.kind == "boxes" else ATOL * scale
     good = np.isclose(mine, other, rtol=RTOL, atol=atol)
     note = ""
+    if output.kind == "map":  # a few of very many values close to 0 collect more rounding than the rest
+        stray = ~good & np.isclose(mine, other, rtol=RTOL, atol=STRAY_ATOL * scale)
+        if 0 < stray.sum() <= STRAY_SHARE * mine.size:
+            good, note = good | stray, f"{int(stray.sum())} of {mine.size} values close to 0 beyond {atol:.1e}"
     if output.kind == "scores":
         flips = ((mine == 0) != (other == 0)) & (np.maximum(mine, other) <= rules.score_thr * 1.001 + ATOL)
         if 0 < flips.sum() <= max(2, 1e-4 * mine.size):

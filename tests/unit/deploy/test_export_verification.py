@@ -97,6 +97,16 @@ def test_maps_are_compared_by_rtol_and_by_the_size_of_the_map():
     assert "shape" in found.fault
 
 
+def test_a_thousandth_of_a_map_may_differ_by_ten_times_the_tolerance():
+    output = (Output("cls_0", "map"),)
+    other = np.zeros((1, 1, 40, 100), np.float32)
+    for changed, error, good in ((4, 9e-5, True), (5, 9e-5, False), (1, 1.1e-4, False)):
+        mine = other.copy()
+        mine[0, 0, 0, :changed] = error
+        (found,) = compare(output, [mine], [other], RULES, half=False)
+        assert (found.fault is None) is good
+
+
 def test_scores_on_the_threshold_may_fall_on_either_side():
     output = (Output("scores", "scores"),)
     other = np.full((1, 100, 4), 0.4, np.float32)
