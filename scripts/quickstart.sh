@@ -19,7 +19,7 @@ stage "data: drawn shapes in COCO layout, $data"
 if [[ -f $data/annotations/instances_val2017.json ]]; then
     echo "already there"
 else
-    "$PYTHON" -m fcos_train make-shapes "$data"
+    "$PYTHON" -m fcos_train make-shapes "$data" --train 400 --val 80
 fi
 
 stage "training: $config"
