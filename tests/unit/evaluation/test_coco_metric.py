@@ -36,7 +36,8 @@ def log_lines():
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(f"{record.levelname} {record.getMessage()}")
-    logger = MMLogger.get_current_instance()
+    # a fresh one is the current one, whatever loggers other tests have left
+    logger = MMLogger.get_instance(f"metric-{id(lines)}", logger_name="metric", log_level="INFO")
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)

@@ -137,7 +137,7 @@ def test_quickstart(sandbox, environment):
         f"{pip} torch==2.13.0+cpu",
         f"{pip} -c FILE -e ROOT",
         "-m fcos_train doctor --fix",
-        "-m fcos_train make-shapes data/shapes",
+        "-m fcos_train make-shapes data/shapes --train 400 --val 80",
         f"-m fcos_train train configs/fcos/fcos_r18_fpn_shapes.py --data-path data/shapes --work-dir {work} --seed 0 --max-iters 4",
         f"-m fcos_train eval ROOT/{work}/config.py ROOT/{work}/latest.pth --device auto --work-dir ROOT/{work}/eval",
         f"demo.py {work}/latest.pth --img data/shapes/val2017/a.jpg --show-dir {work}/pictures",
