@@ -1,0 +1,52 @@
+"""Two real gloo ranks: the arithmetic of one, and nothing that hangs."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.support.commands import EXACT, exact, ok, run, run_ranks
+
+COMMON = ["--opt-level", "O0", "--loss-scale", "1", "--workers", "0", "--seed", "0", "--no-validate", "--no-auto-lr"]
+
+
+def test_two_ranks_train_what_one_trains_on_twice_the_batch(shapes, tmp_path):
+    common = ["train", EXACT, "--data-path", shapes, "--max-iters", 5, *COMMON]
+    one = exact(ok(run(*common, "--batch-size", 4, "--work-dir", tmp_path / "one")))
+    two = exact(ok(run_ranks(2, *common, "--batch-size", 2, "--work-dir", tmp_path / "two")))
+    assert len(one) == 5 and len(two) == 10
+    for it in range(1, 6):
+        ((a, images_a), (b, images_b)), (loss, images) = (two[0, it], two[1, it]), one[0, it]
+        assert sorted(images_a.split(",") + images_b.split(",")) == sorted(images.split(","))
+        assert (a + b) / 2 == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_rank_with_nothing_but_background_neither_hangs_nor_fails(shapes, tmp_path):
+    data = shutil.copytree(shapes, tmp_path / "data")
+    file = data / "annotations" / "instances_train2017.json"
+    coco = json.loads(file.read_text())
+    empty = {image["id"] for image in sorted(coco["images"], key=lambda i: i["id"])[1::2]}
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] not in empty]
+    file.write_text(json.dumps(coco))
+    done = run_ranks(
+        2, "train", EXACT, "--data-path", data, "--max-iters", 3, *COMMON, "--batch-size", 2, "--work-dir", tmp_path / "w",
+        "--cfg-options", "train_dataloader.sampler.shuffle=False", "train_dataloader.dataset.filter_cfg.filter_empty_gt=False",
+    )  # fmt: skip
+    seen = exact(ok(done))
+    assert len(seen) == 6
+    assert all(set(map(int, images.split(","))) <= empty for (rank, _), (_, images) in seen.items() if rank == 1)
+
+
+def test_a_stall_names_the_slow_rank(shapes, tmp_path):
+    config = tmp_path / "slow.py"
+    config.write_text(
+        f"_base_ = {str(EXACT)!r}\n"
+        "custom_hooks = [dict(type='PrintExactLosses'), dict(type='SleepOnRank', rank=1, iteration=2, seconds=25)]\n"
+    )
+    done = run_ranks(
+        2, "train", config, "--data-path", shapes, "--max-iters", 5, *COMMON, "--batch-size", 2,
+        "--work-dir", tmp_path / "w", FCOS_DIST_TIMEOUT="5",
+    )  # fmt: skip
+    assert done.returncode != 0
+    # where the others wait depends on the head: it averages the number of positives over the ranks in its forward pass
+    assert "waiting for rank 1 (step 3 before the forward pass); the others are at step 3 in the " in done.stdout + done.stderr
