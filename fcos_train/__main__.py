@@ -1,8 +1,25 @@
-"""`python -m fcos_train` is `fcos-train`."""
+"""``python -m fcos_train``: the command, also as torchrun starts it."""
 
+import atexit
+import logging
+import os
 import sys
 
 from fcos_train.cli.main import main
 
+
+def leave(status: int) -> None:
+    """End a rank without tearing down C++ threads: gloo's abort the process now and then when the interpreter exits,
+    which would turn a finished training, or the message of a user error, into a crash."""
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_status = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        leave(exit_status)
+    sys.exit(exit_status)

@@ -62,12 +62,12 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
     elif options.launcher == "none":
         accelerator.set_device(0)
     _register()
-    try:
-        yield accelerator, reason
-    finally:
-        # Ranks that end without this abort now and then, which hides the message of a user error.
-        if joins and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    yield accelerator, reason
+    if joins:
+        # Together, so that none closes connections that another still reads. After an error there is nobody to wait
+        # for: the process ends as it is (see __main__).
+        dist.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _say(lines: list[str]) -> None:

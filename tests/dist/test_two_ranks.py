@@ -1,11 +1,13 @@
 """Two real gloo ranks: the arithmetic of one, and nothing that hangs."""
 
 import json
+import re
 import shutil
+import subprocess
 
 import pytest
 
-from tests.support.commands import EXACT, exact, ok, run, run_ranks
+from tests.support.commands import EXACT, ROOT, environment, exact, moments, ok, run, run_ranks
 
 COMMON = ["--opt-level", "O0", "--loss-scale", "1", "--workers", "0", "--seed", "0", "--no-validate", "--no-auto-lr"]
 
@@ -50,3 +52,20 @@ def test_a_stall_names_the_slow_rank(shapes, tmp_path):
     assert done.returncode != 0
     # where the others wait depends on the head: it averages the number of positives over the ranks in its forward pass
     assert "waiting for rank 1 (step 3 before the forward pass); the others are at step 3 in the " in done.stdout + done.stderr
+
+
+def test_launcher_prints_the_contract_and_an_honest_fps(shapes, tmp_path):
+    """The speed that is printed, against images and seconds counted by a hook of the test."""
+    repository = tmp_path / "repository"
+    shutil.copytree(ROOT, repository, ignore=shutil.ignore_patterns(".git", ".venv", "data", "work_dirs", "output"))
+    command = ["bash", "test/train_performance_8p.sh", f"--data_path={shapes}", "--nproc=2", "--batch_size=1", f"--config={EXACT}"]
+    env = environment(PYTHONPATH=str(repository), FCOS_FOLLOW="0")
+    done = ok(subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, timeout=300))
+    log = (repository / "test" / "output" / "0" / "train_0.log").read_text()
+    times = moments(log)
+    assert len(times) == 12  # 24 images, two ranks of one
+    counted = 2 * (12 - 5) / (times[-1] - times[4])
+    printed = float(re.search(r"^Final Performance images/sec : (\S+)$", done.stdout, re.MULTILINE).group(1))
+    assert printed == pytest.approx(counted, rel=0.05)
+    assert "------------------ Final result ------------------" in done.stdout
+    assert re.search(r"^E2E Training Duration sec : \d+$", done.stdout, re.MULTILINE)

@@ -60,5 +60,10 @@ def log_records(work_dir: Path, mode: str = "train") -> list[dict]:
 
 def exact(done: subprocess.CompletedProcess) -> dict[tuple[int, int], tuple[float, str]]:
     """(rank, iteration) -> (loss with all its bits, image ids), from the config ``tests/support/exact.py``."""
-    found = re.findall(r"^exact (\d+) (\d+) (\S+) (\S+)$", done.stdout, re.MULTILINE)
+    found = re.findall(r"^exact (\d+) (\d+) (\S+) (\S+) \S+$", done.stdout, re.MULTILINE)
     return {(int(rank), int(it)): (float.fromhex(loss), images) for rank, it, loss, images in found}
+
+
+def moments(text: str, rank: int = 0) -> list[float]:
+    """When each iteration of a rank ended, s, by the clock of the test's own hook."""
+    return [float(t) for t in re.findall(rf"^exact {rank} \d+ \S+ \S+ (\S+)$", text, re.MULTILINE)]

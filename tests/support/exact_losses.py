@@ -10,11 +10,11 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class PrintExactLosses(Hook):
-    """Prints the loss of every rank and iteration with all its bits, and the images it comes from."""
+    """Prints the loss of every rank and iteration with all its bits, the images it comes from, and when."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         images = ",".join(str(s.img_id) for s in data_batch["data_samples"])
-        line = f"exact {get_rank()} {runner.iter + 1} {outputs['loss'].item().hex()} {images}\n"
+        line = f"exact {get_rank()} {runner.iter + 1} {outputs['loss'].item().hex()} {images} {time.time():.6f}\n"
         os.write(1, line.encode())  # one system call: lines of two ranks don't mix
 
 
