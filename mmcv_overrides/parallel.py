@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 
 import torch
 import torch.distributed as dist
 from mmengine.model.wrappers import MMDistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from .device import current
 from .errors import UserError
@@ -56,6 +58,8 @@ class DeviceDistributedDataParallel(MMDistributedDataParallel):
         device = next(module.parameters()).device
         kwargs["device_ids"] = None if device.type == "cpu" else [device.index]
         kwargs.setdefault("gradient_as_bucket_view", True)
+        if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:  # its name since torch 2.13
+            kwargs["forward_sync_buffers"] = kwargs.pop("broadcast_buffers", True)
         super().__init__(module, detect_anomalous_params=detect_anomalous_params, **kwargs)
         self._steps = 0
 

@@ -48,6 +48,9 @@ def check_opencv() -> None:
 # mmdet's point generators call torch.meshgrid in the way that torch has been announcing to change since 1.10.
 warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
 
+# mmengine sets the start method that the config asks for, and warns that this differs from the default.
+warnings.filterwarnings("ignore", message="Multi-processing start method", category=UserWarning)
+
 OVERRIDES = [
     Override("mmengine.logging:print_log", print_log, "DEBUG messages without a logger are not for users"),
 ]

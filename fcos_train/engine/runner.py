@@ -18,11 +18,18 @@ from mmcv_overrides import device, precision
 MAX_CONSOLE_LINES = 3
 
 
+# mmengine's own classes warning each other; nothing that a user could act on.
+NOISE = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+
+
 class ShortRecords(logging.Filter):
-    """Walls of text go to the log file only; the terminal says that they do."""
+    """Walls of text and warnings of mmengine about itself go to the log file only."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.INFO or record.getMessage().count("\n") < MAX_CONSOLE_LINES
+        message = record.getMessage()
+        if message.startswith(NOISE):
+            return False
+        return record.levelno > logging.INFO or message.count("\n") < MAX_CONSOLE_LINES
 
 
 class PlainFormatter(logging.Formatter):
