@@ -113,9 +113,9 @@ class Bomb:
         return os.system, (f"touch {self.marker}",)
 
 
-@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
-@pytest.mark.parametrize("entry", ["demo", "eval", "resume", "load-from"])
-def test_malicious_checkpoint_executes_nothing(shapes, tmp_path, kind, entry):
+# every format by some door; the formats times the reading functions are in the unit tests
+@pytest.mark.parametrize(("entry", "kind"), [("demo", "zip"), ("eval", "pickle"), ("resume", "legacy"), ("load-from", "zip")])
+def test_malicious_checkpoint_executes_nothing(shapes, tmp_path, entry, kind):
     marker, file = tmp_path / "executed", tmp_path / "evil.pth"
     content = {"state_dict": {"w": torch.zeros(1)}, "meta": Bomb(marker)}
     if kind == "pickle":

@@ -23,3 +23,19 @@ def test_800_by_1216(name, end, tmp_path):
     result = export(options, lines.append)
     print("\n".join(lines))
     assert all(found.fault is None and found.count > 0 for found in result.differences)
+
+
+CASCADE = "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
+CASCADE_DCN = "dcn/cascade-rcnn_r101-dconv-c3-c5_fpn_1x_coco.py"
+
+
+@pytest.mark.parametrize("config, end, opset", [(CASCADE, "nms", 17), (CASCADE, "ascend", 11), (CASCADE_DCN, "nms", 19), (CASCADE_DCN, "ascend", 11)])
+def test_1216_by_1216(config, end, opset, tmp_path):
+    config = Config.fromfile(str(shipped(config)))
+    config.model.backbone.init_cfg = None
+    checkpoint = write_checkpoint(tmp_path / "cascade.pth", config)
+    lines = []
+    options = ExportOptions(str(checkpoint), end=end, output=str(tmp_path / "model.onnx"), shape=(1216, 1216), opset=opset)
+    result = export(options, lines.append)
+    print("\n".join(lines))
+    assert all(found.fault is None and found.count > 0 for found in result.differences)
