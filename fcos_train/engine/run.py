@@ -191,6 +191,7 @@ def prepare(options: TrainOptions, accelerator: device.Accelerator, work_dir: Pa
     notes += configs.safe_schedule(cfg, configs.total_iterations(cfg, images, world))
     configs.set_hooks(cfg, options)
     cfg["work_dir"] = str(work_dir)
+    cfg.visualizer["save_dir"] = str(work_dir / "tb")
     cfg["launcher"] = options.launcher
     cfg["randomness"] = ConfigDict(seed=options.seed, deterministic=options.deterministic)
     resume = _resume_from(options, cfg, work_dir)

@@ -41,6 +41,7 @@ def test_training_learns_and_leaves_what_users_look_for(trained):
     work_dir, done = trained
     names = {p.name for p in work_dir.iterdir()}
     assert {"latest.pth", "config.py", "epoch_50.pth"} <= names
+    assert list((work_dir / "tb").rglob("events.out.tfevents.*"))
     assert any(n.endswith(".log") for n in names) and any(n.endswith(".log.json") for n in names)
     losses = [r["loss"] for r in log_records(work_dir)]
     assert losses[-1] < 0.6 * losses[0]
