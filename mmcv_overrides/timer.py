@@ -86,7 +86,6 @@ class ClockHook(IterTimerHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        global CLOCKS
         if not getattr(runner, "_resume", False):
             CLOCKS.load_state_dict(asdict(Clocks()))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
 
 def load_coco(path: Path) -> dict:
@@ -34,14 +33,4 @@ def load_coco(path: Path) -> dict:
 
 def write_json(data: Mapping, path: Path) -> Path:
     """Write atomically: other processes see the whole file or none. Raises UserError if that fails."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps(data), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    return path
+    return write_whole(path, json.dumps(data))

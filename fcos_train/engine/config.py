@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 import os
 import re
@@ -19,7 +18,6 @@ from mmcv_overrides.errors import UserError
 from ..data.spec import DataSpec
 from .options import TrainOptions
 
-log = logging.getLogger("fcos_train")
 ROOT = Path(__file__).resolve().parents[2]
 WARMUP_ITERS = 500
 CLIP = {"max_norm": 35, "norm_type": 2}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
 
 def write_json(path: str | Path, data) -> Path:
@@ -18,20 +16,7 @@ def write_json(path: str | Path, data) -> Path:
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(scratch, "w", encoding="utf-8") as file:
-            json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    return path
+    return write_whole(path, json.dumps(data))
 
 
 def write_metrics(path: str | Path, metrics: dict) -> Path:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
-from .files import some, write_whole
+from .files import some
 
 MAX_DETS = (100, 300, 1000)
 AREAS = ("all", "small", "medium", "large")

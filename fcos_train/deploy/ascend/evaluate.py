@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
 from . import sidecar
 from .classes import read_truth
 from .coco_eval import CocoNumbers, coco_eval
-from .files import decode, some, write_whole
+from .files import decode, some
 from .infer import inputs_of, run_files
 from .info import bin_info, write_rows
 from .perf import write_benchmark

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,25 +10,6 @@ import cv2
 import numpy as np
 
 from mmcv_overrides.errors import UserError
-
-
-def write_whole(path: str | Path, data: bytes | str) -> Path:
-    """Write a file so that it is either the old one or the whole new one.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full.
-    """
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-        os.replace(scratch, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
 
 
 def stem(path: str | Path) -> str:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
-from .files import listed, progress, some, unique_stems, write_whole
+from .files import listed, progress, some, unique_stems
 from .info import read_info
 from .session import Session
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
-from .files import decode, listed, progress, some, stem, write_whole
+from .files import decode, listed, progress, some, stem
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG")
 

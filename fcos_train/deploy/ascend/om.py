@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
-from .files import write_whole
 from .rules import Rule
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import write_whole
+from mmcv_overrides.files import write_whole
+
 from .infer import Clocks, Outcome
 
 RULE = "-----------------Performance Summary------------------"

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
 from .dumps import Dumps, Found
-from .files import decode, progress, write_whole
+from .files import decode, progress
 from .info import Row, by_stem, read_info
 from .rules import Rule
 

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
-from .files import decode, listed, progress, some, unique_stems, write_whole
+from .files import decode, listed, progress, some, unique_stems
 from .rules import Rule
 
 SUFFIXES = {

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
 from .classes import Truth
-from .files import listed, write_whole
+from .files import listed
 
 SMALLEST_SCORE = 0.05
 
