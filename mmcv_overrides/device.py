@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -55,6 +57,19 @@ class Accelerator:
         if self.module is not None:
             self.module.synchronize()
 
+    def title(self) -> str:
+        """What the device calls itself; on a CPU the processor's name."""
+        if self.module is not None:
+            return self.module.get_device_name()
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.is_file() else []
+        names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(names, platform.processor() or platform.machine())
+
+    def speed_fault(self) -> str | None:
+        """None where a time means something; otherwise why a report must not give a speed."""
+        return simulated(self.title()) if self.name == "npu" else None
+
     def memory_mb(self) -> int:
         """Peak memory of tensors on the device, MiB; 0 on a CPU."""
         return 0 if self.module is None else int(self.module.max_memory_allocated() / 2**20)
@@ -67,6 +82,11 @@ ACCELERATORS = {
 }
 
 _current: Accelerator | None = None
+
+
+def simulated(title: str) -> str | None:
+    """Why a device of this name has no speed; None for any other."""
+    return f"{title} counts, its times mean nothing" if title.startswith("Simulated") else None
 
 
 def _npu_fault() -> str | None:

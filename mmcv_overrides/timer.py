@@ -2,7 +2,7 @@
 
 FPS = samples of all ranks / training seconds. The first five iterations of every epoch, and of a resumed run, are
 warm-up and not counted (neither their samples nor their seconds); evaluation and checkpoint writing are not training
-seconds. The clocks are stored in checkpoints, so the total is right after a resume.
+seconds. The clocks are stored in checkpoints, so the total is right after a resume. A simulated device has no FPS.
 """
 
 from __future__ import annotations
@@ -117,9 +117,10 @@ class ClockHook(IterTimerHook):
             CLOCKS.train, CLOCKS.data = CLOCKS.train + spent, CLOCKS.data + waited
             CLOCKS.samples += samples
         self.done_in_epoch += 1
-        hub.update_info("fps", CLOCKS.fps)
+        no_speed = current().speed_fault()
+        hub.update_info("fps", None if no_speed else CLOCKS.fps)
         if self._log_line_follows(runner, batch_idx):
-            hub.update_info("fps_window", self.window_samples / self.window_s)
+            hub.update_info("fps_window", None if no_speed else self.window_samples / self.window_s)
             self.window_s, self.window_samples = 0.0, 0
 
     @staticmethod
@@ -130,7 +131,10 @@ class ClockHook(IterTimerHook):
 
     def _fps_line(self, runner, span: str) -> None:
         share = CLOCKS.data / CLOCKS.train if CLOCKS.train else 0.0
-        if CLOCKS.samples:
+        no_speed = current().speed_fault()
+        if no_speed:
+            runner.logger.info(f"{span}: no FPS, {no_speed}")
+        elif CLOCKS.samples:
             runner.logger.info(
                 f"{span}: {CLOCKS.samples} images in {CLOCKS.train:.1f} s of training "
                 f"(data {share:.0%}), FPS: {CLOCKS.fps:.2f}"

@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from mmcv_overrides import timer
+from mmcv_overrides import device, timer
 
 
 class Clock:
@@ -144,3 +145,17 @@ def test_too_short_a_run_says_so(clock):
     run.hook.before_train(run.runner)
     run.epoch([8] * 3)
     assert timer.CLOCKS.fps == 0.0 and "no FPS" in run.lines[-1]
+
+
+def test_a_simulated_device_has_no_speed(clock, monkeypatch):
+    npu = SimpleNamespace(get_device_name=lambda: "Simulated NPU", synchronize=lambda: None)
+    monkeypatch.setattr(torch, "npu", npu, raising=False)
+    monkeypatch.setattr(device, "_current", device.ACCELERATORS["npu"])
+    run = Run(clock, 15)
+    run.hook.before_train(run.runner)
+    run.epoch([8] * 15)
+    assert run.runner.message_hub.info["fps"] is None and run.runner.message_hub.info["fps_window"] is None
+    assert run.lines == ["Epoch [1] done: no FPS, Simulated NPU counts, its times mean nothing"]
+    npu.get_device_name = lambda: "Ascend910B"
+    run.hook.after_train_epoch(run.runner)
+    assert run.lines[-1].endswith("FPS: 8.00")
