@@ -47,6 +47,7 @@ def _preprocess_flags(add) -> None:
     add("--model-input-height", type=int, metavar="H", help="input height (default 800; cascade 1216)")
     add("--model-input-width", type=int, metavar="W", help="input width (default: fsaf 1216, fcos 1333, cascade 1216)")
     add("--sidecar", metavar="JSON", help="take size and normalisation from the JSON beside an exported model")
+    add("--aipp", action="store_true", help="write pixels (uint8 H x W x 3), for a model whose .om normalises itself (om --aipp)")
     add("--pad-size", type=int, help=argparse.SUPPRESS)  # accepted for old scripts; never had an effect
     add("--workers", type=int, metavar="N", help="threads (default one per processor)")
 
@@ -64,8 +65,9 @@ def _preprocess(args) -> int:
     rule = rule.at(args.model_input_height, args.model_input_width)
     images = args.image_src_path or ("./coco2014/" if args.model == "cascade" else "./coco2017/")
     bins = args.bin_file_path or f"{images.rstrip('/')}_bin/"
-    count = preprocess(images, bins, rule, args.workers)
-    print(f"{count} files of {rule.bin_bytes} bytes (3 x {rule.height} x {rule.width} float32) in {bins}")
+    count = preprocess(images, bins, rule, args.workers, args.aipp)
+    form = f"{rule.height} x {rule.width} x 3 uint8" if args.aipp else f"3 x {rule.height} x {rule.width} float32"
+    print(f"{count} files of {rule.bin_bytes(args.aipp)} bytes ({form}) in {bins}")
     return 0
 
 
@@ -149,26 +151,86 @@ def _infer_flags(add) -> None:
     add("--layout", choices=("benchmark", "ais"), default="benchmark", help="whose files to write (default benchmark)")
     add("--output-dirname", metavar="NAME", help="ais: the folder's name instead of the time")
     add("--outfmt", choices=("BIN", "TXT", "NPY"), help="ais: format of the results (default BIN)")
-    add("--device", "--device-id", "-device_id", type=int, default=0, metavar="ID")
+    add("--device", "--device-id", "-device_id", type=_card, default=0, metavar="ID")
     add("--batch-size", "--batchsize", "-batch_size", type=int, metavar="N", help="images per call (default the model's, or 1)")
     add("--input-width", "-input_width", type=int, metavar="W")
     add("--input-height", "-input_height", type=int, metavar="H")
-    add("--loop", "--round", "-round", dest="round", type=int, default=0, metavar="N", help="pure inference: N calls, no files")
+    add("--round", "-round", type=int, default=0, metavar="N", help="benchmark: pure inference, N calls, no files")
+    add("--loop", type=int, default=1, metavar="N", help="calls for each batch; without --input: pure inference (layout ais)")
+    add("--warmup-count", type=int, default=1, metavar="N", help="calls before that do not count (default 1)")
+    add("--pure-data-type", choices=("zero", "random"), default="zero", help="made-up inputs of pure inference (default zero)")
+    add("--output-batchsize-axis", type=int, default=0, metavar="AXIS", help="side of the outputs that counts the images")
+    add("--aipp-config", metavar="FILE", help="the inputs are pixels; normalise as this AIPP file says (.onnx only)")
     add("-output_binary", choices=("true", "false"), help="benchmark: .bin (true) or .txt results")
-    for flag in ("-model_type", "-useDvpp"):
-        add(flag, help=argparse.SUPPRESS)  # images come prepared, whatever these say
+    add("-model_type", choices=("vision",), help="benchmark: vision is the only one")
+    add("-useDvpp", choices=("true", "false"), help="benchmark: false, as images come prepared")
+    add("--debug", **_SWITCH, help="print the model's input and outputs")
+    add("--dymBatch", type=int, default=0, metavar="N", help="batch, for a model that takes any")
+    add("--dymHW", metavar="H,W", help="size, for a model that takes any")
+    for flag in ("--dymDims", "--dymShape"):
+        add(flag, metavar="NAME:N,3,H,W", help="batch and size, for a model that takes any")
+    for flag, value in _CARD_FLAGS.items():
+        add(flag, **value, help="handed to ais_bench; said or refused where there is no card")
+
+
+def _card(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"give one card, as 0, not '{text}'; run the parts of the images one after the other")
+    return int(text)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in _TRUTHS:
+        raise argparse.ArgumentTypeError(f"write true or false, not '{text}'")
+    return _TRUTHS[text.lower()]
+
+
+_TRUTHS = {**dict.fromkeys(("true", "1", "yes", "y", "t"), True), **dict.fromkeys(("false", "0", "no", "n", "f"), False)}
+_SWITCH = {"nargs": "?", "const": True, "default": False, "type": _truth, "metavar": "BOOL"}
+_CARD_FLAGS = {
+    "--profiler": _SWITCH,
+    "--dump": _SWITCH,
+    "--acl-json-path": {"metavar": "FILE"},
+    "--dymShape-range": {"metavar": "NAME:RANGES"},
+    "--auto-set-dymshape-mode": _SWITCH,
+    "--auto-set-dymdims-mode": _SWITCH,
+    "--outputSize": {"metavar": "BYTES"},
+    "--infer-queue-count": {"metavar": "N"},
+    "--run-mode": {"metavar": "MODE"},
+    "--display-all-summary": _SWITCH,
+}
 
 
 def _infer(args) -> int:
+    from ..deploy.ascend.ais_flags import AisFlags
+    from ..deploy.ascend.infer import Calls
     from ..deploy.ascend.runs import InferOptions, infer
 
+    if args.useDvpp == "true":
+        raise UserError("-useDvpp=true decodes JPEG files on a card; prepare .bin files with fcos-train ascend preprocess")
     if args.output_binary and args.outfmt:
         raise UserError("-output_binary and --outfmt say the same thing twice: give one of them")
     fmt = args.outfmt or ("TXT" if args.output_binary == "false" else "BIN")
+    given = [(flag, getattr(args, flag[2:].replace("-", "_"))) for flag in _CARD_FLAGS]
+    # As ais_bench spells them, with 1 for true.
+    others = tuple((f"--{flag[2:].replace('-', '_')}", str(int(v) if v is True else v)) for flag, v in given if v)
     options = InferOptions(
-        args.model, args.input, args.output, args.layout, args.device, args.batch_size,
-        args.input_width, args.input_height, fmt, args.output_dirname, args.round,
-    )  # fmt: skip
+        model=args.model,
+        inputs=args.input,
+        output=args.output,
+        layout=args.layout,
+        device=args.device,
+        batch=args.batch_size,
+        width=args.input_width,
+        height=args.input_height,
+        fmt=fmt,
+        dirname=args.output_dirname,
+        rounds=args.round,
+        calls=Calls(args.loop, args.warmup_count, args.pure_data_type, args.output_batchsize_axis),
+        ais=AisFlags(args.dymBatch, args.dymHW, args.dymDims, args.dymShape, others),
+        aipp=args.aipp_config,
+        debug=args.debug,
+    )
     _, lines = infer(options)
     print("\n".join(lines))
     return 0

@@ -38,6 +38,23 @@ class Clocks:
 
 
 @dataclass(frozen=True)
+class Calls:
+    """How the model is called.
+
+    Attributes:
+        loop: calls for each batch; the results are those of the last.
+        warmup: calls before that do not count.
+        data: zero or random, what inputs are made of when there are no files.
+        output_axis: the side of the outputs that counts the images.
+    """
+
+    loop: int = 1
+    warmup: int = 0
+    data: str = "zero"
+    output_axis: int = 0
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a run left: the folder of results, the clocks, and for each call its input and output files."""
 
@@ -69,16 +86,18 @@ def check_sizes(files: Sequence[Path], session: Session) -> None:
     bad = [(path, size) for path in files if (size := path.stat().st_size) != session.sample_bytes]
     if bad:
         path, size = bad[0]
+        form = "{} x {} x {} " + ("pixels" if session.kind == "u1" else "float32")
+        hint = "; these are pixels: say how they are normalised with --aipp-config FILE" if 4 * size == session.sample_bytes else ""
         raise UserError(
             f"{path} has {size} bytes, but {session.path} takes {session.sample_bytes} per image "
-            f"(3 x {session.height} x {session.width} float32); {len(bad)} of {len(files)} files are of a wrong size"
+            f"({form.format(*session.shape[1:])}); {len(bad)} of {len(files)} files are of a wrong size{hint}"
         )
 
 
 def run_files(
-    session: Session, files: Sequence[Path], folder: Path, first: int, fmt: str = "BIN"
+    session: Session, files: Sequence[Path], folder: Path, first: int, fmt: str = "BIN", calls: Calls | None = None
 ) -> Outcome:
-    """Run all files, a batch at a time; the last batch is filled up with its last image.
+    """Run all files, a batch at a time; the last batch is filled up with its first image.
 
     Args:
         folder: where `<stem>_<number>.<format>` go, one file per image and output.
@@ -86,37 +105,62 @@ def run_files(
         fmt: BIN (raw little-endian), TXT or NPY.
     """
     check_sizes(files, session)
+    calls = calls or Calls()
     names = list(unique_stems(files))
-    clocks, calls = Clocks(start=time.perf_counter()), []
+    for _ in range(calls.warmup):
+        session.run(_made_up(session, "zero"))
+    clocks, done = Clocks(start=time.perf_counter()), []
     bar = progress(range(0, len(files), session.batch), "infer", -(-len(files) // session.batch))
     for begin in bar:
         chunk, stems = files[begin : begin + session.batch], names[begin : begin + session.batch]
-        images = _timed(clocks.reading, lambda chunk=chunk: [np.fromfile(path, "<f4") for path in chunk])
-        images += images[-1:] * (session.batch - len(chunk))
-        shape = (session.batch, 3, session.height, session.width)
-        batch = _timed(clocks.preparing, lambda images=images, shape=shape: np.concatenate(images).reshape(shape))
-        outputs = _timed(clocks.computing, lambda batch=batch: session.run(batch))
-        mark = time.perf_counter()
-        written = []
-        for name, arrays in zip(stems, session.per_sample(outputs), strict=False):
-            for number, array in enumerate(arrays, start=first):
-                path = folder / f"{name}_{number}.{fmt.lower()}"
-                written.append(str(write_whole(path, _encoded(array, fmt))))
-        clocks.writing.append(time.perf_counter() - mark)
+        images = _timed(clocks.reading, lambda chunk=chunk: [np.fromfile(path, session.kind) for path in chunk])
+        images += images[:1] * (session.batch - len(chunk))
+        batch = _timed(clocks.preparing, lambda images=images: np.concatenate(images).reshape(session.shape))
+        for _ in range(calls.loop):
+            outputs = _timed(clocks.computing, lambda batch=batch: session.run(batch))
+        written = _timed(clocks.writing, lambda stems=stems, outputs=outputs: _leave(
+            folder, stems, session.per_sample(outputs, calls.output_axis), first, fmt
+        ))  # fmt: skip
         clocks.samples += len(chunk)
-        calls.append(([str(path) for path in chunk], written))
+        done.append(([str(path) for path in chunk], written))
     clocks.end = time.perf_counter()
-    return Outcome(folder, clocks, calls)
+    return Outcome(folder, clocks, done)
 
 
-def run_empty(session: Session, rounds: int) -> list[float]:
-    """Seconds of each of `rounds` calls on zeros, after one call that does not count."""
-    batch = np.zeros((session.batch, 3, session.height, session.width), np.float32)
-    session.run(batch)
-    seconds: list[float] = []
-    for _ in progress(range(rounds), "pure inference"):
-        _timed(seconds, lambda: session.run(batch))
-    return seconds
+def run_empty(session: Session, calls: Calls, folder: Path | None = None, fmt: str = "BIN") -> Outcome:
+    """`calls.loop` calls on made-up inputs, after those that do not count.
+
+    Args:
+        folder: where `pure_infer_data_<i>.<format>` go, i from 0; None leaves no files.
+    """
+    batch = _made_up(session, calls.data)
+    for _ in range(calls.warmup):
+        session.run(batch)
+    clocks = Clocks(start=time.perf_counter(), samples=calls.loop * session.batch)
+    for _ in progress(range(calls.loop), "pure inference"):
+        outputs = _timed(clocks.computing, lambda: session.run(batch))
+    written: list[str] = []
+    if folder:
+        written = _timed(clocks.writing, lambda: _leave(folder, ["pure_infer_data"], [outputs], 0, fmt))
+    clocks.end = time.perf_counter()
+    return Outcome(folder or Path(), clocks, [([], written)])
+
+
+def _made_up(session: Session, data: str) -> np.ndarray:
+    if data == "zero":
+        return np.zeros(session.shape, session.kind)
+    random = np.random.default_rng()
+    return random.integers(0, 256, session.shape).astype(session.kind)
+
+
+def _leave(folder: Path, stems: Sequence[str], samples: Sequence[Sequence[np.ndarray]], first: int, fmt: str) -> list[str]:
+    """Write the outputs of each image; more samples than stems only filled the batch up."""
+    written = []
+    for name, arrays in zip(stems, samples, strict=False):
+        for number, array in enumerate(arrays, start=first):
+            path = folder / f"{name}_{number}.{fmt.lower()}"
+            written.append(str(write_whole(path, _encoded(array, fmt))))
+    return written
 
 
 def _timed(seconds: list[float], work):

@@ -13,6 +13,7 @@ from pathlib import Path
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
+from .aipp import aipp_text
 from .rules import Rule
 
 
@@ -116,30 +117,6 @@ def command(options: OmOptions, aipp_file: Path | None = None) -> list[str]:
     if aipp_file:
         words.append(f"--insert_op_conf={aipp_file}")
     return [*words, *options.extra]
-
-
-def aipp_text(rule: Rule) -> str:
-    """A static AIPP configuration: pictures u8 of three channels in, normalised inside the `.om`.
-
-    `(pixel - mean_chn - min_chn) * var_reci_chn`: the mean's whole part and the rest, as CANN takes them. The pictures
-    must have the channel order of the network, and padding of the mean instead of 0.
-    """
-    lines = [
-        "aipp_op {",
-        "    aipp_mode : static",
-        "    input_format : RGB888_U8",
-        f"    src_image_size_w : {rule.width}",
-        f"    src_image_size_h : {rule.height}",
-        "    csc_switch : false",
-        "    rbuv_swap_switch : false",
-    ]
-    for channel, mean in enumerate(rule.mean):
-        lines.append(f"    mean_chn_{channel} : {int(mean)}")
-    for channel, mean in enumerate(rule.mean):
-        lines.append(f"    min_chn_{channel} : {mean - int(mean):.4f}")
-    for channel, std in enumerate(rule.std):
-        lines.append(f"    var_reci_chn_{channel} : {1 / std:.8g}")
-    return "\n".join([*lines, "}"]) + "\n"
 
 
 def convert(options: OmOptions, rule: Rule | None = None, dry: bool = False) -> tuple[list[str], Path, bool]:

@@ -1,4 +1,4 @@
-"""Images to headerless float32 `.bin` files, one per image."""
+"""Images to headerless `.bin` files, one per image: float32 planes, or pixels for an `.om` with AIPP."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ SUFFIXES = {
 }
 
 
-def preprocess(images: str | Path | Sequence[Path], bins: str | Path, rule: Rule, workers: int | None = None) -> int:
+def preprocess(
+    images: str | Path | Sequence[Path], bins: str | Path, rule: Rule, workers: int | None = None, pixels: bool = False
+) -> int:
     """Write `<bins>/<text before the first dot>.bin` for every image: float32 little-endian, [3, H, W].
 
     Args:
         images: a folder, or the image files.
         bins: where the files go; those of other images stay.
         workers: threads; default one per processor.
+        pixels: u8 [H, W, 3] instead, not normalised, for an `.om` with an AIPP file.
 
     Returns:
         the number of files written.
@@ -37,13 +40,14 @@ def preprocess(images: str | Path | Sequence[Path], bins: str | Path, rule: Rule
         images = listed(images, SUFFIXES.get(rule.name, SUFFIXES["other"]), "images")
     names = unique_stems(images)
     bins = Path(bins)
+    prepare = rule.prepare_pixels if pixels else rule.prepare
 
     def convert(item: tuple[str, Path]) -> Path | None:
         name, path = item
         image = decode(path)
         if image is None:
             return path
-        write_whole(bins / f"{name}.bin", rule.prepare(image).tobytes())
+        write_whole(bins / f"{name}.bin", prepare(image).tobytes())
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:

@@ -27,6 +27,7 @@ class Rule:
         half_up: sides are rounded to the nearest pixel, else cut.
         keep_ratio: one scale for both sides; otherwise the image is stretched to the input.
         prob_thres: results below this score are not reported.
+        fill: value of the padding before normalising, per channel; None takes the mean, so that it is 0 after.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Rule:
     half_up: bool
     keep_ratio: bool = True
     prob_thres: float = 0.0
+    fill: tuple[float, ...] | None = None
 
     def __post_init__(self):
         if self.height < 1 or self.width < 1:
@@ -50,9 +52,9 @@ class Rule:
         """The same rule for another input size; None keeps a side."""
         return replace(self, height=height or self.height, width=width or self.width)
 
-    @property
-    def bin_bytes(self) -> int:
-        return 3 * self.height * self.width * 4
+    def bin_bytes(self, pixels: bool = False) -> int:
+        """Bytes of one input, as float32 or as u8 pixels."""
+        return 3 * self.height * self.width * (1 if pixels else 4)
 
     def scales(self, w: int, h: int) -> tuple[float, float]:
         """Input pixels per image pixel, horizontally and vertically."""
@@ -65,22 +67,39 @@ class Rule:
         across, down = self.scales(w, h)
         return max(1, int(w * across + nudge)), max(1, int(h * down + nudge))
 
+    def _placed(self, image: np.ndarray) -> tuple[np.ndarray, slice, slice]:
+        """The resized image in the network's channel order, u8 [h', w', 3], and the rows and columns it takes."""
+        new_w, new_h = self.resized(image.shape[1], image.shape[0])
+        small = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+        left = (self.width - new_w) // 2 if self.centred else 0
+        top = (self.height - new_h) // 2 if self.centred else 0
+        return small[:, :, ::-1] if self.to_rgb else small, slice(top, top + new_h), slice(left, left + new_w)
+
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """An image u8 [h, w, 3] (BGR) as the network takes it: little-endian float32 [3, H, W].
 
         The padding is 0 after normalising, as in training.
         """
-        new_w, new_h = self.resized(image.shape[1], image.shape[0])
-        small = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
-        left = (self.width - new_w) // 2 if self.centred else 0
-        top = (self.height - new_h) // 2 if self.centred else 0
+        small, rows, columns = self._placed(image)
         result = np.zeros((3, self.height, self.width), dtype="<f4")
         levels = np.arange(256, dtype=np.float64)
         for channel in range(3):
+            if self.fill:
+                result[channel] = (self.fill[channel] - self.mean[channel]) / self.std[channel]
             # Only 256 values can occur: each is computed in double precision and rounded once.
             table = ((levels - self.mean[channel]) / self.std[channel]).astype("<f4")
-            plane = small[:, :, 2 - channel if self.to_rgb else channel]
-            result[channel, top : top + new_h, left : left + new_w] = table[plane]
+            result[channel, rows, columns] = table[small[:, :, channel]]
+        return result
+
+    def prepare_pixels(self, image: np.ndarray) -> np.ndarray:
+        """The same image for an `.om` that normalises itself (AIPP): u8 [H, W, 3] in the network's channel order.
+
+        The padding is the mean to the nearest pixel value, so after normalising it is 0 to half a step.
+        """
+        small, rows, columns = self._placed(image)
+        result = np.empty((self.height, self.width, 3), np.uint8)
+        result[:] = np.clip(np.rint(self.fill or self.mean), 0, 255)
+        result[rows, columns] = small
         return result
 
     def restore(self, boxes: np.ndarray, w: int, h: int) -> np.ndarray:

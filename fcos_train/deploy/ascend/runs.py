@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
 
-from .infer import FORMATS, inputs_of, run_empty, run_files
+from .aipp import AippSession
+from .ais_flags import AisFlags, Sides, sides
+from .infer import FORMATS, Calls, inputs_of, run_empty, run_files
 from .info import read_info
 from .perf import write_benchmark, write_pure, write_summary
-from .session import OnnxSession
+from .session import OnnxSession, Session
 
 LAYOUTS = ("benchmark", "ais")
 LONGEST_WORD = 120_000  # Linux takes 128 KiB in one argument
+OWN_SCRIPTS = Path(__file__).resolve().parents[3] / "scripts" / "ascend"  # one of them is named ais_bench too
 
 
 @dataclass(frozen=True)
 class InferOptions:
     """Options of `fcos-train ascend infer`.
 
+    Attributes:
+        inputs: info file, folder, or files with commas; None is pure inference.
+        rounds: pure inference as benchmark does it: so many calls, no files.
+        calls: loop, warm-up and made-up data as ais_bench counts them.
+        ais: its further flags.
+        aipp: AIPP file of an `.om`, for an `.onnx` that is given the same pixels.
+
     Raises:
         UserError: values that cannot be, all of them in one message.
     """
 
     model: str
-    inputs: str | None = None  # info file, folder, or files with commas
+    inputs: str | None = None
     output: str = "result"
     layout: str = "benchmark"
     device: int = 0
@@ -40,7 +52,11 @@ class InferOptions:
     height: int | None = None
     fmt: str = "BIN"
     dirname: str | None = None
-    rounds: int = 0  # pure inference, without files
+    rounds: int = 0
+    calls: Calls = Calls()
+    ais: AisFlags = AisFlags()
+    aipp: str | None = None
+    debug: bool = False
 
     def __post_init__(self):
         faults = []
@@ -48,55 +64,83 @@ class InferOptions:
             faults.append(f"--layout {self.layout}: choose one of {', '.join(LAYOUTS)}")
         if self.fmt not in FORMATS:
             faults.append(f"--outfmt {self.fmt}: choose one of {', '.join(FORMATS)}")
-        if self.batch is not None and self.batch < 1:
-            faults.append(f"--batch-size {self.batch}: must be at least 1")
-        if self.rounds < 0:
-            faults.append(f"--round {self.rounds}: must be at least 1")
-        if not self.inputs and not self.rounds:
+        least = (("--batch-size", self.batch, 1), ("--round", self.rounds, 0), ("--loop", self.calls.loop, 1),
+                 ("--warmup_count", self.calls.warmup, 0), ("--output_batchsize_axis", self.calls.output_axis, 0),
+                 ("--dymBatch", self.ais.dym_batch, 0))  # fmt: skip
+        faults += [f"{flag} {value}: must be at least {low}" for flag, value, low in least if value is not None and value < low]
+        if not self.inputs and not self.rounds and self.layout == "benchmark":
             faults.append("--input: give an info file, a folder of .bin files, or the files (or --round N for speed alone)")
+        if self.aipp and self.model.endswith(".om"):
+            faults.append("--aipp-config is for an .onnx; an .om has its AIPP file inside")
         if faults:
             raise UserError("; ".join(faults))
+
+    @property
+    def folder(self) -> Path:
+        """Where the results of ais_infer go."""
+        return Path(self.output) / (self.dirname or time.strftime("%Y_%m_%d-%H_%M_%S"))
 
 
 def infer(options: InferOptions) -> tuple[Path, list[str]]:
     """Run the model.
 
     Returns:
-        the folder of results (pure inference: of the text), and lines for the terminal.
+        the folder of results (pure inference of benchmark: of the text), and lines for the terminal.
 
     Raises:
         UserError: the model or the inputs do not fit; nothing has run then.
     """
     if options.model.endswith(".om"):
         return _on_card(options)
-    width, height = _size(options)
-    session = OnnxSession(options.model, options.batch, height, width)
+    lines = options.ais.without_card()
+    session = _session(options)
+    lines += _described(session) if options.debug else []
     output = Path(options.output)
     if options.rounds:
-        seconds = run_empty(session, options.rounds)
-        return output, write_pure(seconds, session.batch, options.model, options.device, output)
-    files = inputs_of(options.inputs)
+        outcome = run_empty(session, replace(options.calls, loop=options.rounds))
+        return output, [*lines, *write_pure(outcome.clocks.computing, session.batch, options.model, options.device, output)]
     if options.layout == "benchmark":
-        outcome = run_files(session, files, output / f"dumpOutput_device{options.device}", first=1, fmt=options.fmt)
-        path, lines = write_benchmark(outcome, session.batch, options.device)
+        folder = output / f"dumpOutput_device{options.device}"
+        outcome = run_files(session, inputs_of(options.inputs), folder, 1, options.fmt, options.calls)
+        path, figures = write_benchmark(outcome, session.batch, options.device)
     else:
-        folder = output / (options.dirname or time.strftime("%Y_%m_%d-%H_%M_%S"))
-        outcome = run_files(session, files, folder, first=0, fmt=options.fmt)
-        path, lines = write_summary(outcome, session.batch)
-    return outcome.folder, [*lines, f"[INFO] {outcome.clocks.samples} results in {outcome.folder}, figures in {path}"]
+        folder = options.folder
+        if options.inputs:
+            outcome = run_files(session, inputs_of(options.inputs), folder, 0, options.fmt, options.calls)
+        else:
+            outcome = run_empty(session, options.calls, folder, options.fmt)
+        path, figures = write_summary(outcome, session.batch)
+    count = outcome.clocks.samples if options.inputs else "pure inference:"
+    return folder, [*lines, *figures, f"[INFO] {count} results in {folder}, figures in {path}"]
 
 
-def _size(options: InferOptions) -> tuple[int | None, int | None]:
-    """The input size that was asked for, else what the info file says."""
-    if options.width or options.height or not options.inputs or not options.inputs.endswith(".info"):
-        return options.width, options.height
-    sizes = {(row.width, row.height) for row in read_info(options.inputs)}
-    if len(sizes) > 1:
+def _session(options: InferOptions) -> Session:
+    wanted = sides(options.ais, options.batch, options.height, options.width)
+    wanted = _of_info(options.inputs, wanted)
+    session: Session = OnnxSession(options.model, wanted.batch, wanted.height, wanted.width)
+    if wanted.name not in (None, session.input_name):
+        raise UserError(f"{options.model} has the input {session.input_name}, not {wanted.name}")
+    return AippSession(session, options.aipp) if options.aipp else session
+
+
+def _of_info(inputs: str | None, wanted: Sides) -> Sides:
+    """The size that was asked for, else what the info file says."""
+    if wanted.width or wanted.height or not inputs or not inputs.endswith(".info"):
+        return wanted
+    found = {(row.width, row.height) for row in read_info(inputs)}
+    if len(found) > 1:
         raise UserError(
-            f"{options.inputs} lists files of {len(sizes)} sizes, e.g. {sorted(sizes)[:3]}; it must be the info file of "
+            f"{inputs} lists files of {len(found)} sizes, e.g. {sorted(found)[:3]}; it must be the info file of "
             "the .bin files, which all have the size of the network input"
         )
-    return sizes.pop()
+    width, height = found.pop()
+    return replace(wanted, width=width, height=height)
+
+
+def _described(session: Session) -> list[str]:
+    kind = "uint8" if session.kind == "u1" else "float32"
+    shape = ",".join(map(str, session.shape))
+    return [f"[DEBUG] input {session.input_name}: {shape} {kind}; outputs: {', '.join(session.outputs)}"]
 
 
 def ais_bench(model: str | Path) -> list[str]:
@@ -107,7 +151,7 @@ def ais_bench(model: str | Path) -> list[str]:
     """
     if not Path(model).is_file():
         raise UserError(f"--model {model}: no such file")
-    program = shutil.which("ais_bench")
+    program = _program("ais_bench")
     if program is None and importlib.util.find_spec("ais_bench") is None:
         raise UserError(
             f"{model} runs on a card only, and ais_bench is not installed here. "
@@ -116,22 +160,51 @@ def ais_bench(model: str | Path) -> list[str]:
     return [program] if program else [sys.executable, "-m", "ais_bench"]
 
 
+def _program(name: str) -> str | None:
+    """The first program of that name on PATH that is not our own script."""
+    for place in os.get_exec_path():
+        found = shutil.which(name, path=place)
+        if found and Path(found).resolve().parent != OWN_SCRIPTS:
+            return found
+    return None
+
+
 def _on_card(options: InferOptions) -> tuple[Path, list[str]]:
     """Hand an `.om` to ais_bench."""
     words = [*ais_bench(options.model), "--model", options.model, "--device", str(options.device), "--outfmt", options.fmt]
     words += ["--batchsize", str(options.batch)] if options.batch else []
-    output = Path(options.output)
-    name = options.dirname or time.strftime("%Y_%m_%d-%H_%M_%S")
-    if options.rounds:
-        words += ["--loop", str(options.rounds)]
-    else:
-        what = _in_words(inputs_of(options.inputs))
-        output.mkdir(parents=True, exist_ok=True)
-        words += ["--input", what, "--output", str(output), "--output_dirname", name]
+    calls, plain = options.calls, Calls()
+    for flag, value, default in (
+        ("--loop", options.rounds or calls.loop, plain.loop),
+        ("--warmup_count", calls.warmup, 1),
+        ("--pure_data_type", calls.data, plain.data),
+        ("--output_batchsize_axis", calls.output_axis, plain.output_axis),
+        ("--debug", int(options.debug), 0),
+    ):
+        words += [flag, str(value)] if value != default else []
+    words += options.ais.words()
+    folder = options.folder
+    if not options.rounds:
+        words += ["--input", _in_words(inputs_of(options.inputs))] if options.inputs else []
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        words += ["--output", str(folder.parent), "--output_dirname", folder.name]
     done = subprocess.run(words)
     if done.returncode:
         raise UserError(f"ais_bench ended with status {done.returncode}; what it said is above")
-    return output / name, [f"[INFO] ais_bench left its results in {output / name}"]
+    if options.layout == "benchmark" and not options.rounds:
+        folder = _as_benchmark(folder, Path(options.output) / f"dumpOutput_device{options.device}")
+    return folder, [f"[INFO] ais_bench left its results in {folder}"]
+
+
+def _as_benchmark(results: Path, folder: Path) -> Path:
+    """Move `<stem>_<i>.<format>` of ais_bench to where benchmark leaves it, numbered from 1."""
+    if not results.is_dir():
+        raise UserError(f"ais_bench left no results in {results}; what it said is above")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(results.iterdir()):
+        if match := re.fullmatch(r"(.+)_(\d+)(\.\w+)", path.name):
+            path.replace(folder / f"{match[1]}_{int(match[2]) + 1}{match[3]}")
+    return folder
 
 
 def _in_words(files: Sequence[Path]) -> str:

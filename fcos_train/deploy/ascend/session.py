@@ -16,8 +16,11 @@ class Session:
 
     Attributes:
         path: the file it was made from.
+        input_name: name of the input.
         outputs: names of the outputs, in order.
         batch, height, width: the input shape (N, 3, H, W).
+        kind: numpy type of the input.
+        sample_shape: one image of the input.
     """
 
     path: Path
@@ -25,6 +28,9 @@ class Session:
     batch: int
     height: int
     width: int
+    input_name = "input"
+    kind = "<f4"
+    sample_shape: tuple[int, int, int] | None = None
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """Outputs for a batch f32 [batch, 3, H, W]."""
@@ -33,10 +39,18 @@ class Session:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one image in the input."""
-        return 3 * self.height * self.width * 4
+        return 3 * self.height * self.width * np.dtype(self.kind).itemsize
 
-    def per_sample(self, outputs: list[np.ndarray]) -> list[list[np.ndarray]]:
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the whole input."""
+        return (self.batch, *(self.sample_shape or (3, self.height, self.width)))
+
+    def per_sample(self, outputs: list[np.ndarray], axis: int = 0) -> list[list[np.ndarray]]:
         """The outputs of a batch taken apart: for every image the list of its outputs, without the batch side.
+
+        Args:
+            axis: the batch side.
 
         Raises:
             UserError: an output has no batch side although the batch is larger than 1.
@@ -44,19 +58,19 @@ class Session:
         if self.batch == 1:
             return [outputs]
         for name, output in zip(self.outputs, outputs, strict=True):
-            if output.ndim == 0 or output.shape[0] != self.batch:
+            if output.ndim <= axis or output.shape[axis] != self.batch:
                 raise UserError(
                     f"{self.path}: output {name} has the shape {output.shape} for a batch of {self.batch}, "
                     "so it cannot be shared out among the images; this model takes one image at a time"
                 )
-        return [[output[index] for output in outputs] for index in range(self.batch)]
+        return [[output.take(index, axis) for output in outputs] for index in range(self.batch)]
 
 
 class OnnxSession(Session):
     """A model in onnxruntime.
 
-    Attributes:
-        input_name: name of the input. Dynamic sides of the shape are those that were asked for.
+    Args:
+        batch, height, width: what dynamic sides of the input are to be.
 
     Raises:
         UserError: no such file, not an ONNX model, operators that onnxruntime lacks, an input that is not of the

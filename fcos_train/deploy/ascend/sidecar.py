@@ -52,7 +52,10 @@ def read_rule(path: str | Path) -> Rule:
     content = read(path)
     height, width = content["input"]["example_shape"]
     inside = bool(content["input"].get("normalize_in_graph"))
-    mean, std = ((0.0,) * 3, (1.0,) * 3) if inside else (tuple(content["mean"]), tuple(content["std"]))
+    mean, std, fill = tuple(content["mean"]), tuple(content["std"]), None
+    if inside:  # the graph takes BGR pixels; what it makes of the padding must be 0
+        fill = mean[::-1] if content["bgr_to_rgb"] else mean
+        mean, std = (0.0,) * 3, (1.0,) * 3
     return Rule(
         name=Path(path).stem,
         height=int(height),
@@ -64,6 +67,7 @@ def read_rule(path: str | Path) -> Rule:
         half_up=True,
         # A model that was trained on stretched images is given stretched ones.
         keep_ratio=bool(content["resize"].get("keep_ratio", True)),
+        fill=fill,
     )
 
 

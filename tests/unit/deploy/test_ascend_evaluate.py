@@ -125,6 +125,9 @@ def test_rule_of_the_description(tmp_path):
     content["input"]["normalize_in_graph"] = True
     (tmp_path / "m.json").write_text(json.dumps(content))
     assert read_rule(tmp_path / "m.json").prepare(np.full((6, 9, 3), (1, 2, 3), np.uint8))[:, 0, 0].tolist() == [1, 2, 3]
+    # Padding of a graph that normalises itself holds the mean, in the order of the pixels (BGR): 0 inside of the graph.
+    padding = read_rule(tmp_path / "m.json").prepare(np.full((6, 90, 3), 9, np.uint8))[:, 63, 95]
+    assert padding.tolist() == [np.float32(value) for value in (103.53, 116.28, 123.675)]
     del content["mean"]
     (tmp_path / "m.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="lacks mean"):

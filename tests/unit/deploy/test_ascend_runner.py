@@ -1,8 +1,11 @@
 """The runner's files: names, bytes, perf texts and summaries as `benchmark` and `ais_infer` leave them."""
 
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts" / "ascend"
 H, W = 4, 6
 ROWS = np.arange(500, dtype=np.float32).reshape(1, 100, 5)
 LABELS = np.arange(100, dtype=np.int64).reshape(1, 100) % 80
@@ -213,20 +217,164 @@ def test_what_does_not_fit_is_refused(tmp_path, bins, monkeypatch, capsys, words
     assert part in capsys.readouterr().err
 
 
-def test_om_goes_to_ais_bench_where_there_is_one(tmp_path, bins, monkeypatch, capsys):
+@pytest.fixture
+def card(tmp_path, monkeypatch) -> Path:
+    """A PATH whose ais_bench writes down its words and leaves two outputs; returns where the words are."""
     tool = tmp_path / "bin" / "ais_bench"
     tool.parent.mkdir()
-    tool.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/said\n")
+    tool.write_text(
+        f"""#!/bin/sh
+echo "$@" > {tmp_path}/said
+while [ $# -gt 0 ]; do case $1 in --output) out=$2 ;; --output_dirname) name=$2 ;; esac; shift; done
+[ -z "$out" ] || {{ mkdir -p $out/$name; echo boxes > $out/$name/img1_0.bin; echo labels > $out/$name/img1_1.bin; }}
+"""
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
     (tmp_path / "m.om").write_bytes(b"om")
+    return tmp_path / "said"
+
+
+def test_om_goes_to_ais_bench_where_there_is_one(tmp_path, bins, card, capsys):
     fixed = ["--model", f"{tmp_path}/m.om", "--device", "0", "--outfmt", "BIN", "--input"]
     rest = ["--output", f"{tmp_path}/out", "--output_dirname", "run"]
     # A whole folder is handed over as one; names of thousands of files do not fit into a command.
     for inputs, said in ((f"{bins}/img1.bin", f"{bins}/img1.bin"), (str(tmp_path / "coco.info"), str(bins))):
         words = ["--model", str(tmp_path / "m.om"), "--input", inputs, "--output", str(tmp_path / "out")]
-        assert main(["ascend", "infer", *words, "--output-dirname", "run"]) == 0
-        assert (tmp_path / "said").read_text().split() == [*fixed, said, *rest]
-    tool.write_text("#!/bin/sh\nexit 7\n")
+        assert main(["ascend", "infer", *words, "--layout", "ais", "--output-dirname", "run"]) == 0
+        assert card.read_text().split() == [*fixed, said, *rest]
+    assert sorted(p.name for p in (tmp_path / "out" / "run").iterdir()) == ["img1_0.bin", "img1_1.bin"]
+    # benchmark leaves the same results elsewhere, numbered from 1
+    assert main(["ascend", "infer", *words, "--device-id", "2"]) == 0
+    folder = tmp_path / "out" / "dumpOutput_device2"
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"img1_1.bin": "boxes\n", "img1_2.bin": "labels\n"}
+    (tmp_path / "bin" / "ais_bench").write_text("#!/bin/sh\nexit 7\n")
     assert main(["ascend", "infer", *words]) == 2
     assert "ais_bench ended with status 7" in capsys.readouterr().err
+
+
+def test_flags_of_ais_bench_are_handed_on(tmp_path, bins, card):
+    words = ["--model", f"{tmp_path}/m.om", "--input", str(bins), "--output", f"{tmp_path}/out", "--output_dirname", "run"]
+    words += ["--batchsize", "2", "--loop", "3", "--debug", "1", "--dymBatch", "2", "--dymHW", "4,6", "--warmup_count", "0"]
+    words += ["--dymDims", "input:2,3,4,6", "--profiler", "true", "--dump", "0", "--run_mode", "array", "--outputSize", "9,9"]
+    words += ["--pure_data_type", "random", "--output_batchsize_axis", "1", "--auto_set_dymdims_mode", "--acl_json_path=a.json"]
+    assert main(["ascend", "infer", "--layout", "ais", *words]) == 0
+    said = card.read_text().split()
+    pairs = dict(zip(said[::2], said[1::2], strict=True))
+    assert pairs == {
+        "--model": f"{tmp_path}/m.om", "--device": "0", "--outfmt": "BIN", "--batchsize": "2", "--loop": "3", "--debug": "1",
+        "--warmup_count": "0", "--pure_data_type": "random", "--output_batchsize_axis": "1", "--dymBatch": "2",
+        "--dymHW": "4,6", "--dymDims": "input:2,3,4,6", "--profiler": "1", "--run_mode": "array", "--outputSize": "9,9",
+        "--auto_set_dymdims_mode": "1", "--acl_json_path": "a.json", "--input": str(bins), "--output": f"{tmp_path}/out",
+        "--output_dirname": "run",
+    }  # fmt: skip
+
+
+def test_own_script_of_that_name_is_not_taken_for_the_vendors(tmp_path, bins, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", f"{SCRIPTS}:/usr/bin:/bin")
+    (tmp_path / "m.om").write_bytes(b"om")
+    assert main(["ascend", "infer", "--model", f"{tmp_path}/m.om", "--input", str(bins)]) == 2
+    assert "ais_bench is not installed here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words,batch",
+    [
+        (["--dymHW", f"{H},{W}"], 1),
+        (["--dymBatch", "2", "--dymHW", f"{H},{W}"], 2),
+        (["--dymDims", f"input:2,3,{H},{W}"], 2),
+        (["--dymShape", f"input:2,3,{H},{W};", "--dymBatch", "2"], 2),
+        (["--batchsize", "2", "--dymHW", f"{H},{W}"], 2),
+    ],
+)
+def test_shapes_of_a_dynamic_model(tmp_path, bins, capsys, words, batch):
+    path = model(tmp_path / "m.onnx", "batch", size=("height", "width"))
+    fixed = ["--model", path, "--input", bins, "--output", tmp_path / "out", "--layout", "ais", "--output_dirname", "run"]
+    assert main(["ascend", "infer", *map(str, fixed), *words, "--debug", "1", "--loop", "2"]) == 0
+    assert [(tmp_path / "out" / "run" / f"img{i}_0.bin").read_bytes() for i in range(3)] == [dets(i) for i in range(3)]
+    summary = json.loads((tmp_path / "out" / "run_summary.json").read_text())
+    assert [len(call["infiles"]) for call in summary["filesinfo"].values()] == ([1, 1, 1] if batch == 1 else [2, 1])
+    assert summary["NPU_compute_time"]["count"] == 2 * len(summary["filesinfo"])
+    assert f"[DEBUG] input input: {batch},3,{H},{W} float32; outputs: dets, labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words,part",
+    [
+        (["--dymHW", "4"], "--dymHW 4: expected H,W"),
+        (["--dymHW", "4,6", "--input-height", "8"], "height of the input is given twice"),
+        (["--dymDims", "4,3,4,6"], "--dymDims 4,3,4,6: expected NAME:N,3,H,W"),
+        (["--dymDims", "input:1,1,4,6"], "expected NAME:N,3,H,W"),
+        (["--dymShape", "data:1,3,4,6"], "has the input input, not data"),
+        (["--dymBatch", "2", "--batchsize", "4"], "batch of the input is given twice, and differently"),
+        (["--dymBatch", "-1"], "--dymBatch -1: must be at least 0"),
+        (["--loop", "0"], "--loop 0: must be at least 1"),
+        (["--profiler"], "--profiler needs a card"),
+        (["--dump", "1", "--acl_json_path", "a.json"], "--dump needs a card; a graph's outputs are compared"),
+        (["--auto_set_dymshape_mode", "1"], "give the shape with --dymShape"),
+        (["--dymShape_range", "input:1,3,4~8,6"], "give one shape at a time with --dymShape"),
+        (["--device", "0,1"], "give one card, as 0, not '0,1'"),
+        (["--debug", "maybe"], "write true or false, not 'maybe'"),
+        (["-useDvpp=true"], "prepare .bin files with fcos-train ascend preprocess"),
+        (["-model_type=nmt"], "choose from 'vision'"),
+        (["--dymhw", "4,6"], "did you mean --dymHW?"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(tmp_path, bins, capsys, words, part):
+    path = model(tmp_path / "m.onnx", "batch", size=("height", "width"))
+    fixed = ["--model", str(path), "--input", str(bins), "--output", str(tmp_path / "out"), "--layout", "ais"]
+    assert main(["ascend", "infer", *fixed, *words]) == 2
+    assert part in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_flags_without_effect_are_said(tmp_path, bins, capsys):
+    words = ["--model", str(model(tmp_path / "m.onnx")), "--input", str(bins), "--output", str(tmp_path / "out")]
+    assert main(["ascend", "infer", *words, "--run_mode", "array", "--outputSize", "1000", "--profiler", "0"]) == 0
+    text = capsys.readouterr().out
+    assert "[INFO] --run_mode has no effect here" in text and "[INFO] --outputSize has no effect here" in text
+    assert "--profiler" not in text
+
+
+def test_pure_inference_of_ais_leaves_its_outputs(tmp_path, capsys):
+    path = model(tmp_path / "m.onnx")
+    words = ["--model", str(path), "--layout", "ais", "--output", str(tmp_path / "out"), "--output_dirname", "run"]
+    assert main(["ascend", "infer", *words, "--loop", "4"]) == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "run").iterdir()} == {
+        "pure_infer_data_0.bin": dets(0), "pure_infer_data_1.bin": LABEL_BYTES
+    }  # fmt: skip
+    assert json.loads((tmp_path / "out" / "run_summary.json").read_text())["NPU_compute_time"]["count"] == 4
+    assert main(["ascend", "infer", *words, "--pure_data_type", "random"]) == 0
+    (first,) = struct.unpack("<f", (tmp_path / "out" / "run" / "pure_infer_data_0.bin").read_bytes()[:4])
+    assert 64 < first < 192  # the mean of pixel values drawn evenly
+
+
+def test_outputs_are_split_along_another_side(tmp_path, bins):
+    path = model(tmp_path / "m.onnx", 2)
+    turned = onnx.load(path)
+    for node, name, order in ((-2, "dets", [1, 0, 2]), (-1, "labels", [1, 0])):
+        turned.graph.node[node].CopyFrom(helper.make_node("Transpose", [f"all_{name}"], [name], perm=order))
+    onnx.save(turned, path)
+    words = ["--model", str(path), "--input", str(bins), "--output", str(tmp_path / "out")]
+    assert main(["ascend", "infer", *words]) == 2
+    assert main(["ascend", "infer", *words, "--output_batchsize_axis", "1"]) == 0
+    folder = tmp_path / "out" / "dumpOutput_device0"
+    assert [(folder / f"img{i}_1.bin").read_bytes() for i in range(3)] == [dets(i) for i in range(3)]
+    assert (folder / "img2_2.bin").read_bytes() == LABEL_BYTES
+
+
+@pytest.mark.parametrize("name", ["benchmark.x86_64", "benchmark.aarch64"])
+def test_benchmark_under_its_old_name(tmp_path, bins, name):
+    path = model(tmp_path / "m.onnx")
+    words = [f"-om_path={path}", "-input_text_path=coco.info", "-device_id=0", "-model_type=vision", "-useDvpp=false"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run([SCRIPTS / name, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "result" / "dumpOutput_device0" / "img2_1.bin").read_bytes() == dets(2)
+
+
+def test_ais_bench_under_its_own_name(tmp_path, bins):
+    words = ["--model", str(model(tmp_path / "m.onnx")), "--input", str(bins), "--output", "out", "--output_dirname", "run"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run([SCRIPTS / "ais_bench", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "run" / "img2_0.bin").read_bytes() == dets(2)

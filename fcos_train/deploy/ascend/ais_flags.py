@@ -1,0 +1,112 @@
+"""Flags of `ais_infer` and `ais_bench` beyond model, inputs and outputs: parsed, handed on, or refused without a card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmcv_overrides.errors import UserError
+
+# What only a card does, and what to do without one.
+CARD_ONLY = {
+    "--profiler": "the times of a run without a card are in its summary or perf file",
+    "--dump": "a graph's outputs are compared with the checkpoint by fcos-train ascend evaluate",
+    "--acl_json_path": "it steers profiling and dumps of a card; leave it out",
+    "--dymShape_range": "give one shape at a time with --dymShape",
+    "--auto_set_dymshape_mode": "give the shape with --dymShape",
+    "--auto_set_dymdims_mode": "give the shape with --dymDims",
+}
+# What changes no result without a card: said, not refused.
+NO_EFFECT = {
+    "--outputSize": "onnxruntime allocates the outputs itself",
+    "--infer_queue_count": "without a card there is one call at a time",
+    "--run_mode": "without a card files are read, run and written one batch after the other",
+    "--display_all_summary": "the summary has all its lines anyway",
+}
+
+
+@dataclass(frozen=True)
+class AisFlags:
+    """The flags as they were given; None, 0 or False is not given.
+
+    Attributes:
+        dym_batch: batch of a model that takes any.
+        dym_hw: "H,W" of a model that takes any size.
+        dym_dims, dym_shape: "input:1,3,H,W" for all sides together.
+        others: of :data:`CARD_ONLY` and :data:`NO_EFFECT`, by name.
+    """
+
+    dym_batch: int = 0
+    dym_hw: str | None = None
+    dym_dims: str | None = None
+    dym_shape: str | None = None
+    others: tuple[tuple[str, str], ...] = ()
+
+    def words(self) -> list[str]:
+        """For the command line of ais_bench."""
+        pairs = [("--dymBatch", self.dym_batch), ("--dymHW", self.dym_hw), ("--dymDims", self.dym_dims)]
+        pairs += [("--dymShape", self.dym_shape), *self.others]
+        return [word for flag, value in pairs if value for word in (flag, str(value))]
+
+    def without_card(self) -> list[str]:
+        """What to say of flags without effect.
+
+        Raises:
+            UserError: flags that need a card.
+        """
+        faults = [f"{flag} needs a card; {CARD_ONLY[flag]}" for flag, _ in self.others if flag in CARD_ONLY]
+        if faults:
+            raise UserError("; ".join(faults))
+        return [f"[INFO] {flag} has no effect here: {NO_EFFECT[flag]}" for flag, _ in self.others]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Sides of the input that were asked for, and the input that they were asked of; None where nothing was said."""
+
+    batch: int | None = None
+    height: int | None = None
+    width: int | None = None
+    name: str | None = None
+
+
+def sides(flags: AisFlags, batch: int | None = None, height: int | None = None, width: int | None = None) -> Sides:
+    """All that was said of the input's shape, put together.
+
+    Args:
+        batch, height, width: said by other flags.
+
+    Raises:
+        UserError: a text that is not of its form, or two flags that contradict each other.
+    """
+    said: list[tuple[str, Sequence[int | None]]] = [
+        ("--batch-size, --input-height and --input-width", (batch, height, width))
+    ]
+    if flags.dym_batch:
+        said.append(("--dymBatch", (flags.dym_batch, None, None)))
+    if flags.dym_hw:
+        said.append(("--dymHW", (None, *_numbers("--dymHW", flags.dym_hw, flags.dym_hw, 2, "H,W, as 800,1216"))))
+    name = None
+    for flag, text in (("--dymDims", flags.dym_dims), ("--dymShape", flags.dym_shape)):
+        if text:
+            form = "NAME:N,3,H,W with the one input of the model, as input:1,3,800,1216"
+            name, _, numbers = text.strip().rstrip(";").rpartition(":")
+            found = _numbers(flag, text, numbers, 4, form)
+            if not name or found[1] != 3:
+                raise UserError(f"{flag} {text}: expected {form}")
+            said.append((flag, (found[0], *found[2:])))
+    result: list[int | None] = []
+    for side in range(3):
+        values = {flag: numbers[side] for flag, numbers in said if numbers[side]}
+        if len(set(values.values())) > 1:
+            pairs = ", ".join(f"{flag} {value}" for flag, value in values.items())
+            raise UserError(f"the {('batch', 'height', 'width')[side]} of the input is given twice, and differently: {pairs}")
+        result.append(next(iter(values.values()), None))
+    return Sides(*result, name=name)
+
+
+def _numbers(flag: str, whole: str, text: str, count: int, form: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != count or not all(part.isdecimal() and int(part) for part in parts):
+        raise UserError(f"{flag} {whole}: expected {form}")
+    return [int(part) for part in parts]
