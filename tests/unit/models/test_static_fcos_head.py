@@ -4,11 +4,11 @@ import pytest
 import torch
 from mmdet.models.dense_heads import FCOSHead
 
+from fcos_train.geometry.boxes import pad_objects
 from fcos_train.models import StaticFCOSHead
 from mmcv_overrides.errors import UserError
+from tests.support.heads import FCOS_TRICKS, SCENES, Scene, assert_equal, fcos_pair, losses_and_gradients
 
-GN = {"type": "GN", "num_groups": 4, "requires_grad": True}
-GIOU = {"type": "GIoULoss", "loss_weight": 2.0}
 OPTIONS = {
     "plain": {},
     "no norm": {"norm_cfg": None},
@@ -17,14 +17,8 @@ OPTIONS = {
     "centre sampling 2.3": {"center_sampling": True, "center_sample_radius": 2.3},
     "normalised": {"norm_on_bbox": True},
     "centerness on reg": {"centerness_on_reg": True},
-    "giou": {"loss_bbox": GIOU},
-    "all tricks": {
-        "center_sampling": True,
-        "norm_on_bbox": True,
-        "centerness_on_reg": True,
-        "conv_bias": True,
-        "loss_bbox": GIOU,
-    },
+    "giou": {"loss_bbox": FCOS_TRICKS["loss_bbox"]},
+    "all tricks": FCOS_TRICKS,
     "linear iou": {"loss_bbox": {"type": "IoULoss", "mode": "linear", "eps": 1e-3}},
     "square iou": {"loss_bbox": {"type": "IoULoss", "mode": "square", "loss_weight": 0.5}},
     "other box loss": {"loss_bbox": {"type": "DIoULoss", "loss_weight": 1.5}},
@@ -42,68 +36,49 @@ OPTIONS = {
 }
 
 
-def _heads(kit, classes=3, **options):
-    arguments = {
-        "num_classes": classes,
-        "in_channels": 16,
-        "feat_channels": 16,
-        "stacked_convs": 1,
-        "strides": list(kit.strides),
-        "norm_cfg": GN,
-        **options,
-    }
-    theirs = kit.livelier(FCOSHead(**arguments))
-    ours = StaticFCOSHead(**arguments)
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    return ours, theirs
-
-
-SCENES = ["none", "one", "some", "many", "tiny", "ties", "outside", "mixed"]
-
-
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("scene", SCENES)
-def test_equal_to_mmdet(kit, option, scene):
+def test_equal_to_mmdet(option, scene):
     # With norm_on_bbox mmdet adds distances in strides to corners in pixels, and -log(IoU) of the differences
     # carries its float32 rounding (up to 6e-4 of a gradient): there its float64 run is the reference.
-    ours, theirs = _heads(kit, **OPTIONS[option])
-    kit.assert_equal(ours, theirs, kit.Scene(scene), exact=option == "normalised")
+    ours, theirs = fcos_pair(**OPTIONS[option])
+    assert_equal(ours, theirs, Scene(scene), exact=option == "normalised")
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_equal_to_mmdet_in_float64(kit, option):
-    ours, theirs = _heads(kit, **OPTIONS[option])
-    kit.assert_equal(ours, theirs, kit.Scene("mixed"), exact=True, loss_tolerance=1e-6, gradient_tolerance=3e-5)
+def test_equal_to_mmdet_in_float64(option):
+    ours, theirs = fcos_pair(**OPTIONS[option])
+    assert_equal(ours, theirs, Scene("mixed"), exact=True, loss_tolerance=1e-6, gradient_tolerance=3e-5)
 
 
 @pytest.mark.parametrize("classes,size,seed", [(1, (128, 128), 3), (80, (256, 192), 4), (3, (250, 130), 5)])
-def test_equal_for_other_sizes(kit, classes, size, seed):
-    ours, theirs = _heads(kit, classes=classes, **OPTIONS["all tricks"])
-    expected = kit.assert_equal(ours, theirs, kit.Scene("mixed", classes=classes, size=size, seed=seed))
+def test_equal_for_other_sizes(classes, size, seed):
+    ours, theirs = fcos_pair(classes=classes, **OPTIONS["all tricks"])
+    expected = assert_equal(ours, theirs, Scene("mixed", classes=classes, size=size, seed=seed))
     assert all(value > 0 for value in expected.values())
 
 
-def test_objects_outside_every_range_leave_only_the_class_loss(kit):
-    ours, theirs = _heads(kit, **OPTIONS["narrow ranges"])
-    expected = kit.assert_equal(ours, theirs, kit.Scene("outside"))
+def test_objects_outside_every_range_leave_only_the_class_loss():
+    ours, theirs = fcos_pair(**OPTIONS["narrow ranges"])
+    expected = assert_equal(ours, theirs, Scene("outside"))
     assert expected["loss_bbox"] == 0 and expected["loss_centerness"] == 0 and expected["loss_cls"] > 0
 
 
-def test_state_dict_and_predictions_are_mmdets(kit):
-    ours, theirs = _heads(kit)
+def test_state_dict_and_predictions_are_mmdets():
+    ours, theirs = fcos_pair()
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert StaticFCOSHead.predict_by_feat is FCOSHead.predict_by_feat
     ours.eval(), theirs.eval()
-    feats = kit.Scene("one").feats
+    feats = Scene("one").feats
     for mine, reference in zip(ours(feats), theirs(feats), strict=True):
         for a, b in zip(mine, reference, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_channels_last_maps_give_the_same(kit):
-    ours, _ = _heads(kit)
-    scene = kit.Scene("some")
-    expected, _ = kit.losses_and_gradients(ours, scene)
+def test_channels_last_maps_give_the_same():
+    ours, _ = fcos_pair()
+    scene = Scene("some")
+    expected, _ = losses_and_gradients(ours, scene)
     maps = ours(scene.feats)
     maps = [[level.to(memory_format=torch.channels_last) for level in kind] for kind in maps]
     losses = ours.loss_by_feat(*maps, scene.instances, scene.metas)
@@ -111,11 +86,9 @@ def test_channels_last_maps_give_the_same(kit):
         torch.testing.assert_close(losses[name], value, rtol=1e-6, atol=1e-7)
 
 
-def test_padding_has_no_effect(kit):
-    from fcos_train.geometry.boxes import pad_objects
-
-    ours, _ = _heads(kit)
-    scene = kit.Scene("some")
+def test_padding_has_no_effect():
+    ours, _ = fcos_pair()
+    scene = Scene("some")
     maps = ours(scene.feats)
     results = []
     for size in (8, 64):
@@ -128,9 +101,9 @@ def test_padding_has_no_effect(kit):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_inputs_are_computed_in_float32(kit, dtype):
-    ours, _ = _heads(kit)
-    scene = kit.Scene("mixed")
+def test_half_inputs_are_computed_in_float32(dtype):
+    ours, _ = fcos_pair()
+    scene = Scene("mixed")
     with torch.no_grad():
         half = [[level.to(dtype) for level in kind] for kind in ours(scene.feats)]
         exact = [[level.float() for level in kind] for kind in half]
@@ -141,9 +114,9 @@ def test_half_inputs_are_computed_in_float32(kit, dtype):
         torch.testing.assert_close(rounded[name], value, rtol=1e-6, atol=1e-7)
 
 
-def test_an_overflow_at_a_background_point_stays_there(kit):
-    ours, _ = _heads(kit)
-    scene = kit.Scene("one")
+def test_an_overflow_at_a_background_point_stays_there():
+    ours, _ = fcos_pair()
+    scene = Scene("one")
     scores, sides, centers = ours(scene.feats)
     sides[0] = sides[0].clone()
     sides[0][0, :, -1, -1] = float("inf")  # the last point of the finest level lies in no box
@@ -154,13 +127,13 @@ def test_an_overflow_at_a_background_point_stays_there(kit):
     assert all(torch.isfinite(parameter.grad).all() for name, parameter in ours.named_parameters() if "cls" in name)
 
 
-def test_mean_over_two_ranks(kit, monkeypatch):
+def test_mean_over_two_ranks(monkeypatch):
     """The other rank has 50 positives of mass 20: both heads divide by the same means."""
     import torch.distributed as dist
 
-    ours, theirs = _heads(kit)
-    scene = kit.Scene("some")
-    alone, _ = kit.losses_and_gradients(ours, scene)
+    ours, theirs = fcos_pair()
+    scene = Scene("some")
+    alone, _ = losses_and_gradients(ours, scene)
 
     def all_reduce(values, op=None):
         other = torch.tensor([50.0, 20.0]) / 2
@@ -171,10 +144,10 @@ def test_mean_over_two_ranks(kit, monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
-    expected, _ = kit.losses_and_gradients(theirs, scene)
+    expected, _ = losses_and_gradients(theirs, scene)
     assert calls == [1, 1]
     calls.clear()
-    values, _ = kit.losses_and_gradients(ours, scene)
+    values, _ = losses_and_gradients(ours, scene)
     assert calls == [2]
     for name, value in expected.items():
         torch.testing.assert_close(values[name], value, rtol=1e-5, atol=1e-7)
@@ -192,6 +165,6 @@ def test_mean_over_two_ranks(kit, monkeypatch):
         ({"strides": [(8, 16), 16, 32, 64, 128]}, "equal in x and y"),
     ],
 )
-def test_options_without_a_fixed_shape_are_refused(kit, option, word):
+def test_options_without_a_fixed_shape_are_refused(option, word):
     with pytest.raises(UserError, match=word):
-        _heads(kit, **option)
+        fcos_pair(**option)
