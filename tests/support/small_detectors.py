@@ -46,7 +46,12 @@ def lively(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 fan = parameter[0].numel()
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / fan) ** 0.5)
+                # two-stage networks are deeper: a smaller gain keeps their residual sums in bounds
+                gain = 1 if hasattr(model, "roi_head") else 2
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (gain / fan) ** 0.5)
+        for path, parameter in model.named_parameters():
+            if path.endswith("conv_offset.bias"):  # deformable convolutions that look elsewhere
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.running_mean.copy_(0.1 * torch.randn(module.num_features, generator=generator))
@@ -55,8 +60,11 @@ def lively(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-# Mean and spread of what the last layers give, over the finest level.
-SPREAD = {"cls": (-3.0, 1.5), "reg": (2.5, 0.4), "centerness": (0.0, 1.0), "FSAFHead": (0.5, 0.5), "RetinaHead": (0, 0.5)}
+# Mean and spread of what the last layers give, over the finest level or a few hundred regions.
+SPREAD = {
+    "cls": (-3.0, 1.5), "reg": (2.5, 0.4), "centerness": (0.0, 1.0), "FSAFHead": (0.5, 0.5), "RetinaHead": (0, 0.5),
+    "rpn_cls": (-2.0, 2.0), "rpn_reg": (0.0, 0.3), "fc_cls": (0.0, 5.0), "fc_reg": (0.0, 0.5),
+}  # fmt: skip
 
 
 @torch.no_grad()
@@ -64,19 +72,37 @@ def _spread(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Scale the last layers of the head by what they give on a random image."""
     pixels = 255 * torch.rand(1, 3, 96, 128, generator=generator)
     processor = model.data_preprocessor
-    kind = type(model.bbox_head).__name__.removeprefix("Static")
-    for name, layer in list(model.bbox_head.named_children()):
-        part = name.partition("_")[2]
-        if not isinstance(layer, torch.nn.Conv2d) or part not in SPREAD:
-            continue
-        seen: list[torch.Tensor] = []
-        hook = layer.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out.clone()))
-        model.bbox_head(model.extract_feat((pixels - processor.mean) / processor.std))
-        hook.remove()
-        mean, spread = SPREAD[kind if part == "reg" and kind in SPREAD else part]
-        factor = spread / float(seen[0].std())
-        layer.weight.mul_(factor)
-        layer.bias.mul_(factor).add_(mean - factor * float(seen[0].mean()))
+    feats = model.extract_feat((pixels - processor.mean) / processor.std)
+    if not hasattr(model, "roi_head"):
+        kind = type(model.bbox_head).__name__.removeprefix("Static")
+        for name, layer in list(model.bbox_head.named_children()):
+            part = name.partition("_")[2]
+            if isinstance(layer, torch.nn.Conv2d) and part in SPREAD:
+                wish = SPREAD[kind if part == "reg" and kind in SPREAD else part]
+                _scale(layer, wish, lambda: model.bbox_head(feats))
+        return
+    for name in ("rpn_cls", "rpn_reg"):
+        _scale(getattr(model.rpn_head, name), SPREAD[name], lambda: model.rpn_head(feats))
+    corner = torch.rand(300, 2, generator=generator) * 80
+    sides = torch.exp(2 + 3 * torch.rand(300, 2, generator=generator))
+    regions = torch.cat((torch.zeros(300, 1), corner, corner + sides), 1)
+    parts = model.roi_head.bbox_head, model.roi_head.bbox_roi_extractor
+    stages = zip(*parts, strict=True) if isinstance(parts[0], torch.nn.ModuleList) else [parts]
+    for head, extractor in stages:
+        pooled = extractor(feats[: extractor.num_inputs], regions)
+        for name in ("fc_cls", "fc_reg"):
+            _scale(getattr(head, name), SPREAD[name], lambda head=head, pooled=pooled: head(pooled))
+
+
+def _scale(layer: torch.nn.Module, wish: tuple[float, float], run) -> None:
+    """Give the first output of a layer in ``run`` the wished mean and spread."""
+    seen: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda _, __, out: seen.append(out.clone()))
+    run()
+    hook.remove()
+    factor = wish[1] / float(seen[0].std())
+    layer.weight.mul_(factor)
+    layer.bias.mul_(factor).add_(wish[0] - factor * float(seen[0].mean()))
 
 
 def write_checkpoint(path: Path, config: Config, seed: int = 0) -> Path:

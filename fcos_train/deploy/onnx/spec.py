@@ -110,9 +110,9 @@ class Output:
 
     Attributes:
         name: in the file.
-        kind: how it is compared: ``map`` (rtol 1e-3, atol 1e-5), ``scores`` (the same, except where a class score
-            lies on the threshold), ``boxes`` (0.05 px beside rtol 1e-3), ``dets`` ([B, T, 5]) or ``labels`` ([B, T],
-            belongs to the ``dets`` before it).
+        kind: how it is compared: ``map`` and ``boxes`` (rtol 1e-3, atol 1e-5), ``scores`` (the same, except where a
+            class score lies on the threshold), ``dets`` ([B, T, 5]) or ``labels`` ([B, T], belongs to the ``dets``
+            before it).
         axes: open axes, as torch.onnx wants them: {0: "batch"}.
         info: written to the sidecar: level, stride, what it holds.
     """
