@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +11,8 @@ from fcos_train.deploy.ascend import evaluate as road
 from fcos_train.deploy.ascend.coco_eval import CocoNumbers
 from fcos_train.deploy.ascend.sidecar import beside, read, read_rule
 from mmcv_overrides.errors import UserError
-from tests.support.small_detectors import CLASSES, small_config, write_checkpoint
+from tests.support.labelled_road import label_with, table
+from tests.support.small_detectors import small_config, write_checkpoint
 
 pytest.importorskip("onnxruntime")
 SHAPE = ["--shape", "96", "128"]
@@ -21,7 +21,6 @@ SHAPE = ["--shape", "96", "128"]
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory) -> Path:
     """`a.pth`, `b.pth`, and `data/` whose boxes are the best detections of `a.pth`."""
-    from fcos_train.data.shapes import draw_image
     from fcos_train.infer.detector import Detector
 
     root = tmp_path_factory.mktemp("road")
@@ -30,38 +29,13 @@ def labelled(tmp_path_factory) -> Path:
     for seed, name in enumerate("ab"):
         write_checkpoint(root / f"{name}.pth", config, seed)
     detector = Detector.from_checkpoint(root / "a.pth", device="cpu")
-    images, boxes = [], []
-    for split in ("train", "val"):
-        (root / "data" / f"{split}2017").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for number in range(4):
-        picture = draw_image(random, (256, 192))[0]
-        name = f"cell_{number}.png"
-        images.append({"id": number + 10, "file_name": name, "width": 256, "height": 192})
-        for split in ("train", "val"):
-            cv2.imwrite(str(root / "data" / f"{split}2017" / name), picture)
-        found = detector(picture)
-        for box, label in list(zip(found.boxes.tolist(), found.labels.tolist(), strict=True))[:15]:
-            side = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-            entry = {"id": len(boxes) + 1, "image_id": number + 10, "category_id": 3 * label + 2, "bbox": side}
-            boxes.append({**entry, "area": side[2] * side[3], "iscrowd": 0})
-    categories = [{"id": 3 * i + 2, "name": name} for i, name in enumerate(CLASSES)]
-    data = {"images": images, "annotations": boxes, "categories": categories}
-    (root / "data" / "annotations").mkdir()
-    for split in ("train", "val"):
-        (root / "data" / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(data))
+    label_with(detector, root / "data")
     return root
 
 
 def run(labelled: Path, work: Path, *words) -> int:
     fixed = ["--checkpoint", labelled / "a.pth", "--data-path", labelled / "data", "--work-dir", work, "--device", "cpu"]
     return main(["ascend", "evaluate", *map(str, [*fixed, *words])])
-
-
-def table(text: str) -> dict[str, list[float]]:
-    rows = [line.split() for line in text.splitlines()[-5:-1]]
-    assert rows[0] == ["mAP", "AP50", "AP75"]
-    return {row[0]: [float(value) for value in row[1:]] for row in rows[1:]}
 
 
 @pytest.mark.parametrize("end", ["nms", "decoded", "raw"])
