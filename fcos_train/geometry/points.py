@@ -51,6 +51,7 @@ class PointGrid:
         low, high: [S] f32, the range of the level in px (without limits where the spec has none).
         reach: [S] f32, stride times radius in px, or None.
         column, row: [P] i64, index into S of the x and of the y of a point.
+        real: None, or [P] f32: 0 for points of a canvas's border (:mod:`fcos_train.geometry.canvas`), which are none.
     """
 
     xy: Tensor
@@ -65,10 +66,11 @@ class PointGrid:
     reach: Tensor | None
     column: Tensor
     row: Tensor
+    real: Tensor | None = None
 
     @property
     def num_points(self) -> int:
-        return self.first[-1]
+        return self.xy.shape[1]
 
     @property
     def num_levels(self) -> int:

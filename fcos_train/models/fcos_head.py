@@ -8,7 +8,7 @@ import torch
 from mmdet.models.dense_heads import FCOSHead
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcos_train.geometry.assignment import FcosTargets, fcos_targets
 from fcos_train.geometry.boxes import pad_objects
@@ -81,9 +81,20 @@ class StaticFCOSHead(TakesPaddedObjects, FCOSHead):
         )
         return self.loss_by_padded(cls_scores, bbox_preds, centernesses, *padded)
 
-    def loss_of_objects(self, outs: tuple, objects: PaddedObjects) -> dict[str, Tensor]:
-        """Losses of what :meth:`forward` gave."""
-        return self.loss_by_padded(*outs, objects.boxes, objects.labels, objects.count)
+    def loss_of_objects(self, grid: PointGrid, outs: tuple, objects: PaddedObjects) -> dict[str, Tensor]:
+        """Losses of merged predictions."""
+        return self.loss_by_points(grid, *outs, objects.boxes, objects.labels, objects.count)
+
+    def towers(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        return self.cls_convs, self.reg_convs
+
+    def predictions(self, grid: PointGrid, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`forward` does behind the towers, for a canvas: logits, sides and centers, [B, K, N] each."""
+        centers = self.conv_centerness(reg_feat if self.centerness_on_reg else cls_feat)
+        scales = torch.stack([scale.scale for scale in self.scales]).index_select(0, grid.level)
+        sides = (self.conv_reg(reg_feat).flatten(2) * scales).float()
+        sides = sides.clamp(min=0) if self.norm_on_bbox else sides.exp()
+        return self.conv_cls(cls_feat).flatten(2), sides, centers.flatten(2)
 
     def loss_by_padded(
         self,
@@ -135,7 +146,9 @@ class StaticFCOSHead(TakesPaddedObjects, FCOSHead):
             mass = mass.clamp(min=1e-6) + EPS
 
             own = own_class(targets.labels, self.num_classes)
-            entry, by_logits = focal_loss(logits.float(), own, self.loss_cls.gamma, self.loss_cls.alpha)
+            entry, by_logits = focal_loss(
+                logits.float(), own, self.loss_cls.gamma, self.loss_cls.alpha, weight=grid.real
+            )
             center_logits = centers.float().squeeze(1)
             center, by_center = binary_cross_entropy(center_logits, weight)
             by_center = (by_center * foreground).unsqueeze(1)

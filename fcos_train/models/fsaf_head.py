@@ -10,7 +10,7 @@ from mmdet.models.task_modules.assigners import CenterRegionAssigner
 from mmdet.models.task_modules.coders import TBLRBBoxCoder
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcos_train.geometry.assignment import FsafTargets, fsaf_targets
 from fcos_train.geometry.boxes import pad_objects
@@ -92,10 +92,17 @@ class StaticFSAFHead(TakesPaddedObjects, FSAFHead):
             ignore=ignore,
         )
 
-    def loss_of_objects(self, outs: tuple, objects: PaddedObjects) -> dict[str, Tensor]:
-        """Losses of what :meth:`forward` gave."""
+    def loss_of_objects(self, grid: PointGrid, outs: tuple, objects: PaddedObjects) -> dict[str, Tensor]:
+        """Losses of merged predictions."""
         padded = objects.boxes, objects.labels, objects.count
-        return self.loss_by_padded(*outs, *padded, padded_size=objects.padded_size, ignore=objects.ignore)
+        return self.loss_by_points(grid, *outs, *padded, padded_size=objects.padded_size, ignore=objects.ignore)
+
+    def towers(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        return self.cls_convs, self.reg_convs
+
+    def predictions(self, grid: PointGrid, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` does behind the towers, for a canvas: logits and sides, [B, K, N] each."""
+        return self.retina_cls(cls_feat).flatten(2), self.relu(self.retina_reg(reg_feat)).flatten(2)
 
     def loss_by_padded(
         self,
@@ -184,6 +191,9 @@ class StaticFSAFHead(TakesPaddedObjects, FSAFHead):
         counted = None
         if padded_size is not None:
             counted = (grid.xy < padded_size.flip(1).unsqueeze(2)).all(1)
+        if grid.real is not None:
+            real = grid.real.bool().expand(len(boxes), -1)
+            counted = real if counted is None else counted & real
         rule = self.assigner
         return fsaf_targets(
             grid,

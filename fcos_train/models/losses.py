@@ -62,7 +62,12 @@ def own_class(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def focal_loss(
-    logits: Tensor, own: Tensor, gamma: float, alpha: float, silent: Tensor | None = None
+    logits: Tensor,
+    own: Tensor,
+    gamma: float,
+    alpha: float,
+    silent: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sigmoid focal loss (arXiv 1708.02002).
 
@@ -72,6 +77,7 @@ def focal_loss(
     Args:
         logits: [B, C, P], any float type. own: [B, C, P] bool.
         silent: [B, C, P] bool, entries of other classes that have no loss; or None.
+        weight: [P] f32, of each point; or None.
     Returns:
         two of [B, C, P] f32: loss and its derivative by the logits.
     """
@@ -82,6 +88,8 @@ def focal_loss(
     power = torch.rsub(sign, 0.5, alpha=alpha - 0.5)  # alpha where own, else 1 - alpha
     if silent is not None:
         power.masked_fill_(silent & ~own, 0.0)
+    if weight is not None:
+        power.mul_(weight)
     power = power.mul_(p).mul_(p) if gamma == 2 else power.mul_(p**gamma)
     loss = power * s
     s.addcmul_(s, p, value=-1.0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmdet.models import DetDataPreprocessor
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from fcos_train.geometry.canvas import canvas_grid, canvas_of
 from fcos_train.geometry.padded import PaddedObjects
+from fcos_train.geometry.points import PointGrid, merge_levels
+from fcos_train.models.canvas import obstacle, run_towers
 
 
 @MODELS.register_module()
@@ -40,11 +45,34 @@ class FixedShapePreprocessor(DetDataPreprocessor):
 
 
 class TakesPaddedObjects:
-    """A head whose ``loss`` takes :class:`PaddedObjects` beside mmdet's list of samples."""
+    """A head whose ``loss`` takes :class:`PaddedObjects` beside mmdet's list of samples.
+
+    The head has ``grid``, ``towers`` (two module lists), ``predictions`` (of the two features of a canvas) and
+    ``loss_of_objects``.
+
+    Attributes:
+        merge_levels: run the towers over all levels at once in training, where :meth:`canvas_obstacle` is None.
+    """
+
+    merge_levels = False
 
     def loss(self, x, batch_data_samples):
         if not isinstance(batch_data_samples, PaddedObjects):
             return super().loss(x, batch_data_samples)
-        outs = self(x)
+        if self.merge_levels and self.training:
+            grid, outs = self.points_of_canvas(x)
+        else:
+            outs = tuple(merge_levels(maps) for maps in self(x))
+            grid = self.grid([level.shape[-2:] for level in x], x[0].device)
         with torch.autocast(x[0].device.type, enabled=False):
-            return self.loss_of_objects(outs, batch_data_samples)
+            return self.loss_of_objects(grid, outs, batch_data_samples)
+
+    def canvas_obstacle(self) -> str | None:
+        """Why the levels cannot be merged; None when they can."""
+        return obstacle(*self.towers())
+
+    def points_of_canvas(self, x: Sequence[Tensor]) -> tuple[PointGrid, tuple[Tensor, ...]]:
+        """Maps [B, C, H, W] of each level -> the points of their canvas and the predictions there, [B, K, N] each."""
+        canvas = canvas_of(tuple((int(level.shape[2]), int(level.shape[3])) for level in x))
+        grid = canvas_grid(canvas, self._level_spec, x[0].device)
+        return grid, self.predictions(grid, *run_towers(canvas, x, *self.towers()))

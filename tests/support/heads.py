@@ -8,6 +8,7 @@ from mmdet.models.dense_heads import FCOSHead, FSAFHead
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
+from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.models import StaticFCOSHead, StaticFSAFHead
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -94,6 +95,19 @@ def losses_and_gradients(head, scene):
     return {name: value.detach().reshape(()) for name, value in values.items()}, gradients
 
 
+def losses_and_gradients_of_padded(head, scene):
+    """The same through ``head.loss``, as training calls it."""
+    head.zero_grad(set_to_none=True)
+    feats = scene.inputs()
+    none = [boxes.new_zeros(0, 4) for boxes in scene.boxes]
+    objects = PaddedObjects.gather(scene.boxes, scene.labels, none, [scene.size] * len(scene.boxes))
+    values = head.loss(feats, objects)
+    sum(value for name, value in values.items() if "loss" in name).backward()
+    gradients = {name: parameter.grad for name, parameter in head.named_parameters()}
+    gradients.update({f"feature {level}": feat.grad for level, feat in enumerate(feats)})
+    return {name: value.detach().reshape(()) for name, value in values.items()}, gradients
+
+
 def in_float64(head, scene):
     """:func:`losses_and_gradients` of a copy of the head in double precision."""
     head, scene = copy.deepcopy(head).double(), copy.copy(scene)
@@ -103,12 +117,14 @@ def in_float64(head, scene):
         return losses_and_gradients(head, scene)
 
 
-def assert_equal(ours, theirs, scene, exact=False, loss_tolerance=1e-5, gradient_tolerance=1e-4):
+def assert_equal(
+    ours, theirs, scene, exact=False, loss_tolerance=1e-5, gradient_tolerance=1e-4, run=losses_and_gradients
+):
     """Losses within 1e-5 relative, gradients within 1e-4 of the largest entry of the reference.
 
     The reference is mmdet's head in float32, with ``exact`` in float64.
     """
-    values, gradients = losses_and_gradients(ours, scene)
+    values, gradients = run(ours, scene)
     expected, reference = in_float64(theirs, scene) if exact else losses_and_gradients(theirs, scene)
     assert set(values) == set(expected)
     for name, value in expected.items():

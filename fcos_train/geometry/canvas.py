@@ -1,0 +1,140 @@
+"""The maps of a feature pyramid side by side on one canvas, so that a layer shared by the levels is one convolution.
+
+Between the maps lies one row or column of zeros, which is the padding that a 3x3 convolution would have added. After
+each layer the border must be zero again. 800x1344 pixels at strides 8 to 128 need 100x253 positions, 88 % of them
+used.
+
+Letters as in :mod:`fcos_train.geometry.points`; N = height * width positions of the canvas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .points import LevelSpec, PointGrid, Sizes, point_grid
+
+_OUTSIDE = -1e6  # px, where no object is
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Where each map lies: sizes (rows, columns) and places (top, left), all in positions."""
+
+    height: int
+    width: int
+    sizes: Sizes
+    places: Sizes
+
+    def regions(self) -> list[tuple[slice, slice]]:
+        """Rows and columns of each map."""
+        return [
+            (slice(top, top + rows), slice(left, left + columns))
+            for (rows, columns), (top, left) in zip(self.sizes, self.places, strict=True)
+        ]
+
+
+@lru_cache(maxsize=256)
+def canvas_of(sizes: Sizes) -> Canvas:
+    """The smaller of two layouts: all other maps right of the largest, or all below it.
+
+    Args:
+        sizes: (rows, columns) of each map, the largest first.
+    """
+    beside = _beside(sizes)
+    below = _beside(tuple((columns, rows) for rows, columns in sizes))
+    if beside.height * beside.width <= below.height * below.width:
+        return beside
+    return Canvas(below.width, below.height, sizes, tuple((top, left) for left, top in below.places))
+
+
+def _beside(sizes: Sizes) -> Canvas:
+    """The first map, right of it the second, under that the rest in shelves as wide as the second."""
+    places = [(0, 0)]
+    height, width = sizes[0]
+    if len(sizes) > 1:
+        strip, limit = width + 1, width + 1 + sizes[1][1]
+        top, left, shelf = 0, strip, 0
+        for rows, columns in sizes[1:]:
+            if left > strip and left + columns > limit:
+                top, left, shelf = top + shelf + 1, strip, 0
+            places.append((top, left))
+            height, width, shelf = max(height, top + rows), max(width, left + columns), max(shelf, rows)
+            left += columns + 1
+    return Canvas(height, width, sizes, tuple(places))
+
+
+@lru_cache(maxsize=64)
+def level_rows(canvas: Canvas, device: torch.device) -> Tensor:
+    """[L, N] f32, 1 where the position belongs to the level: (values of each level) @ it is a map, 0 on the border."""
+    with torch.inference_mode(False), torch.no_grad():
+        rows = torch.zeros(len(canvas.sizes), canvas.height, canvas.width)
+        for level, region in zip(rows, canvas.regions(), strict=True):
+            level[region] = 1.0
+        return rows.flatten(1).to(device)
+
+
+@lru_cache(maxsize=64)
+def inside(canvas: Canvas, device: torch.device) -> Tensor:
+    """[N] f32, 1 where a map lies, 0 on the border."""
+    with torch.inference_mode(False), torch.no_grad():
+        return level_rows(canvas, device).sum(0)
+
+
+@lru_cache(maxsize=64)
+def level_shares(canvas: Canvas, device: torch.device, channels: int) -> Tensor:
+    """[L, N] f32: ``level_rows`` divided by positions of the level times ``channels``, which makes means of sums."""
+    with torch.inference_mode(False), torch.no_grad():
+        rows = level_rows(canvas, device)
+        return rows / (rows.sum(1, keepdim=True) * channels)
+
+
+@lru_cache(maxsize=64)
+def level_means(canvas: Canvas, device: torch.device, channels: int) -> Tensor:
+    """[channels * N, L] f32: rows @ it is the mean over the positions of each level and over so many channels."""
+    with torch.inference_mode(False), torch.no_grad():
+        return level_shares(canvas, device, channels).t().repeat(channels, 1).contiguous()
+
+
+@lru_cache(maxsize=64)
+def canvas_grid(canvas: Canvas, spec: LevelSpec, device: torch.device) -> PointGrid:
+    """The points of a pyramid in the order of its canvas, N instead of P.
+
+    ``real`` tells points from border. A point of the border lies where no object is.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        return _on_canvas(canvas, point_grid(canvas.sizes, spec, device))
+
+
+def _on_canvas(canvas: Canvas, grid: PointGrid) -> PointGrid:
+    """Points move to their places; one more axis position in x and in y, and one more point, serve all of the border."""
+    device, points, positions = grid.xy.device, grid.num_points, len(grid.position)
+    place = torch.full((canvas.height, canvas.width), points)
+    for first, (rows, columns), region in zip(grid.first, canvas.sizes, canvas.regions(), strict=False):
+        place[region] = torch.arange(first, first + rows * columns).view(rows, columns)
+    place = place.flatten().to(device)
+
+    def pick(values: Tensor, border: float) -> Tensor:
+        return torch.cat((values, values.new_full((*values.shape[:-1], 1), border)), -1).index_select(-1, place)
+
+    def two_more(values: Tensor, *border: float) -> Tensor:
+        return torch.cat((values, torch.tensor(border, dtype=values.dtype, device=device)))
+
+    return replace(
+        grid,
+        xy=pick(grid.xy, _OUTSIDE),
+        stride=pick(grid.stride, 1.0),
+        level=pick(grid.level, 0),
+        axis=two_more(grid.axis, 0, 1),
+        position=two_more(grid.position, _OUTSIDE, _OUTSIDE),
+        axis_stride=two_more(grid.axis_stride, 1.0, 1.0),
+        low=two_more(grid.low, 0.0, 0.0),
+        high=two_more(grid.high, 0.0, 0.0),
+        reach=None if grid.reach is None else two_more(grid.reach, 1.0, 1.0),
+        column=pick(grid.column, positions),
+        row=pick(grid.row, positions + 1),
+        real=(place < points).float(),
+    )
