@@ -64,8 +64,11 @@ def objects_of(found: Found, rule: Rule, row: Row, classes: Sequence[str]) -> li
     keep = (score > 0) & (score >= np.float32(rule.prob_thres)) & (found.labels >= 0) & (found.labels < len(classes))
     keep &= np.isfinite(found.rows).all(axis=1)
     boxes = rule.restore(found.rows[keep, :4], row.width, row.height)
-    values = np.column_stack([score[keep].astype(np.float64), boxes]).tolist()
-    return [(classes[label], value) for label, value in zip(found.labels[keep].tolist(), values, strict=True)]
+    labels, values = found.labels[keep], np.column_stack([score[keep].astype(np.float64), boxes])
+    if rule.as_trained:  # boxes in the padding have no size left
+        real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        labels, values = labels[real], values[real]
+    return [(classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
 
 
 def _draw(row: Row, objects: Sequence[tuple[str, list[float]]], path: Path) -> None:

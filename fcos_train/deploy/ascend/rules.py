@@ -28,6 +28,8 @@ class Rule:
         keep_ratio: one scale for both sides; otherwise the image is stretched to the input.
         prob_thres: results below this score are not reported.
         fill: value of the padding before normalising, per channel; None takes the mean, so that it is 0 after.
+        as_trained: boxes go back as mmdet's evaluation takes them: by the ratio of the rounded sides, cut at the image's
+            border. The published tools divide by the scale before rounding, and do not cut.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Rule:
     keep_ratio: bool = True
     prob_thres: float = 0.0
     fill: tuple[float, ...] | None = None
+    as_trained: bool = False
 
     def __post_init__(self):
         if self.height < 1 or self.width < 1:
@@ -103,16 +106,19 @@ class Rule:
         return result
 
     def restore(self, boxes: np.ndarray, w: int, h: int) -> np.ndarray:
-        """Boxes [N, 4] xyxy in input pixels as float64 [N, 4] in pixels of the image, not clipped.
+        """Boxes [N, 4] xyxy in input pixels as float64 [N, 4] in pixels of the image.
 
         A centred image is taken to lie at (W - w*s)/2 exactly, as the published tools do; the integer padding of
         :meth:`prepare` differs from that by at most one pixel.
         """
+        boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+        if self.as_trained:
+            new_w, new_h = self.resized(w, h)
+            return np.clip(boxes / np.tile((new_w / w, new_h / h), 2), 0, np.tile((w, h), 2))
         across, down = self.scales(w, h)
         offset = np.zeros(2)
         if self.centred:
             offset[:] = (self.width - w * across) / 2, (self.height - h * down) / 2
-        boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         return (boxes - np.tile(offset, 2)) / np.tile((across, down), 2)
 
 

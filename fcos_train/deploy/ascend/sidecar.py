@@ -68,6 +68,7 @@ def read_rule(path: str | Path) -> Rule:
         # A model that was trained on stretched images is given stretched ones.
         keep_ratio=bool(content["resize"].get("keep_ratio", True)),
         fill=fill,
+        as_trained=True,
     )
 
 

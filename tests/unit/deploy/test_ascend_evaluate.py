@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -95,7 +96,9 @@ def test_rule_of_the_description(tmp_path):
     found = rule.prepare(np.full((60, 100, 3), (10, 20, 30), np.uint8))
     assert found.shape == (3, 64, 96) and not found[:, 58:].any()
     assert found[:, 57, 95] == pytest.approx([(30 - 123.675) / 58.395, (20 - 116.28) / 57.12, (10 - 103.53) / 57.375])
-    assert rule.restore(np.array([[9.6, 0, 96, 48]]), 100, 60).tolist() == [pytest.approx([10, 0, 100, 50])]
+    # back by the rounded sides, 96/100 and 58/60, and cut at the image's border
+    boxes = np.array([[9.6, 29, 96, 58], [-5, 40, 48, 64]])
+    assert rule.restore(boxes, 100, 60).tolist() == [pytest.approx([10, 30, 100, 60]), pytest.approx([0, 2400 / 58, 50, 60])]
     content["input"]["normalize_in_graph"] = True
     (tmp_path / "m.json").write_text(json.dumps(content))
     assert read_rule(tmp_path / "m.json").prepare(np.full((6, 9, 3), (1, 2, 3), np.uint8))[:, 0, 0].tolist() == [1, 2, 3]
@@ -108,6 +111,23 @@ def test_rule_of_the_description(tmp_path):
         read(tmp_path / "m.json")
     with pytest.raises(UserError, match=r"other.onnx has no description beside it"):
         beside(tmp_path / "other.onnx")
+
+
+def test_boxes_are_those_of_the_detector_itself(labelled, tmp_path, capsys):
+    """What the road writes is what `fcos-train eval` would count: rescaled and cut as mmdet does it."""
+    from fcos_train.infer.detector import Detector
+
+    assert run(labelled, tmp_path, *SHAPE) == 0
+    results = json.loads((tmp_path / "coco_detection_result_pth.json").read_text())
+    detector = Detector.from_checkpoint(labelled / "a.pth", device="cpu")
+    for number in range(4):
+        found = detector(cv2.imread(str(labelled / "data" / "val2017" / f"cell_{number}.png"))).above(0.3)
+        boxes = np.array([r["bbox"] for r in results if r["image_id"] == number + 10])
+        assert len(found) > 3 and boxes.min() >= 0
+        boxes[:, 2:] += boxes[:, :2]
+        assert boxes.max(0).tolist() <= [256, 192, 256, 192]
+        for box in found.boxes:
+            assert np.abs(boxes - box).max(1).min() < 0.01
 
 
 @pytest.mark.parametrize(
