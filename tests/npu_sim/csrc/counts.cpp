@@ -27,6 +27,22 @@ void host_sync(const std::string& why) {
   event("sync:" + why);
   TORCH_CHECK(!g_no_sync, "the host waits for the npu: ", why);
 }
+void describe(std::string& text, const at::Tensor& t) {
+  if (!t.defined()) {
+    text += "-,";
+    return;
+  }
+  text += c10::toString(t.scalar_type());
+  text += t.is_privateuseone() || t.dim() == 0 ? "[" : "@cpu[";
+  for (auto size : t.sizes()) text += std::to_string(size) + "x";
+  text += "],";
+}
+
+void count_launch(const std::string& name, const std::string& signature) {
+  std::lock_guard<std::mutex> lock(counts().mutex);
+  counts().launches[name]++;
+  counts().signatures[signature]++;
+}
 bool strict() { return g_strict; }
 void set_strict(bool on) { g_strict = on; }
 void forbid_syncs(bool on) { g_no_sync = on; }

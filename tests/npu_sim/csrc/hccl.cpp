@@ -1,4 +1,4 @@
-// 'hccl' for the simulated device: gloo on CPU aliases of device tensors; then the Python bindings.
+// 'hccl' for the simulated device: gloo on CPU aliases of device tensors.
 #include "sim.h"
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
@@ -123,44 +123,11 @@ struct Hccl final : c10d::Backend {
   void abort() override { gloo->abort(); }
   void shutdown() override { gloo->shutdown(); }
 };
-
-void clear() {
-  auto& all = counts();
-  std::lock_guard<std::mutex> lock(all.mutex);
-  all.launches.clear();
-  all.signatures.clear();
-  all.events.clear();
-  all.not_native.clear();
-}
-pybind11::dict as_dict() {
-  auto& all = counts();
-  std::lock_guard<std::mutex> lock(all.mutex);
-  pybind11::dict result;
-  result["launches"] = all.launches;
-  result["signatures"] = all.signatures;
-  result["events"] = all.events;
-  result["not_native"] = std::vector<std::string>(all.not_native.begin(), all.not_native.end());
-  return result;
-}
 }  // namespace
-}  // namespace sim
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+void bind_hccl(pybind11::module_& m) {
   pybind11::module_::import("torch._C._distributed_c10d");
-  sim::register_hooks();
-  m.def("make_hccl", [](const sim::Ptr<c10d::Backend>& gloo) -> sim::Ptr<c10d::Backend> { return c10::make_intrusive<sim::Hccl>(gloo); },
+  m.def("make_hccl", [](const Ptr<c10d::Backend>& gloo) -> Ptr<c10d::Backend> { return c10::make_intrusive<Hccl>(gloo); },
         pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def("device_count", &sim::device_count);
-  m.def("current_device", &sim::current_device);
-  m.def("exchange_device", &sim::exchange_device);
-  m.def("synchronize", [] { sim::host_sync("synchronize"); });
-  m.def("default_generator", [](int device) { return sim::default_generator(device); });
-  m.def("live_bytes", &sim::live_bytes);
-  m.def("peak_bytes", &sim::peak_bytes);
-  m.def("reset_peak", &sim::reset_peak);
-  m.def("install_native", &sim::install_native);
-  m.def("set_strict", &sim::set_strict);
-  m.def("forbid_syncs", &sim::forbid_syncs);
-  m.def("clear", &sim::clear);
-  m.def("counts", &sim::as_dict);
 }
+}  // namespace sim

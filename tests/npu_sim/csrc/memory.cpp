@@ -111,6 +111,15 @@ struct DeviceGenerator final : at::CPUGeneratorImpl {
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override { return host.unsafeGetGeneratorImpl()->get_state(); }
 };
 
+const at::Generator& generator_of(int device) {
+  static const auto* generators = [] {
+    auto* made = new std::vector<at::Generator>;
+    for (int i = 0; i < kMost; ++i) made->push_back(at::make_generator<DeviceGenerator>(i));
+    return made;
+  }();
+  return (*generators)[device < 0 ? t_device : device];
+}
+
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   using Clock = std::chrono::steady_clock;
   static constexpr c10::DeviceType static_type = kNpu;
@@ -163,7 +172,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     return static_cast<c10::DeviceIndex>(exchange_device(device));
   }
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex device) const override { return exchangeDevice(device); }
-  const at::Generator& getDefaultGenerator(c10::DeviceIndex device) const override { return default_generator(device); }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex device) const override { return generator_of(device); }
   at::Generator getNewGenerator(c10::DeviceIndex device) const override {
     return at::make_generator<DeviceGenerator>(device < 0 ? t_device : int(device));
   }
@@ -193,23 +202,22 @@ int exchange_device(int index) {
   return before;
 }
 c10::Allocator* device_allocator() { return &g_allocator; }
-c10::DataPtr adopt(const c10::Storage& host, int device) {
-  if (host.nbytes() == 0) return {nullptr, nullptr, &release, c10::Device(kNpu, static_cast<c10::DeviceIndex>(device))};
-  return owned(const_cast<void*>(host.data()), new Block{nullptr, host, static_cast<int64_t>(host.nbytes()), device});
+c10::Storage device_storage(const c10::Storage& host, int device) {
+  const c10::Device place(kNpu, static_cast<c10::DeviceIndex>(device));
+  const auto bytes = static_cast<int64_t>(host.nbytes());  // the CPU storage's memory is the device's from now on
+  auto data = bytes == 0 ? c10::DataPtr(nullptr, nullptr, &release, place)
+                         : owned(const_cast<void*>(host.data()), new Block{nullptr, host, bytes, device});
+  return c10::Storage(c10::Storage::use_byte_size_t(), host.nbytes(), std::move(data), &g_allocator, true);
+}
+at::Tensor device_tensor(const c10::Storage& storage, const at::Tensor& like) {
+  return make_tensor(storage, c10::DispatchKey::PrivateUse1, like);
 }
 int64_t live_bytes(int device) { return g_ledger[device].live; }
 int64_t peak_bytes(int device) { return g_ledger[device].peak; }
 void reset_peak(int device) { g_ledger[device].peak = g_ledger[device].live.load(); }
-at::Generator& default_generator(int device) {
-  static auto* generators = [] {
-    auto* made = new std::vector<at::Generator>;
-    for (int i = 0; i < kMost; ++i) made->push_back(at::make_generator<DeviceGenerator>(i));
-    return made;
-  }();
-  return (*generators)[device < 0 ? t_device : device];
-}
-at::Generator host_generator(int device) {
-  return static_cast<DeviceGenerator*>(default_generator(device).unsafeGetGeneratorImpl())->host;
+at::Generator default_generator(int device) { return generator_of(device); }
+at::Generator host_generator(const at::Generator& device) {
+  return static_cast<DeviceGenerator*>(device.unsafeGetGeneratorImpl())->host;
 }
 void register_hooks() { at::RegisterPrivateUse1HooksInterface(new Hooks); }
 }  // namespace sim

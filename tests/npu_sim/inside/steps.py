@@ -26,7 +26,7 @@ from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 import fcos_train.models  # noqa: E402,F401
-from fcos_train.geometry.boxes import pad_objects  # noqa: E402
+from fcos_train.geometry.padded import PaddedObjects  # noqa: E402
 from fcos_train.models.frozen_bn import fold_frozen_bn  # noqa: E402
 from mmcv_overrides import device, precision  # noqa: E402
 
@@ -40,12 +40,12 @@ def build(head: str):
     cfg = Config.fromfile(folder + shipped).model
     cfg.backbone.update(depth=18, init_cfg=None, style="pytorch", norm_cfg=dict(type="BN", requires_grad=False))
     cfg.neck.update(in_channels=[64, 128, 256, 512], out_channels=64)
-    norm = {} if "FSAF" in head else {"norm_cfg": None}
-    cfg.bbox_head.update(type=head, in_channels=64, feat_channels=64, **norm)
+    cfg.bbox_head.update(type=head, in_channels=64, feat_channels=64)
     model = MODELS.build(cfg)
     precision.keep_losses_fp32(model)
     if head.startswith("Static"):
-        fold_frozen_bn(model)  # as the trainer does for its fixed-shape step
+        fold_frozen_bn(model)  # both as the trainer does for its fixed-shape step
+        model.bbox_head.merge_levels = True
     return model.to(device.current().set_device(0)).train()
 
 
@@ -74,11 +74,11 @@ def step_of_samples(model, wrapper, images, found) -> None:
     model.train_step(data, wrapper)
 
 
-def step_of_padded(model, wrapper, images, boxes, labels, count) -> None:
+def step_of_padded(model, wrapper, images, objects) -> None:
     with wrapper.optim_context(model):
         mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
         features = model.extract_feat((images.float() - mean) / std)
-        losses = model.bbox_head.loss_by_padded(*model.bbox_head(features), boxes, labels, count)
+        losses = model.bbox_head.loss(features, objects)
         loss, _ = model.parse_losses({k: v for k, v in losses.items() if "loss" in k})
     wrapper.update_params(loss)
 
@@ -86,8 +86,10 @@ def step_of_padded(model, wrapper, images, boxes, labels, count) -> None:
 def prepared(way: str, images, found) -> tuple:
     if way == "samples":
         return images, found
-    boxes, labels, count = pad_objects(*zip(*found), size=16)
-    return tuple(t.pin_memory().to("npu", non_blocking=True) for t in (images, boxes, labels, count))
+    none = [boxes.new_zeros(0, 4) for boxes, _ in found]
+    objects = PaddedObjects.gather(*zip(*found), none, [SIZE] * len(found))
+    to_npu = lambda table: table.pin_memory().to("npu", non_blocking=True)  # noqa: E731
+    return to_npu(images), objects.moved(to_npu)
 
 
 def main(head: str, steps: str, way: str = "padded", level: str = "O0", counts: str = "5,12,0,9,16,3") -> None:

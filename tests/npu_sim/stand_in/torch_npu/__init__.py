@@ -20,15 +20,7 @@ import torch
 __version__ = "2.13.0+simulated"
 OPERATORS = Path(__file__).resolve().parents[4] / "fcos_train" / "audit" / "native_operators.json"
 # Native on the NPU, but storage, views and copies: the simulated device keeps PyTorch's own.
-_PLUMBING = """
-_coalesce _copy_from_and_resize _lazy_clone _local_scalar_dense _pin_memory _reshape_alias _to_copy _to_sparse
-_to_sparse.sparse_dim as_strided as_strided_ clone contiguous copy_ empty.memory_format empty_like empty_strided full
-full.out is_pinned is_set_to isnan new_empty_strided record_stream resize_ resize_as_ set_ set_.source_Storage
-set_.source_Storage_storage_offset set_.source_Tensor squeeze squeeze.dim tril_indices triu_indices unfold unsqueeze
-view bartlett_window bartlett_window.periodic blackman_window blackman_window.periodic hamming_window
-hamming_window.periodic hamming_window.periodic_alpha hamming_window.periodic_alpha_beta hann_window
-hann_window.periodic
-"""
+MEMORY = Path(__file__).resolve().parents[2] / "memory_operators.txt"
 # torch_npu's autocast leaves these as they come, unlike CUDA's.
 _NOT_AUTOCAST = """
 _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
@@ -74,5 +66,5 @@ with warnings.catch_warnings():
     for _name in _NOT_AUTOCAST.split():
         _autocast.impl(_name, torch.library.fallthrough_kernel)
 torch.distributed.Backend.register_backend("hccl", _hccl, extended_api=True, devices=["npu"])
-_C.install_native(json.loads(OPERATORS.read_text())["native"], set(_PLUMBING.split()))
+_C.install_native(json.loads(OPERATORS.read_text())["native"], set(MEMORY.read_text().split()))
 atexit.register(_write_report)
