@@ -21,8 +21,8 @@ from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import FUNCTIONS, init_default_scope  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
+from fcos_train.engine import compiled, static  # noqa: E402
 from fcos_train.engine import config as configs  # noqa: E402
-from fcos_train.engine import static  # noqa: E402
 from fcos_train.engine.options import TrainOptions  # noqa: E402
 from fcos_train.engine.run import _register  # noqa: E402
 from mmcv_overrides import device, precision  # noqa: E402
@@ -165,7 +165,7 @@ def trace_steps(trained: Trained, options: AuditOptions) -> list[StepTrace]:
 
 
 def graph_breaks(trained: Trained, options: AuditOptions) -> tuple[int | None, list[str]]:
-    """How often torch.compile would have to leave the graph in forward pass and losses, and why.
+    """How often torch.compile would have to leave the graph of forward pass and losses (``--step-mode compile``), and why.
 
     Returns:
         None and the reason where dynamo cannot tell.
@@ -173,7 +173,8 @@ def graph_breaks(trained: Trained, options: AuditOptions) -> tuple[int | None, l
     batch = trained.model.data_preprocessor(made_up_batch(trained, options.batch_size, 0), True)
     torch._dynamo.reset()
     try:
-        found = torch._dynamo.explain(lambda data: trained.model(**data, mode="loss"))(batch)
+        with trained.wrapper.optim_context(trained.model):
+            found = torch._dynamo.explain(compiled.losses)(trained.model, batch["inputs"], batch["data_samples"])
     except Exception as error:  # dynamo raises many kinds
         return None, [f"{type(error).__name__}: {str(error).splitlines()[0]}"]
     finally:

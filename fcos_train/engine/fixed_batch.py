@@ -39,6 +39,12 @@ def set_batch(cfg: Config, channels_last: bool) -> str:
     return f"batches: uint8, shapes {', '.join(f'{h}x{w}' for h, w in shapes)} (rows x columns)"
 
 
+def fixed_shapes(cfg: Config) -> list[tuple[int, int]]:
+    """The canvases that :func:`set_batch` settled on; none where shapes vary."""
+    fixed = cfg.model.data_preprocessor.get("type") == PREPROCESSOR and _fault(cfg) is None
+    return list(cfg.train_dataloader["collate_fn"]["shapes"]) if fixed else []
+
+
 def reset_batch(cfg: Config) -> None:
     """mmdet's own batches again."""
     loader, preprocessor = cfg.get("train_dataloader"), cfg.model.get("data_preprocessor")

@@ -1,7 +1,8 @@
 """The fixed-shape step: which parts of a config it replaces, and what it does to the model before training.
 
-``--step-mode``: ``eager`` runs the fixed-shape step as it stands, ``mmdet`` keeps mmdet's heads, ``auto`` is ``eager``
-where the model has the fixed-shape form and ``mmdet`` where not.
+``--step-mode``: ``eager`` runs the fixed-shape step as it stands, ``compile`` its forward pass and losses through
+torch.compile, ``mmdet`` keeps mmdet's heads, ``auto`` is ``eager`` where the model has the fixed-shape form and
+``mmdet`` where not.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from mmcv_overrides.errors import UserError
 from ..models import STOCK, static_head_of
 from ..models.frozen_bn import fold_frozen_bn
 from ..models.group_norm import quick_group_norm
-from .fixed_batch import reset_batch, set_batch
+from . import compiled
+from .fixed_batch import fixed_shapes, reset_batch, set_batch
 from .options import TrainOptions
 
 HOOK = "FixedStepHook"
-ABSENT = {"graph": "whole-step CUDA graphs are not", "compile": "torch.compile of the step is not"}
+HINTS = {
+    "eager": "--step-mode mmdet turns it off",
+    "compile": "the first step of every shape compiles, which can take minutes",
+}
+ABSENT = {"graph": "whole-step CUDA graphs are not"}
 
 
 def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> list[str]:
@@ -42,13 +48,21 @@ def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> li
         if options.step_mode != "auto":
             raise UserError(f"--step-mode {options.step_mode}: {what}; use --step-mode mmdet")
         return [f"step mode mmdet: {what}"]
+    mode = "eager" if options.step_mode == "auto" else options.step_mode
+    if mode == "compile":
+        compiled.check(accelerator)
     cfg.model.bbox_head["type"] = head
     dense = _channels_last_pays(cfg, options, accelerator)
-    cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), ConfigDict(type=HOOK, channels_last=dense)]
-    return [
-        f"fixed-shape step: {what}, mode eager{', channels_last' if dense else ''}; --step-mode mmdet turns it off",
-        set_batch(cfg, dense),
-    ]
+    cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), ConfigDict(type=HOOK, channels_last=dense, mode=mode)]
+    # there the host launches slower than the device computes; elsewhere the larger canvas costs more than it saves
+    cfg.custom_hooks[-1]["merge_levels"] = accelerator.name == "npu"
+    batches = set_batch(cfg, dense)
+    if mode != "eager" and not fixed_shapes(cfg):
+        raise UserError(
+            f"--step-mode {mode} needs batches of a few fixed shapes, but: {batches}. Give the shapes, as in "
+            "train_dataloader.collate_fn=dict(type='fixed_shape_collate', shapes=[(800, 1344)]), or use --step-mode eager"
+        )
+    return [f"fixed-shape step: {what}, mode {mode}{', channels_last' if dense else ''}; {HINTS[mode]}", batches]
 
 
 def _remove_hook(cfg: Config) -> None:
@@ -77,12 +91,14 @@ class FixedStepHook(Hook):
 
     Args:
         channels_last: keep weights, gradients and momentum in channels_last.
+        mode: ``eager`` or ``compile``.
+        merge_levels: run the towers of the head over all levels at once, where that can be done.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, channels_last: bool = False):
-        self.channels_last = channels_last
+    def __init__(self, channels_last: bool = False, mode: str = "eager", merge_levels: bool = False):
+        self.channels_last, self.mode, self.merge_levels = channels_last, mode, merge_levels
 
     def before_run(self, runner) -> None:
         """Initial weights are drawn in the usual memory order, so that a seed means the same weights in every mode."""
@@ -95,9 +111,15 @@ class FixedStepHook(Hook):
             folded = fold_frozen_bn(model)
             if folded:
                 runner.logger.info(f"{len(folded)} frozen norms folded into their convolutions")
+        if self.merge_levels:
+            obstacle = model.bbox_head.canvas_obstacle()
+            model.bbox_head.merge_levels = obstacle is None
+            runner.logger.info("the head's levels are merged" if obstacle is None else f"levels one by one: {obstacle}")
         quick_group_norm(model)
         if self.channels_last:
             lay_out(model, runner.optim_wrapper)
+        if self.mode == "compile":
+            compiled.compile_losses(model, runner.logger.info)
 
 
 def lay_out(model: nn.Module, wrapper) -> None:

@@ -25,6 +25,13 @@ def test_mmdets_head_waits_and_ours_has_fewer_launches(tmp_path, capsys):
     assert not ours["varying_launches"]
 
 
+def test_graph_breaks_are_those_of_compile_mode(tmp_path, capsys):
+    assert audit(*TINY[:-1], "2", "--json", tmp_path / "ours.json", "--max-graph-breaks", 0) == 0
+    assert json.loads((tmp_path / "ours.json").read_text())["graph_breaks"] == 0
+    assert audit(*TINY[:-1], "2", "--step-mode", "mmdet", "--max-graph-breaks", 0) == 1
+    assert "above the limit: graph breaks: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "args, message",
     [

@@ -16,9 +16,11 @@ from mmcv_overrides.errors import UserError
 TINY = "fcos/fcos_tiny_shapes"
 
 
-def prepared(mode="auto", name=TINY, level="O1", kind="cpu", **head):
+def prepared(mode="auto", name=TINY, level="O1", kind="cpu", pipeline=None, **head):
     cfg = load_config(name)
     cfg.model.bbox_head.update(head)
+    if pipeline:
+        cfg.train_dataloader.dataset.pipeline.insert(-1, pipeline)
     options = TrainOptions(config=name, step_mode=mode, opt_level=level)
     accelerator = device.Accelerator(kind, "gloo", torch.bfloat16, "")
     return cfg, static.set_step(cfg, options, accelerator)
@@ -65,10 +67,22 @@ def test_what_is_not_covered_says_why():
     assert line == "step mode mmdet: RetinaHead has no fixed-shape form"
 
 
-@pytest.mark.parametrize("mode", ["graph", "compile"])
-def test_what_is_not_there_is_refused(mode):
-    with pytest.raises(UserError, match=f"--step-mode {mode}.*use eager"):
-        prepared(mode)
+def test_compile_is_put_into_the_hook_and_the_log():
+    cfg, (line, _) = prepared("compile")
+    assert [h.mode for h in cfg.custom_hooks if h.type == "FixedStepHook"] == ["compile"]
+    assert line.startswith("fixed-shape step: FCOS head, mode compile") and "can take minutes" in line
+
+
+def test_compile_wants_a_model_and_batches_of_fixed_shape():
+    with pytest.raises(UserError, match="--step-mode compile: RetinaHead has no fixed-shape form; use --step-mode mmdet"):
+        prepared("compile", name="mmdet::retinanet/retinanet_r50_fpn_1x_coco")
+    with pytest.raises(UserError, match="--step-mode compile needs batches of a few fixed shapes, but: .*no fixed size.*shapes="):
+        prepared("compile", pipeline=dict(type="RandomCrop", crop_size=(64, 64)))
+
+
+def test_graph_is_not_there():
+    with pytest.raises(UserError, match="--step-mode graph.*use eager"):
+        prepared("graph")
 
 
 @pytest.mark.parametrize(("kind", "level", "dense"), [("cpu", "O1", True), ("npu", "O1", False), ("cuda", "O1", False)])

@@ -1,0 +1,21 @@
+"""torch.compile under DDP: two real ranks, the losses and weights of two steps as they stand."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.commands import ROOT, environment, ok
+
+
+def test_two_ranks_compile_what_they_would_run():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.support.compiled_ranks"]
+    done = ok(subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=290))
+    found = re.findall(r"^rank (\d) \[(\S+), (\S+)\] \[(\S+), (\S+)\] (\w+) (\w+) (\d+)$", done.stdout, re.MULTILINE)
+    assert sorted(row[0] for row in found) == ["0", "1"]
+    for _, first, second, first_eager, second_eager, same, moved, graphs in found:
+        assert float(first) == pytest.approx(float(first_eager), rel=1e-5)
+        assert float(second) == pytest.approx(float(second_eager), rel=1e-5)
+        assert (same, moved, graphs) == ("True", "True", "1")
+    assert found[0][1] != found[1][1]  # ranks saw different images
