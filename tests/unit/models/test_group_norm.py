@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from mmcv.cnn import ConvModule
 from torch import nn
 
-from fcos_train.models.group_norm import QuickGroupNorm, quick_group_norm
+from fcos_train.models.group_norm import ConvGroupNormReLU, QuickGroupNorm, quick_group_norm
 
 
 def gradients(layer, x, grad):
@@ -43,3 +44,21 @@ def test_other_cases_are_torchs_own():
     quick_group_norm(layer)
     assert all(torch.equal(a, b) for a, b in zip(gradients(layer, x, grad), own, strict=True))
     assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_conv_module_with_relu_gives_the_same(dtype):
+    torch.manual_seed(0)
+    module = ConvModule(4, 8, 3, norm_cfg=dict(type="GN", num_groups=2)).to(dtype)
+    x, kinds = torch.randn(2, 4, 7, 6, dtype=dtype), [dict(), dict(activate=False), dict(norm=False)]
+    before = [module(x, **kind) for kind in kinds]
+    names = list(module.state_dict())
+    assert quick_group_norm(module) == 1 and type(module) is ConvGroupNormReLU
+    assert all(torch.equal(module(x, **kind), y) for kind, y in zip(kinds, before, strict=True))
+    assert list(module.state_dict()) == names
+
+
+@pytest.mark.parametrize("changed", [dict(act_cfg=dict(type="LeakyReLU")), dict(act_cfg=None), dict(order=("norm", "conv", "act"))])
+def test_other_conv_modules_keep_their_class(changed):
+    module = ConvModule(8, 8, 3, **{"norm_cfg": dict(type="GN", num_groups=2), **changed})
+    assert quick_group_norm(module) == 1 and type(module) is ConvModule
