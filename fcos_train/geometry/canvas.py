@@ -71,10 +71,10 @@ def _beside(sizes: Sizes) -> Canvas:
 def level_rows(canvas: Canvas, device: torch.device) -> Tensor:
     """[L, N] f32, 1 where the position belongs to the level: (values of each level) @ it is a map, 0 on the border."""
     with torch.inference_mode(False), torch.no_grad():
-        rows = torch.zeros(len(canvas.sizes), canvas.height, canvas.width)
+        rows = torch.zeros(len(canvas.sizes), canvas.height, canvas.width, device=device)
         for level, region in zip(rows, canvas.regions(), strict=True):
             level[region] = 1.0
-        return rows.flatten(1).to(device)
+        return rows.flatten(1)
 
 
 @lru_cache(maxsize=64)
@@ -112,16 +112,16 @@ def canvas_grid(canvas: Canvas, spec: LevelSpec, device: torch.device) -> PointG
 def _on_canvas(canvas: Canvas, grid: PointGrid) -> PointGrid:
     """Points move to their places; one more axis position in x and in y, and one more point, serve all of the border."""
     device, points, positions = grid.xy.device, grid.num_points, len(grid.position)
-    place = torch.full((canvas.height, canvas.width), points)
+    place = torch.full((canvas.height, canvas.width), points, device=device)
     for first, (rows, columns), region in zip(grid.first, canvas.sizes, canvas.regions(), strict=False):
-        place[region] = torch.arange(first, first + rows * columns).view(rows, columns)
-    place = place.flatten().to(device)
+        place[region] = torch.arange(first, first + rows * columns, device=device).view(rows, columns)
+    place = place.flatten()
 
     def pick(values: Tensor, border: float) -> Tensor:
         return torch.cat((values, values.new_full((*values.shape[:-1], 1), border)), -1).index_select(-1, place)
 
     def two_more(values: Tensor, *border: float) -> Tensor:
-        return torch.cat((values, torch.tensor(border, dtype=values.dtype, device=device)))
+        return torch.cat((values, *(values.new_full((1,), value) for value in border)))
 
     return replace(
         grid,
