@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A checkpoint in, a checked ONNX file out: ``python pthtar2onx.py [CONFIG] [CHECKPOINT] [--output-file tmp.onnx ...]``.
 
-The same as ``fcos-train export`` with the defaults of the script that users of mmdet 2.x know: tmp.onnx, opset 11,
-outputs ``boxes`` and ``labels``. All options: ``python pthtar2onx.py --help``.
+The same as ``fcos-train export`` with the defaults of the script that users of mmdet 2.x know: tmp.onnx, opset 11 (or
+what the model needs), outputs ``boxes`` and ``labels``. All options: ``python pthtar2onx.py --help``.
 """
 
 import sys
@@ -11,7 +11,7 @@ from fcos_train.cli.main import main
 
 DEFAULTS = {
     "--output-file": ["tmp.onnx"],
-    "--opset-version": ["11"],
+    "--usual-opset": ["11"],
     "--output-names": ["boxes", "labels"],
 }
 
@@ -19,7 +19,6 @@ DEFAULTS = {
 def arguments(given: list[str]) -> list[str]:
     """The given arguments, and the defaults of what is not among them. Positional arguments come first."""
     flags = {argument.partition("=")[0].replace("_", "-") for argument in given}
-    flags |= {"--opset-version"} if "--opset" in flags else set()
     return given + [part for flag, values in DEFAULTS.items() if flag not in flags for part in (flag, *values)]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mmcv_overrides.errors import UserError
 
+from .values import parse_cfg_options
+
 ENDS = ("raw", "decoded", "nms", "ascend")
 USUAL = Path("work_dirs/fcos_r50_caffe_fpn_4x4_1x_coco/latest.pth")
 # Flags of mmdet 2.x that need nothing here: flag -> what is said.
@@ -43,7 +45,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--batch", type=int, default=1, metavar="N", help="images of an input (default 1)")
     add("--dynamic", nargs="+", action="extend", default=[], metavar="AXIS", help="leave open: batch height width")
     add("--dynamic-export", action="store_true", help="the same as --dynamic batch height width")
-    add("--opset", "--opset-version", type=int, metavar="N", help="11 to 20 (default 17; 11 for ascend)")
+    add("--opset", "--opset-version", type=int, metavar="N", help="11 to 20 (default 17; 19 with deformable "
+        "convolution; 11 for ascend)")
+    add("--usual-opset", type=int, help=argparse.SUPPRESS)  # of pthtar2onx.py: raised where the graph needs more
     add("--normalize-in-graph", action="store_true", help="the input is raw BGR pixels, 0 to 255")
     add("--input-img", metavar="FILE|DIR", help="images to verify with (default: validation images, else generated)")
     add("--test-img", help=argparse.SUPPRESS)
@@ -51,6 +55,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--mean", nargs=3, type=float, metavar="M", help="replaces the mean of the configuration")
     add("--std", nargs=3, type=float, metavar="S", help="replaces the std of the configuration")
     add("--output-names", nargs=2, default=["dets", "labels"], metavar=("DETS", "LABELS"), help="default: dets labels")
+    add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     add("--trust-checkpoint", action="store_true", help="allow a checkpoint that executes code when read")
     add("--dataset", help=argparse.SUPPRESS)
     for flag in OLD:
@@ -83,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         dynamic=("batch", "height", "width") if args.dynamic_export else tuple(args.dynamic),
         opset=args.opset,
+        usual_opset=args.usual_opset,
         normalize_in_graph=args.normalize_in_graph,
         input_img=args.input_img or args.test_img,
         score_thr=args.score_thr,
@@ -90,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         std=None if args.std is None else tuple(args.std),
         output_names=tuple(args.output_names),
         trust_checkpoint=args.trust_checkpoint,
+        cfg_options=parse_cfg_options(args.cfg_options or []),
     )
     export(options)
     return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +61,7 @@ class Detector:
         config: the whole configuration.
         classes: class names by label.
         device: the torch device; ``accelerator`` its record and ``device_reason`` why it was taken.
+        notices: what there is to say about ``cfg_options``.
     """
 
     def __init__(
@@ -67,10 +70,16 @@ class Detector:
         self.model = model.to(device).eval()
         self.pipeline, self.config, self.classes, self.device = pipeline, config, tuple(classes), device
         self.accelerator, self.device_reason = devices.pick(device.type)
+        self.notices: list[str] = []
 
     @classmethod
     def from_checkpoint(
-        cls, ckpt: str | Path, config: str | Path | Config | None = None, device: str = "auto", trust: bool = False
+        cls,
+        ckpt: str | Path,
+        config: str | Path | Config | None = None,
+        device: str = "auto",
+        trust: bool = False,
+        cfg_options: dict[str, Any] | None = None,
     ) -> Detector:
         """Build the model of a checkpoint and load its weights.
 
@@ -79,6 +88,7 @@ class Detector:
             config: a Config, its file or name; None reads the one inside the checkpoint, without executing it.
             device: ``auto``, ``cpu``, ``cuda``, ``npu``, or with an index: ``cuda:0``, ``npu:1``.
             trust: allow the file to run code: unpickling, and a configuration that is a program.
+            cfg_options: changes of the configuration, dotted key -> value; keys of mmdet 2.x are translated.
 
         Raises:
             UserError: an unreadable or untrusted file, no usable configuration in it, an unavailable device.
@@ -96,11 +106,12 @@ class Detector:
         vetted = given or trust
         for room in _ROOMS:  # their parts are then known by name
             importlib.import_module(room)
+        config, notices = _changed(config, cfg_options or {})
         run_custom_imports(config, where, trust=vetted)
         model = _build_model(config, where, vetted)
         _require_fit(files.load_weights(model, state, _silent), where)
         found = cls(model, _build_pipeline(config, where, vetted), config, _classes(state, config, model), target)
-        found.device_reason = reason
+        found.device_reason, found.notices = reason, notices
         return found
 
     @torch.inference_mode()
@@ -143,6 +154,17 @@ def _given(config: str | Path | Config) -> Config:
     from fcos_train.engine.config import load_config
 
     return load_config(str(config))
+
+
+def _changed(config: Config, options: dict[str, Any]) -> tuple[Config, list[str]]:
+    """The configuration with the options merged in, and what there is to say about them."""
+    from fcos_train.engine.config_keys import merge_options, translate_v2
+
+    if not options:
+        return config, []
+    config = copy.deepcopy(config)
+    translated, notices = translate_v2(options, config)
+    return config, notices + merge_options(config, translated)
 
 
 def _require_fit(report, where: str) -> None:

@@ -14,6 +14,7 @@ SHIPPED = {
     "fcos-bn": "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
     "fcos-plain": "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
     "fcos-centre": "fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py",
+    "fcos-dcn": "fcos/fcos_r50-dcn-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py",
     "fsaf": "fsaf/fsaf_r50_fpn_1x_coco.py",
     "retinanet": "retinanet/retinanet_r50_fpn_1x_coco.py",
 }
@@ -26,11 +27,13 @@ def shipped(path: str) -> Path:
 
 
 def small_config(name: str, static: bool = False) -> Config:
-    """One of :data:`SHIPPED` with ResNet-18 of 8 channels, a neck of 16 and one tower convolution."""
+    """One of :data:`SHIPPED` with ResNet-18 of 8 channels (50 where its blocks have deformable convolutions), a neck of
+    16 and one tower convolution."""
     config = Config.fromfile(str(shipped(SHIPPED[name])))
     model = config.model
-    model.backbone.update(depth=18, base_channels=8, init_cfg=None, norm_cfg={"type": "BN"}, style="pytorch")
-    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    depth, widths = (50, [32, 64, 128, 256]) if name == "fcos-dcn" else (18, [8, 16, 32, 64])
+    model.backbone.update(depth=depth, base_channels=8, init_cfg=None, norm_cfg={"type": "BN"}, style="pytorch")
+    model.neck.update(in_channels=widths, out_channels=16)
     model.bbox_head.update(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=len(CLASSES))
     if name.startswith("fcos"):
         model.bbox_head.norm_cfg = NORMS.get(name, {"type": "GN", "num_groups": 4})
@@ -49,9 +52,6 @@ def lively(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
                 # two-stage networks are deeper: a smaller gain keeps their residual sums in bounds
                 gain = 1 if hasattr(model, "roi_head") else 2
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * (gain / fan) ** 0.5)
-        for path, parameter in model.named_parameters():
-            if path.endswith("conv_offset.bias"):  # deformable convolutions that look elsewhere
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.running_mean.copy_(0.1 * torch.randn(module.num_features, generator=generator))
@@ -72,8 +72,15 @@ def _spread(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Scale the last layers of the head by what they give on a random image."""
     pixels = 255 * torch.rand(1, 3, 96, 128, generator=generator)
     processor = model.data_preprocessor
-    feats = model.extract_feat((pixels - processor.mean) / processor.std)
+    pixels = (pixels - processor.mean) / processor.std
+    for path, layer in model.backbone.named_modules():
+        if path.endswith("conv_offset"):  # of a deformable convolution, in px
+            _scale(layer, (0.0, 1.0), lambda: model.backbone(pixels))
+    feats = model.extract_feat(pixels)
     if not hasattr(model, "roi_head"):
+        for path, layer in model.bbox_head.named_modules():
+            if path.endswith("conv_offset"):
+                _scale(layer, (0.0, 1.0), lambda: model.bbox_head(feats))
         kind = type(model.bbox_head).__name__.removeprefix("Static")
         for name, layer in list(model.bbox_head.named_children()):
             part = name.partition("_")[2]

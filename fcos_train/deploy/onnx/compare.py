@@ -100,8 +100,7 @@ def _on_threshold(mine: np.ndarray, other: np.ndarray, rules: Selection) -> np.n
 
 def _detections(outputs, dets, other_dets, labels, other_labels, rules: Selection, half: bool) -> list[Difference]:
     box, score, pairs, explained, lost = 0.0, 0.0, 0, 0, []
-    # one step of a half-precision number above 1024 px is 1 px
-    box_limit = BOX_PX if not half or np.abs(other_dets).max(initial=0) <= 1024 else 1.0
+    box_limit = limit_of_boxes(other_dets, half)
     for image in range(len(dets)):
         mine, other = _rows(dets[image], labels[image]), _rows(other_dets[image], other_labels[image])
         matched, mine_left, other_left = _match(mine, other, box_limit)
@@ -123,6 +122,24 @@ def _detections(outputs, dets, other_dets, labels, other_labels, rules: Selectio
     elif explained > max(2 if pairs else 0, 0.2 * (pairs + explained)):
         fault = f"{explained} of {pairs + explained} detections differ by ties; too many to call it the same"
     return [Difference(outputs[0].name, box, fault, pairs, note), Difference(outputs[1].name, 0.0, None, pairs)]
+
+
+def limit_of_boxes(dets: np.ndarray, half: bool) -> float:
+    """How far boxes may be apart, in px: one step of a half-precision number above 1024 px is 1 px."""
+    return BOX_PX if not half or np.abs(dets).max(initial=0) <= 1024 else 1.0
+
+
+def agreement(dets: np.ndarray, labels: np.ndarray, other: np.ndarray, other_labels: np.ndarray, half: bool) -> np.ndarray:
+    """How many detections two answers share, and how many each has: [3] integers.
+
+    Args:
+        dets, other: [B, T, 5]; labels, other_labels: [B, T].
+    """
+    limit, found = limit_of_boxes(other, half), np.zeros(3, int)
+    for image in range(len(dets)):
+        mine, theirs = _rows(dets[image], labels[image]), _rows(other[image], other_labels[image])
+        found += len(_match(mine, theirs, limit)[0]), len(mine), len(theirs)
+    return found
 
 
 def _rows(dets: np.ndarray, labels: np.ndarray) -> np.ndarray:

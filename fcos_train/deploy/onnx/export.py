@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from mmcv_overrides.errors import UserError
 from . import metadata
 from .compare import Difference
 from .graphs import build_graph
-from .spec import DEFAULT_OPSET, ExportGraph, GraphSpec
-from .verify import verify
+from .opset import choose
+from .spec import ExportGraph, GraphSpec
+from .verify import beside_mmdet, verify
 from .writing import write
 
 DOCUMENTED_SHAPE = (800, 1216)
@@ -39,9 +40,11 @@ class ExportOptions:
         checkpoint, config: as for :meth:`fcos_train.infer.detector.Detector.from_checkpoint`.
         output: of the ONNX file; None is ``<checkpoint>_<end>.onnx`` in the current folder.
         shape: (height, width) px; None follows the test pipeline.
-        opset: None is the default of the end, or the least the graph needs.
+        opset: None: see :func:`.opset.choose`.
+        usual_opset: instead of the default of the end; raised where the graph needs more. ``opset`` goes before it.
         input_img: image or folder for the verification; None takes validation images, else generated ones.
         score_thr: replaces the threshold of the configuration.
+        cfg_options: changes of the configuration, dotted key -> value.
         mean, std: replace those of the configuration, in the order of the network's channels.
 
     Raises:
@@ -56,6 +59,7 @@ class ExportOptions:
     batch: int = 1
     dynamic: tuple[str, ...] = ()
     opset: int | None = None
+    usual_opset: int | None = None
     normalize_in_graph: bool = False
     input_img: str | None = None
     score_thr: float | None = None
@@ -63,6 +67,7 @@ class ExportOptions:
     std: tuple[float, ...] | None = None
     output_names: tuple[str, str] = ("dets", "labels")
     trust_checkpoint: bool = False
+    cfg_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.spec(self.shape or DOCUMENTED_SHAPE)
@@ -99,7 +104,11 @@ def export(options: ExportOptions, say: Callable[[str], None] = print) -> Export
         NotTheSame: the file answers otherwise than PyTorch.
         UserError: a fault in the checkpoint, configuration, image, shape or opset.
     """
-    detector = Detector.from_checkpoint(options.checkpoint, options.config, "cpu", trust=options.trust_checkpoint)
+    detector = Detector.from_checkpoint(
+        options.checkpoint, options.config, "cpu", options.trust_checkpoint, options.cfg_options
+    )
+    for notice in detector.notices:
+        say(notice)
     path = Path(options.output or f"{Path(options.checkpoint).stem}_{options.end}.onnx")
     return export_detector(detector, options, path, say)
 
@@ -113,8 +122,8 @@ def export_detector(
     graph = build_graph(detector.model, options.spec(shape))
     if options.score_thr is not None:
         graph.rules = replace(graph.rules, score_thr=options.score_thr)
-    opset = options.opset or max(DEFAULT_OPSET[options.end], graph.min_opset)
-    _announce(graph, opset, say)
+    opset, reason = choose(graph, options.opset, options.usual_opset)
+    _announce(graph, f"{opset} ({reason})", say)
     images, source = verification_images(detector, options.input_img)
     model = write(graph, opset)
     content = metadata.describe(graph, model, detector.model, detector.config, detector.classes)
@@ -211,7 +220,7 @@ def _override(model, options: ExportOptions, say: Callable[[str], None]) -> None
             old.copy_(torch.tensor(values, dtype=old.dtype).view_as(old))
 
 
-def _announce(graph: ExportGraph, opset: int, say: Callable[[str], None]) -> None:
+def _announce(graph: ExportGraph, opset: str, say: Callable[[str], None]) -> None:
     spec = graph.spec
     names = ("batch", "height", "width")
     sides = [name if name in spec.dynamic else str(n) for name, n in zip(names, (spec.batch, *spec.shape), strict=True)]
@@ -244,6 +253,12 @@ def _prove(
             graph.rules = rules
         _report(more, say)
         fault = _fault(more)
+    if fault is None and graph.spec.end == "ascend":
+        shared, own, mmdets = beside_mmdet(graph, images)
+        say(
+            f"beside mmdet's own prediction: {shared} detections the same, of {own} and {mmdets} (the device's order of "
+            "selection and its suppression in half precision choose otherwise among near ties)"
+        )
     if fault is None:
         say("The numerical values are the same between Pytorch and ONNX")
     return differences, fault

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmcv_overrides.errors import UserError
 
 from .heads import DenseHead
-from .spec import ExportGraph, GraphSpec, Output, Selection, detection_outputs
+from .spec import ExportGraph, GraphSpec, Output, Selection, detection_outputs, padded
 from .traced_ops import keep_mask, multi_class_nms
 
 
@@ -193,25 +193,24 @@ class SingleStage(ExportGraph):
 
     @torch.no_grad()
     def reference(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.spec.end == "nms":
+            return self.mmdets(images)
+        if self.spec.end == "ascend":
+            return self(images)
         maps = self._maps(images)
         if self.spec.end == "raw":
             return tuple(level for part in maps for level in part)
-        if self.spec.end == "decoded":
-            return self._reference_decoded(maps, images)
-        if self.spec.end == "ascend":
-            return self(images)
+        return self._reference_decoded(maps, images)
+
+    @torch.no_grad()
+    def mmdets(self, images: Tensor) -> tuple[Tensor, Tensor]:
         shape = tuple(images.shape[-2:])
         metas = [{"img_shape": shape, "ori_shape": shape, "pad_shape": shape}] * len(images)
         config = copy.deepcopy(self.model.test_cfg)
         config["score_thr"] = self.rules.score_thr
+        maps = self._maps(images)
         found = self.reader.head.predict_by_feat(*maps, batch_img_metas=metas, cfg=config, rescale=False)
-        total = self.rules.max_per_img
-        dets, labels = images.new_zeros(len(images), total, 5), torch.zeros(len(images), total, dtype=torch.int64)
-        for image, instances in enumerate(found):
-            count = len(instances)
-            dets[image, :count] = torch.cat((instances.bboxes, instances.scores[:, None]), 1)
-            labels[image, :count] = instances.labels
-        return dets, labels
+        return padded(found, self.rules.max_per_img)
 
     def _reference_decoded(self, maps, images: Tensor) -> tuple[Tensor, Tensor]:
         head = self.reader.head

@@ -5,6 +5,7 @@ Shape letters of this package: B images, N candidates of all levels, C classes, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,8 @@ from mmcv_overrides.errors import UserError
 
 ENDS = ("raw", "decoded", "nms", "ascend")
 AXES = ("batch", "height", "width")
-# The opset written when none is asked for. Ascend's parser plugins know the custom operators up to 16.
+# The opset written when none is asked for and the model wants no other. Ascend's parser plugins know the custom
+# operators up to 16.
 DEFAULT_OPSET = {"raw": 17, "decoded": 17, "nms": 17, "ascend": 11}
 OPSETS = range(11, 21)
 
@@ -151,6 +153,10 @@ class ExportGraph(nn.Module):
         """What PyTorch answers, on another way than ``forward`` where there is one; never traced."""
         return self(images)
 
+    def mmdets(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(dets [B, T, 5], labels [B, T]) of mmdet's own prediction; for graphs that end in detections."""
+        raise NotImplementedError
+
     def prepared(self, images: Tensor) -> Tensor:
         """Images as the backbone wants them: normalised here when the spec says so, else by the caller."""
         if not self.spec.normalize:
@@ -172,6 +178,16 @@ def normalisation(model: nn.Module) -> tuple[list[float], list[float], bool]:
         return [0.0] * 3, [1.0] * 3, flip
     # f32 -> the decimal number somebody wrote
     return *([round(float(v), 5) for v in part.flatten()] for part in (processor.mean, processor.std)), flip
+
+
+def padded(found: Sequence[Any], total: int) -> tuple[Tensor, Tensor]:
+    """mmdet's instances of each image -> dets [B, T, 5] and labels [B, T], T = ``total``, unused rows zero."""
+    dets, labels = torch.zeros(len(found), total, 5), torch.zeros(len(found), total, dtype=torch.int64)
+    for image, instances in enumerate(found):
+        count = len(instances)
+        dets[image, :count] = torch.cat((instances.bboxes, instances.scores[:, None]), 1)
+        labels[image, :count] = instances.labels
+    return dets, labels
 
 
 def detection_outputs(spec: GraphSpec, axes: dict[int, str]) -> tuple[Output, Output]:

@@ -15,7 +15,7 @@ from mmcv_overrides.errors import UserError
 
 from .heads import AnchorReader, _decode_delta
 from .roi_ops import MIN_OPSET, extract, extract_on_ascend
-from .spec import ExportGraph, GraphSpec, Selection, detection_outputs
+from .spec import ExportGraph, GraphSpec, Selection, detection_outputs, padded
 from .traced_ops import keep_mask, multi_class_nms
 
 ASCEND_PROPOSALS = 500  # of the first stage on Ascend; mmdet's default is 1000
@@ -213,8 +213,10 @@ class TwoStage(ExportGraph):
 
     @torch.no_grad()
     def reference(self, images: Tensor) -> tuple[Tensor, ...]:
-        if self.spec.end == "ascend":
-            return self(images)
+        return self(images) if self.spec.end == "ascend" else self.mmdets(images)
+
+    @torch.no_grad()
+    def mmdets(self, images: Tensor) -> tuple[Tensor, Tensor]:
         shape = tuple(int(side) for side in images.shape[-2:])
         metas = [{"img_shape": shape, "ori_shape": shape, "pad_shape": shape}]
         feats = self.model.extract_feat(self.prepared(images))
@@ -222,8 +224,5 @@ class TwoStage(ExportGraph):
         head = self.model.roi_head
         config = copy.deepcopy(head.test_cfg)
         config.score_thr = self.rules.score_thr
-        found = head.predict_bbox(feats, metas, proposals, rcnn_test_cfg=config, rescale=False)[0]
-        dets, labels = images.new_zeros(1, self.rules.max_per_img, 5), torch.zeros(1, self.rules.max_per_img).long()
-        dets[0, : len(found)] = torch.cat((found.bboxes, found.scores[:, None]), 1)
-        labels[0, : len(found)] = found.labels
-        return dets, labels
+        found = head.predict_bbox(feats, metas, proposals, rcnn_test_cfg=config, rescale=False)
+        return padded(found, self.rules.max_per_img)

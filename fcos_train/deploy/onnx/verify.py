@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from .ascend_ops import OPERATORS
-from .compare import Difference, compare
+from .compare import Difference, agreement, compare
 from .spec import ExportGraph, normalisation
 from .writing import INPUT, custom_operators
 
@@ -44,19 +44,38 @@ def runner(model: ModelProto) -> tuple[Callable[[np.ndarray], list[np.ndarray]],
     evaluator of onnx where the model has Ascend's operators."""
     if custom_operators(model):
         heavy = [type(name, (_RuntimeNode,), {"op_domain": ""}) for name in HEAVY]
-        evaluator = ReferenceEvaluator(model, new_ops=[*OPERATORS, *heavy])
+        evaluator = _Evaluator(model, new_ops=[*OPERATORS, *heavy])
         return lambda images: evaluator.run(None, {INPUT: images}), "onnx reference evaluator"
     session = _session(model)
     return lambda images: session.run(None, {INPUT: images}), "onnxruntime"
 
 
-def _session(model: ModelProto, threads: int = 0):
+def _session(model: ModelProto, threads: int = 0, arena: bool = True):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads  # 0: all cores
+    options.enable_cpu_mem_arena = arena
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+class _Evaluator(ReferenceEvaluator):
+    """Forgets a value after the last node that reads it; the original keeps all, which is gigabytes at full size.
+
+    For graphs without bodies (If, Loop, Scan).
+    """
+
+    def run(self, output_names, feed_inputs, **_):
+        wanted = output_names or self.output_names
+        last = {name: place for place, node in enumerate(self.rt_nodes_) for name in node.input}
+        values = {"": None, **self.rt_inits_, **feed_inputs}
+        for place, node in enumerate(self.rt_nodes_):
+            values.update(zip(node.output, node.run(*(values[name] for name in node.input)), strict=False))
+            for name in {*node.input, *node.output} - {"", *wanted}:
+                if last.get(name, place) == place:
+                    values.pop(name, None)
+        return [values[name] for name in wanted]
 
 
 class _RuntimeNode(OpRun):
@@ -64,8 +83,9 @@ class _RuntimeNode(OpRun):
 
     def _run(self, *inputs, **attributes):
         if not hasattr(self, "_one"):
-            # a pool of threads for each of hundreds of small nodes costs more than it saves
-            self._one = _session(self._alone(inputs), 0 if self.onnx_node.op_type == "Conv" else 1)
+            # a pool of threads for each of hundreds of small nodes costs more than it saves, and an arena keeps memory
+            threads = 0 if self.onnx_node.op_type == "Conv" else 1
+            self._one = _session(self._alone(inputs), threads, arena=False)
         feed = {name: value for name, value in zip(self.onnx_node.input, inputs, strict=False) if name}
         return tuple(self._one.run(None, feed))
 
@@ -106,6 +126,18 @@ def verify(
             worst[found.name] = _worse(worst.get(found.name), found)
         shapes.append(inputs.shape)
     return list(worst.values()), shapes, by
+
+
+def beside_mmdet(graph: ExportGraph, images: Sequence[np.ndarray]) -> tuple[int, int, int]:
+    """Detections that a graph with the end ``ascend`` and mmdet's own prediction share, that the graph has, that mmdet
+    has. The graph is computed by PyTorch, which :func:`verify` shows to be the same as the file."""
+    found = np.zeros(3, int)
+    for image in images:
+        inputs = torch.from_numpy(fit(image, graph.spec.shape, graph)[None])
+        with torch.no_grad():
+            parts = [tensor.numpy() for tensor in (*graph(inputs), *graph.mmdets(inputs))]
+        found += agreement(*parts, graph.spec.half)
+    return tuple(int(count) for count in found)
 
 
 def _answer(graph: ExportGraph, inputs: np.ndarray) -> list[np.ndarray]:

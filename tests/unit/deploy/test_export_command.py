@@ -61,8 +61,25 @@ def test_the_old_script_without_any_argument(checkpoint, tmp_path, monkeypatch, 
     session = onnxruntime.InferenceSession(str(tmp_path / "tmp.onnx"))
     assert [value.name for value in session.get_inputs()] == ["input"]
     assert [value.name for value in session.get_outputs()] == ["boxes", "labels"]
-    assert "opset 11" in capsys.readouterr().out
-    assert script["arguments"](["--opset=12", "--output_file", "a.onnx"])[-3:] == ["--output-names", "boxes", "labels"]
+    assert "opset 11 (the default)" in capsys.readouterr().out
+    assert main(["export", *script["arguments"](["--shape", "64", "96", "--opset", "12", "--output_file=a.onnx"])]) == 0
+    assert "opset 12 (as asked)" in capsys.readouterr().out and (tmp_path / "a.onnx").is_file()
+
+
+def test_any_key_of_the_configuration_can_be_changed(checkpoint, tmp_path, capsys):
+    path = tmp_path / "model.onnx"
+    arguments = [checkpoint, "--output-file", path, "--shape", "64", "--cfg-options"]
+    changes = ["model.test_cfg.nms.iou_threshold=0.3", "test_cfg.max_per_img=7"]
+    assert main(["export", *map(str, arguments), *changes]) == 0
+    content = json.loads(path.with_suffix(".json").read_text())
+    assert content["test_cfg"]["iou_threshold"] == 0.3 and content["test_cfg"]["max_per_img"] == 7
+    (dets,) = onnxruntime.InferenceSession(str(path)).get_outputs()[:1]
+    assert dets.shape == [1, 7, 5]
+    said = _refused(capsys, *arguments, "model.test_cfg.nms.iou_treshold=0.3")
+    assert "--cfg-options" in said and "iou_threshold" in said
+    assert "key=value" in _refused(capsys, *arguments, "model")
+    changed = _refused(capsys, *arguments, "model.bbox_head.feat_channels=8")
+    assert "does not fit the configuration" in changed
 
 
 def test_a_missing_or_broken_checkpoint(tmp_path, capsys):

@@ -22,8 +22,9 @@ from fcos_train.deploy.onnx import roi_ops  # noqa: E402
 from fcos_train.deploy.onnx.ascend_two_stage import deformable_conv, roi_extractor  # noqa: E402
 from fcos_train.deploy.onnx.deform_conv import Geometry, decomposed  # noqa: E402
 from fcos_train.deploy.onnx.graphs import build_graph  # noqa: E402
+from fcos_train.deploy.onnx.opset import choose  # noqa: E402
 from fcos_train.deploy.onnx.spec import GraphSpec  # noqa: E402
-from fcos_train.deploy.onnx.verify import verify  # noqa: E402
+from fcos_train.deploy.onnx.verify import beside_mmdet, verify  # noqa: E402
 from fcos_train.deploy.onnx.writing import write  # noqa: E402
 from mmcv_overrides.errors import UserError  # noqa: E402
 
@@ -87,6 +88,32 @@ def test_the_graph_answers_as_mmdet(name, end, opset, operators):
     differences, _, _ = verify(graph, model, _images())
     assert [found.fault for found in differences] == [None, None]
     assert min(found.count for found in differences) > 10
+
+
+@pytest.mark.parametrize("name", [CASCADE, FASTER, CASCADE_DCN])
+def test_ascend_finds_what_mmdet_finds(name):
+    """With few proposals, in single precision, the first stage's one suppression of all levels changes nothing; half
+    precision decides some near ties otherwise."""
+    detector = _detector(name)
+    for half, share in ((False, 1.0), (True, 0.9)):
+        graph = build_graph(detector, GraphSpec(end="ascend", shape=SHAPE, half=half))
+        same, own, mmdets = beside_mmdet(graph, _images())
+        assert mmdets > 50 and abs(own - mmdets) <= (1 - share) * mmdets
+        assert same >= share * mmdets
+
+
+def test_opset_follows_the_model():
+    graphs = {
+        (name, end): build_graph(_detector(name), GraphSpec(end=end, shape=SHAPE))
+        for name in (FASTER, CASCADE_DCN)
+        for end in ("nms", "ascend")
+    }
+    assert choose(graphs[FASTER, "nms"]) == (17, "the default")
+    assert choose(graphs[FASTER, "nms"], usual=11) == (16, "the least this graph needs")
+    assert choose(graphs[CASCADE_DCN, "nms"]) == (19, "for DeformConv, of 13 deformable convolutions")
+    assert choose(graphs[CASCADE_DCN, "nms"], usual=11)[0] == 19
+    assert choose(graphs[CASCADE_DCN, "nms"], asked=17)[0] == 17
+    assert choose(graphs[CASCADE_DCN, "ascend"]) == (11, "the default")
 
 
 def test_normalisation_inside_of_the_graph():
