@@ -36,8 +36,8 @@ class Dumps:
         base: number of the first output, 0 or 1; None finds it. Boxes and labels are the first two outputs.
 
     Raises:
-        UserError: no such folder, images whose results are missing, or results of images that are not listed; some are
-            named.
+        UserError: no such folder, images whose results are missing or whose sizes do not fit each other, as when one is
+            truncated, or results of images that are not listed; some are named.
     """
 
     def __init__(self, folder: str | Path, stems: Iterable[str], base: int | None = None):
@@ -66,22 +66,28 @@ class Dumps:
         lacking = [f"{name}_{k}.bin" for name in stems for k in sorted(wanted - numbers.get(name, set()))]
         if lacking:
             raise UserError(f"{len(lacking)} results are missing in {folder}: {some(lacking)}")
+        self._kinds = {name: self._kind(name) for name in stems}
 
-    def read(self, name: str) -> Found:
-        """The detections of one image; which file holds the boxes follows from the sizes.
+    def _paths(self, name: str) -> list[Path]:
+        return [self.folder / f"{name}_{self.base + k}.bin" for k in (0, 1)]
 
-        Raises:
-            UserError: the sizes of the two files do not fit each other, as when one is truncated.
-        """
-        paths = [self.folder / f"{name}_{self.base + k}.bin" for k in (0, 1)]
-        data = [path.read_bytes() for path in paths]
-        for boxes, labels in (data, data[::-1]):
-            count, rest = divmod(len(boxes), _ROW)
+    def _kind(self, name: str) -> tuple[int, str]:
+        """Which of the two files of an image holds the boxes, and the type of the labels; both follow from the sizes."""
+        paths = self._paths(name)
+        sizes = [path.stat().st_size for path in paths]
+        for first in (0, 1):
+            count, rest = divmod(sizes[first], _ROW)
             for size, kind in _LABELS.items():
-                if not rest and len(labels) == count * size:
-                    rows = np.frombuffer(boxes, "<f4").reshape(-1, 5)
-                    return Found(rows, np.frombuffer(labels, kind).astype(np.int64))
+                if not rest and sizes[1 - first] == count * size:
+                    return first, kind
         raise UserError(
-            f"{paths[0]} has {len(data[0])} bytes and {paths[1].name} {len(data[1])}: expected 20 bytes per box and "
+            f"{paths[0]} has {sizes[0]} bytes and {paths[1].name} {sizes[1]}: expected 20 bytes per box and "
             "8 (int64) or 4 (int32) per label, for 100 detections 2000 and 800. Is one of them truncated?"
         )
+
+    def read(self, name: str) -> Found:
+        """The detections of one image."""
+        first, kind = self._kinds[name]
+        paths = self._paths(name)
+        rows = np.fromfile(paths[first], "<f4").reshape(-1, 5)
+        return Found(rows, np.fromfile(paths[1 - first], kind).astype(np.int64))

@@ -14,9 +14,9 @@ from mmcv_overrides.files import write_whole
 from . import sidecar
 from .classes import read_truth
 from .coco_eval import CocoNumbers, coco_eval
-from .files import decode, some
+from .files import decode, some, stem
 from .infer import inputs_of, run_files
-from .info import bin_info, write_rows
+from .info import bin_info, read_info, write_rows
 from .perf import write_benchmark
 from .postprocess import postprocess
 from .preprocess import preprocess
@@ -123,7 +123,7 @@ def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Co
     if (options.model or "").endswith(".om"):
         ais_bench(options.model)  # refused before anything is computed
     detector = Detector.from_checkpoint(options.checkpoint, options.config, options.device, options.trust_checkpoint)
-    images, annotations = _validation(options, detector.classes, work)
+    images, annotations = _validation(options, detector.classes, work, say)
     model = Path(options.model) if options.model else _exported(options, work, say)
     place = options.description or sidecar.beside(model)
     description, rule = sidecar.read(place), sidecar.read_rule(place)
@@ -165,11 +165,16 @@ def _same_classes(checkpoint: Sequence[str], model: Sequence[str], options: Eval
         )
 
 
-def _validation(options: EvaluateOptions, classes: Sequence[str], work: Path) -> tuple[list[Path], Path]:
-    """The validation images and their annotations, both cut to the limit."""
+def _validation(
+    options: EvaluateOptions, classes: Sequence[str], work: Path, say: Callable[[str], None]
+) -> tuple[list[Path], Path]:
+    """The validation images and their annotations, both cut to the limit; says what was left out or mended."""
     from fcos_train.data import resolve
 
-    split = resolve(options.data_path, work / "data", tuple(classes)).val
+    spec = resolve(options.data_path, work / "data", tuple(classes))
+    split = spec.val
+    for fault in spec.report.splits["val"].faults():
+        say(fault)
     data = json.loads(split.ann_file.read_text(encoding="utf-8"))
     entries, path = data["images"], split.ann_file
     if options.limit is not None and options.limit < len(entries):
@@ -185,15 +190,21 @@ def _validation(options: EvaluateOptions, classes: Sequence[str], work: Path) ->
 def _prepare(images: list[Path], rule: Rule, work: Path) -> None:
     """`bin/`, `bin.info` and `images.info`."""
     bins = work / "bin"
-    for old in bins.glob("*.bin"):  # of another data set, which the info file would list too
-        old.unlink()
     preprocess(images, bins, rule)
+    _only(bins, {f"{stem(path)}.bin" for path in images})
     bin_info(str(bins), work / "bin.info", rule.width, rule.height)
     sizes = [(path, decode(path)) for path in images]
     bad = [path for path, image in sizes if image is None]
     if bad:
         raise UserError(f"images cannot be decoded: {some(bad)}")
     write_rows(work / "images.info", [(str(path), image.shape[1], image.shape[0]) for path, image in sizes])
+
+
+def _only(folder: Path, names: set[str]) -> None:
+    """Remove what an earlier run on other images left."""
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink()
 
 
 def _session(model: Path, description: dict[str, Any]) -> Session:
@@ -214,9 +225,8 @@ def _torch_session(options: EvaluateOptions, detector, description: dict[str, An
 def _run(session: Session, work: Path, output: Path, say: Callable[[str], None]) -> Path:
     files = inputs_of(str(work / "bin.info"))
     folder = output / "dumpOutput_device0"
-    for old in folder.glob("*.bin"):  # of an earlier run, perhaps on other images
-        old.unlink()
     outcome = run_files(session, files, folder, first=1)
+    _only(folder, {Path(path).name for _, written in outcome.calls for path in written})
     write_benchmark(outcome, session.batch, 0)
     seconds = sum(outcome.clocks.computing)
     say(f"{session.path}: {len(files)} images, {len(files) / max(seconds, 1e-9):.2f} images/s in the model")
@@ -227,7 +237,10 @@ def _run_om(options: EvaluateOptions, model: Path, work: Path) -> Path:
     where = InferOptions(
         str(model), str(work / "bin.info"), str(work / "result"), "ais", options.device_id, dirname="om"
     )
-    return infer(where)[0]
+    folder = infer(where)[0]
+    stems = {stem(row.path) for row in read_info(work / "bin.info")}
+    _only(folder, {path.name for path in folder.iterdir() if path.name.rpartition("_")[0] in stems})
+    return folder
 
 
 def _count(
@@ -235,8 +248,7 @@ def _count(
 ) -> CocoNumbers:
     """Dumps to text, text to JSON, JSON to numbers; every result counts, as in training's evaluation."""
     texts = work / f"detection-results-{name}"
-    for old in texts.glob("*.txt"):
-        old.unlink()
     postprocess(dumps, work / "images.info", texts, rule, description["classes"])
+    _only(texts, {f"{stem(row.path)}.txt" for row in read_info(work / "images.info")})
     path, _ = txt_to_json(texts, work / f"coco_detection_result_{name}", read_truth(annotations), smallest=0.0)
     return coco_eval(annotations, path, work / f"coco_detection_result_{name}.txt")

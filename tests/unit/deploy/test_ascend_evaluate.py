@@ -1,6 +1,7 @@
 """The whole road in one command, on data that one of two random detectors has labelled itself."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -142,6 +143,58 @@ def test_boxes_are_those_of_the_detector_itself(labelled, tmp_path, capsys):
 def test_faults_are_named(labelled, tmp_path, capsys, words, part):
     assert run(labelled, tmp_path / "work", *words) == 2
     assert part in capsys.readouterr().err and not (tmp_path / "work").exists()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_faults_leave_finished_files_as_they_were(labelled, tmp_path, capsys):
+    work, data = tmp_path / "work", shutil.copytree(labelled / "data", tmp_path / "data")
+    (data / "val2017" / "cell_0.png").write_bytes(b"no picture")
+    (tmp_path / "torn.pth").write_bytes((labelled / "a.pth").read_bytes()[:5000])
+    (tmp_path / "empty").mkdir()
+    other = small_config("retinanet")
+    other.dump(tmp_path / "other.py")
+    assert run(labelled, work, *SHAPE) == 0
+    before = files(work)
+    assert len(before) > 4 * 6
+    capsys.readouterr()
+
+    def said(*words) -> str:
+        assert run(labelled, work, *SHAPE, *words) == 2
+        assert files(work) == before
+        return capsys.readouterr().err
+
+    assert "1 of 4 images cannot be decoded: " in (message := said("--data-path", data)) and "cell_0.png" in message
+    assert "empty" in said("--data-path", tmp_path / "empty")
+    assert "absent.pth: no such file" in said("--checkpoint", tmp_path / "absent.pth")
+    assert "torn.pth" in said("--checkpoint", tmp_path / "torn.pth")
+    message = said("--config", tmp_path / "other.py")
+    assert "a.pth does not fit the configuration" in message and "--config FILE" in message
+    (work / "a_nms.onnx").write_bytes(b"no model")
+    before = files(work)
+    assert run(labelled, work, "--model", work / "a_nms.onnx") == 2
+    assert "a_nms.onnx cannot be loaded by onnxruntime" in capsys.readouterr().err and files(work) == before
+
+
+def test_images_without_a_file_are_told(labelled, tmp_path, capsys):
+    data = shutil.copytree(labelled / "data", tmp_path / "data")
+    (data / "val2017" / "cell_0.png").unlink()
+    assert run(labelled, tmp_path / "work", *SHAPE, "--data-path", data) == 0
+    text = capsys.readouterr().out
+    assert "val: 1 images have no file: left out (cell_0.png)" in text and text.splitlines()[-1].startswith("3 images")
+
+
+def test_another_data_set_in_the_same_place(labelled, tmp_path, capsys):
+    """What an earlier run left of images that are not there now does not count."""
+    assert run(labelled, tmp_path, *SHAPE) == 0
+    model = ["--model", tmp_path / "a_nms.onnx"]
+    assert run(labelled, tmp_path, *model, "--limit", 2) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 images")
+    for folder, count in (("bin", 2), ("result/dumpOutput_device0", 4), ("checkpoint/dumpOutput_device0", 4)):
+        assert len(list((tmp_path / folder).iterdir())) == count
+    assert len((tmp_path / "bin.info").read_text().splitlines()) == 2
 
 
 def test_data_of_other_classes_are_refused(labelled, tmp_path, capsys):

@@ -96,15 +96,19 @@ def test_boxes_are_drawn_green_on_request(tmp_path, monkeypatch):
         (lambda d: (d / "7_2.bin").write_bytes(b""), "7_2.bin 0: expected 20 bytes per box"),
         (lambda d: (d / "7_2.bin").unlink(), "1 results are missing in"),
         (lambda d: (d / "8_1.bin").unlink(), "8_1.bin"),
+        (lambda d: (d / "8_1.bin").write_bytes((d / "8_1.bin").read_bytes() + bytes(4)), "8_1.bin has 2004 bytes"),
         (lambda d: [p.unlink() for p in d.iterdir()], "has no results for the 2 images"),
     ],
 )
 def test_missing_or_truncated_dumps_are_named(tmp_path, capsys, spoil, part):
+    (tmp_path / "txt").mkdir()
     for stem in ("7", "8"):
         dump(tmp_path / "dump", stem)
+        (tmp_path / "txt" / f"{stem}.txt").write_text("finished earlier")
     spoil(tmp_path / "dump")
     assert run(tmp_path, "fsaf", "--test-annotation", info(tmp_path / "o.info", ("7", 100, 100), ("8", 90, 90))) == 2
     assert part in capsys.readouterr().err
+    assert {p.name: p.read_text() for p in (tmp_path / "txt").iterdir()} == dict.fromkeys(("7.txt", "8.txt"), "finished earlier")
 
 
 def test_image_absent_from_the_info_file_is_named(tmp_path, capsys):
@@ -150,6 +154,36 @@ def test_unsound_text_is_named_and_the_old_json_stays(tmp_path, capsys, name, li
     words = ["--npu-txt-path", tmp_path, "--json-output-file", tmp_path / "old"]
     assert main(["ascend", "txt-to-json", *map(str, words)]) == 2
     assert part in capsys.readouterr().err and (tmp_path / "old.json").read_text() == "old"
+
+
+def test_text_files_of_other_images_than_the_annotations(tmp_path, capsys):
+    annotations(tmp_path / "instances.json")
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt" / "img_7.txt").write_text("red cell 0.9 1 2 3 4\n")
+    (tmp_path / "old.json").write_text("old")
+    words = ["--npu-txt-path", tmp_path / "txt", "--json-output-file", tmp_path / "old", "--ground-truth"]
+    assert main(["ascend", "txt-to-json", *map(str, words), str(tmp_path / "instances.json")]) == 2
+    message = capsys.readouterr().err
+    assert "instances.json has no image named img_7.*; it has img_0, img_1, img_2 and 2 more" in message
+    assert (tmp_path / "old.json").read_text() == "old"
+    (tmp_path / "txt" / "img_7.txt").rename(tmp_path / "txt" / "img_3.txt")
+    assert main(["ascend", "txt-to-json", *map(str, words), str(tmp_path / "instances.json")]) == 0
+    assert json.loads((tmp_path / "old.json").read_text()) == [
+        {"image_id": 6, "bbox": [1.0, 2.0, 2.0, 2.0], "score": 0.9, "category_id": 2}
+    ]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "no json", '{"images": [{"id": 1}], "categories": []}'])
+def test_what_is_no_annotation_file_is_refused(tmp_path, capsys, content):
+    (tmp_path / "1.txt").write_text("person 0.9 1 2 3 4\n")
+    (tmp_path / "a.json").write_text(content)
+    (tmp_path / "r.json").write_text("[]")
+    truth, out = str(tmp_path / "a.json"), str(tmp_path / "out")
+    assert main(["ascend", "txt-to-json", "--npu-txt-path", str(tmp_path), "--json-output-file", out, "--ground-truth", truth]) == 2
+    assert "a.json" in capsys.readouterr().err and not list(tmp_path.glob("out*"))
+    words = ["--ground-truth", truth, "--detection-result", str(tmp_path / "r.json"), "--output", out]
+    assert main(["ascend", "coco-eval", *words]) == 2
+    assert "a.json" in capsys.readouterr().err and not list(tmp_path.glob("out*"))
 
 
 def test_text_folder_must_hold_something(tmp_path):
