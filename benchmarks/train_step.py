@@ -1,191 +1,230 @@
-"""Forward and backward of FCOS: our step in each mode beside mmdet's, same weights, images and boxes.
+"""A training step of FCOS: ours in each mode beside mmdet's and torchvision's, same images and boxes.
 
-    python benchmarks/train_step.py --device cpu --batch 4 --size 320 320 --rounds 5
+    python benchmarks/train_step.py                                                     # CPU, 4 x 320x320
+    python benchmarks/train_step.py --device cuda --batches 1 2 8 16 32 --size 800 1344 --out benchmarks/results
+
+``--part step`` (default on a CPU) is forward and backward on ready tensors; ``--part train`` (default on an
+accelerator) goes from uint8 in host memory to updated weights; ``step_peers.py`` says what each side does there.
+mmdet and torchvision run with their defaults and at their best: bf16 autocast, channels_last, pinned memory;
+cudnn's choice of algorithms by trial is on for all.
 
 Contestants take turns within every round, so that whatever else the machine does meets all of them; figures are
-medians over the rounds, without the warm-up. The optimizer is left out: it is the same for all.
+medians over the rounds, without the warm-up. Columns: TFLOP/s from the floating-point operations of matrix products
+and convolutions, forward and backward, counted once for each architecture (frozen layers have no backward); the
+share of the device's peak in the contestant's number type (data sheet, or a measured matmul: the JSON says which);
+peak memory (accelerators) of the contestant with its weights, without the others'; the loss of the first step, which
+must agree between ours and mmdet's.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import gc
 import json
-import platform
+import re
 import statistics
+import sys
 import time
-from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 
-import mmcv_overrides
+from step_peers import CONTESTANTS, FAMILIES, AbsentError, Scene, Step, mmcv_operators  # isort: skip  activates first
 
-mmcv_overrides.activate()
+import torch
+from machine import peak, refuse_simulated
+from mmdet.utils import register_all_modules
+from torch.utils.flop_counter import FlopCounterMode
 
-import torch  # noqa: E402
-from mmdet.registry import MODELS  # noqa: E402
-from mmdet.structures import DetDataSample  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
-from mmengine.structures import InstanceData  # noqa: E402
-
-import fcos_train.models  # noqa: E402, F401
-from fcos_train.engine.config import load_config  # noqa: E402
-from fcos_train.models.frozen_bn import fold_frozen_bn  # noqa: E402
-from fcos_train.models.group_norm import quick_group_norm  # noqa: E402
+from mmcv_overrides import device
+from mmcv_overrides.errors import UserError
 
 CONFIG = "fcos/fcos_r50_caffe_fpn_gn-head_4x4_1x_coco"
-# name -> (our head, 16 bit, channels_last)
-CONTESTANTS = {
-    "mmdet fp32": (False, False, False),
-    "mmdet bf16": (False, True, False),
-    "mmdet bf16 channels_last": (False, True, True),
-    "eager fp32": (True, False, True),
-    "eager bf16": (True, True, True),
-}
+ORDER = ("mmdet", "torchvision")  # of the columns of ratios, against the fastest of each
 
 
-class Contestant:
-    """One model and the way it runs a step."""
+class Runner:
+    """One contestant on one scene: built, warmed up, timed; what keeps it from running becomes its row."""
 
-    def __init__(self, name: str, weights: dict, args: argparse.Namespace):
-        ours, self.half, self.dense = CONTESTANTS[name]
-        self.device = args.device
-        self.model = build(args, ours)
-        self.model.load_state_dict(weights)
-        self.model.to(args.device)
-        if self.dense:
-            self.model.to(memory_format=torch.channels_last)
-        if ours:
-            fold_frozen_bn(self.model)
-            quick_group_norm(self.model)
+    def __init__(self, name: str, scene: Scene, args: argparse.Namespace):
+        self.name, self.accelerator, self.steps = name, scene.accelerator, args.steps
+        self.row: dict[str, float | str] = {"batch": scene.batch, "contestant": name}
+        self.times: list[float] = []
+        self.step: Step | None = None
+        self._guarded(lambda: self._start(scene, args))
 
-    def step(self, images: torch.Tensor, samples: list[DetDataSample]) -> float:
-        """One forward and backward. Returns the loss."""
-        if self.dense:
-            images = images.contiguous(memory_format=torch.channels_last)
-        for parameter in self.model.parameters():
-            parameter.grad = None
-        with torch.autocast(self.device, dtype=torch.bfloat16) if self.half else nullcontext():
-            losses = self.model.loss(images, samples)
-        total = sum(v if torch.is_tensor(v) else sum(v) for k, v in losses.items() if "loss" in k)
-        total.backward()
-        return total.detach()
+    def _start(self, scene: Scene, args: argparse.Namespace) -> None:
+        memory = self.accelerator.module
+        before = memory.memory_allocated() if memory else 0
+        if memory:
+            memory.reset_peak_memory_stats()
+        self.step = CONTESTANTS[self.name].build(scene, args.part)
+        self.row["loss"] = float(self.step())
+        for _ in range(args.warmup - 1):
+            self.step()
+        self.accelerator.synchronize()
+        if memory:
+            self.row["peak_mb"] = (memory.max_memory_allocated() - before) / 2**20
+
+    def time(self) -> None:
+        if self.step is not None:
+            self._guarded(self._time)
+
+    def _time(self) -> None:
+        self.accelerator.synchronize()
+        start = time.perf_counter()
+        for _ in range(self.steps):
+            self.step()
+        self.accelerator.synchronize()
+        self.times.append((time.perf_counter() - start) / self.steps)
+
+    def _guarded(self, work) -> None:
+        try:
+            work()
+        except (AbsentError, UserError) as error:
+            self.row["absent"] = str(error)
+        except RuntimeError as error:  # out of memory within a capture comes as a second error behind the first
+            full = isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in f"{error} {error.__context__}"
+            self.row["absent"] = "out of memory" if full else f"failed: {str(error).splitlines()[0]}"
+        if "absent" in self.row:
+            self.step = None
+            gc.collect()
+            if self.accelerator.module:
+                self.accelerator.module.empty_cache()
+
+    def result(self, flops: float, top: float) -> dict[str, float | str]:
+        """The row, with ``flops`` of one image and the peak in TFLOP/s."""
+        if "absent" in self.row:
+            return self.row
+        seconds = statistics.median(self.times)
+        rate = self.row["batch"] / seconds
+        speed = {"ms": seconds * 1e3, "images_per_s": rate, "tflops": rate * flops / 1e12}
+        return {**self.row, **speed, "share_of_peak": speed["tflops"] / top, "rounds_ms": [t * 1e3 for t in self.times]}
 
 
-def build(args: argparse.Namespace, ours: bool) -> torch.nn.Module:
-    model = copy.deepcopy(load_config(args.config).model)
-    model.backbone.init_cfg = None
-    if ours:
-        model.bbox_head.type = "Static" + model.bbox_head.type
-    return MODELS.build(model).train()
+def flops_of_an_image(family: str, scene: Scene) -> float:
+    """Floating-point operations (two for each multiply-add) of forward and backward."""
+    step = FAMILIES[family](scene.of_one_image(), "step")
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
-def make_batch(args: argparse.Namespace) -> tuple[torch.Tensor, list[DetDataSample]]:
-    """Random images [B, 3, H, W], seven objects of 10 to 40 % of the image each (the mean of COCO is 7.3)."""
-    generator = torch.Generator().manual_seed(0)
-    height, width = args.size
-    images = torch.randn(args.batch, 3, height, width, generator=generator).to(args.device)
-    samples, scale = [], torch.tensor([width, height])
-    for _ in range(args.batch):
-        near, side = torch.rand(7, 2, generator=generator) * 0.6, torch.rand(7, 2, generator=generator) * 0.3 + 0.1
-        shape = {key: (height, width) for key in ("img_shape", "pad_shape", "ori_shape", "batch_input_shape")}
-        sample = DetDataSample(metainfo=shape)
-        boxes, labels = torch.cat([near, near + side], 1) * scale.repeat(2), torch.randint(0, 80, (7,), generator=generator)
-        sample.gt_instances = InstanceData(bboxes=boxes.to(args.device), labels=labels.to(args.device))
-        samples.append(sample)
-    return images, samples
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Median ms per step, images/s, last loss and peak memory (CUDA) of every contestant."""
-    weights = build(args, False).state_dict()
-    batch = make_batch(args)
-    runs = {name: Contestant(name, weights, args) for name in args.contestants}
-    losses = {name: [float(run.step(*batch)) for _ in range(args.warmup)][-1] for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    peaks = dict.fromkeys(runs, 0.0)
+def measure(scene: Scene, args: argparse.Namespace, flops: dict[str, float], tops: dict[bool, float]) -> list[dict]:
+    """Rows of all contestants at one batch size."""
+    runners = [Runner(name, scene, args) for name in args.contestants]
     for _ in range(args.rounds):
-        for name, run in runs.items():
-            if args.device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            synchronize(args.device)
-            start = time.perf_counter()
-            run.step(*batch)
-            synchronize(args.device)
-            times[name].append(time.perf_counter() - start)
-            if args.device == "cuda":
-                peaks[name] = torch.cuda.max_memory_allocated() / 2**20
-    return {
-        name: {
-            "ms": statistics.median(values) * 1e3,
-            "images_per_s": args.batch / statistics.median(values),
-            "loss": losses[name],
-            "peak_mb": peaks[name],
-        }
-        for name, values in times.items()
+        for runner in runners:
+            runner.time()
+    rows = []
+    for runner in runners:
+        about = CONTESTANTS[runner.name]
+        rows.append(runner.result(flops.get(about.family, 0.0), tops.get(about.half, 1.0)))
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of one batch size as text."""
+    fastest = {
+        family: min((r["ms"] for r in rows if r["contestant"].startswith(family) and "ms" in r), default=None)
+        for family in ORDER
     }
-
-
-def device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def table(results: dict[str, dict[str, float]]) -> str:
-    bases = [name for name in ("mmdet fp32", "mmdet bf16") if name in results]
-    lines = [f"{'contestant':<26}{'ms':>9}{'images/s':>10}{'loss':>11}" + "".join(f"{'x ' + b:>14}" for b in bases)]
-    for name, row in results.items():
-        ratios = "".join(f"{results[base]['ms'] / row['ms']:>14.2f}" for base in bases)
-        lines.append(f"{name:<26}{row['ms']:>9.0f}{row['images_per_s']:>10.2f}{row['loss']:>11.4f}{ratios}")
+    bases = {f"x {family} best": ms for family, ms in fastest.items() if ms}
+    default = next((r["ms"] for r in rows if r["contestant"] == "mmdet fp32" and "ms" in r), None)
+    bases = {**({"x mmdet fp32": default} if default else {}), **bases}
+    head = f"{'contestant':<31}{'ms':>9}{'images/s':>10}{'TFLOP/s':>9}{'of peak':>9}{'MB':>8}{'loss':>9}"
+    lines = [head + "".join(f"{name:>20}" for name in bases)]
+    for row in rows:
+        if "absent" in row:
+            lines.append(f"{row['contestant']:<31}{row['absent']}")
+            continue
+        memory = f"{row['peak_mb']:.0f}" if "peak_mb" in row else ""
+        lines.append(
+            f"{row['contestant']:<31}{row['ms']:>9.1f}{row['images_per_s']:>10.2f}{row['tflops']:>9.2f}"
+            f"{row['share_of_peak']:>9.1%}{memory:>8}{row['loss']:>9.4f}"
+            + "".join(f"{base / row['ms']:>20.2f}" for base in bases.values())
+        )
     return "\n".join(lines)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "npu"))
     parser.add_argument("--config", default=CONFIG)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("H", "W"))
+    parser.add_argument("--batches", type=int, nargs="+", default=[4], metavar="B", help="one after another")
+    parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("H", "W"), help="multiples of 32")
+    parser.add_argument("--part", choices=("step", "train"), help="default: step on a CPU, train elsewhere")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="in a round, without waiting between them; default: CPU 1, else 10")
+    parser.add_argument("--warmup", type=int, help="steps; default: CPU 1, else 5")
     parser.add_argument("--threads", type=int, help="default: what torch takes")
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS, metavar="NAME")
-    parser.add_argument("--out", type=Path, help="folder for <date>-train_step-<device>.json")
-    return parser.parse_args(argv)
+    parser.add_argument("--out", type=Path, help="folder for DATE-train_step-DEVICE-torchVERSION.json")
+    args = parser.parse_args(argv)
+    small = args.device == "cpu"
+    args.part = args.part or ("step" if small else "train")
+    args.steps, args.warmup = args.steps or (1 if small else 10), args.warmup or (1 if small else 5)
+    if min(*args.batches, args.rounds, args.steps, args.warmup) < 1 or any(side % 32 or side < 32 for side in args.size):
+        parser.error("--batches, --rounds, --steps and --warmup start at 1; --size takes multiples of 32")
+    args.size = tuple(args.size)
+    return args
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+def run(args: argparse.Namespace) -> list[dict]:
+    """Rows of all batch sizes, printed and written."""
+    accelerator, _ = device.pick(args.device)
+    refuse_simulated(accelerator)
+    device.use(accelerator)
     if args.threads:
         torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
     register_all_modules(init_default_scope=True)
-    torch.manual_seed(0)
-    results = measure(args)
+    scenes = [Scene(args.config, accelerator, batch, args.size) for batch in args.batches]
+    chosen = [CONTESTANTS[name] for name in args.contestants]
+    peaks = {half: peak(accelerator, half) for half in {c.half for c in chosen}}
+    flops: dict[str, float] = {}
+    for family in {c.family for c in chosen}:
+        try:
+            flops[family] = flops_of_an_image(family, scenes[0])
+        except AbsentError:  # its rows say why
+            continue
     about = {
-        "device": device_name(args.device),
+        "device": accelerator.title(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
         "config": args.config,
-        "batch": args.batch,
+        "part": args.part,
         "size": list(args.size),
         "rounds": args.rounds,
+        "steps": args.steps,
+        "mmcv operators": mmcv_operators(),
+        "GFLOP of an image": {family: round(count / 1e9, 3) for family, count in flops.items()},
+        "peak TFLOP/s": {"bf16" if half else "fp32": (round(top, 4), why) for half, (top, why) in peaks.items()},
     }
-    print(", ".join(f"{k} {v}" for k, v in about.items()))
-    print(table(results))
+    print("\n".join(f"{k}: {v}" for k, v in about.items()))
+    rows = []
+    for scene in scenes:
+        found = measure(scene, args, flops, {half: top for half, (top, _) in peaks.items()})
+        print(f"\nbatch {scene.batch}\n{table(found)}", flush=True)
+        rows += found
+        gc.collect()
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        path = args.out / f"{about['date']}-train_step-{args.device}.json"
-        path.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+        title = re.sub(r"[^A-Za-z0-9]+", "-", accelerator.title()).strip("-")
+        path = args.out / f"{about['date']}-train_step-{title}-torch{torch.__version__}.json"
+        path.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        print(f"\nwritten: {path}")
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        rows = run(parse(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return int(any(str(row.get("absent")).startswith("failed") for row in rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
