@@ -4,10 +4,11 @@ torch's own CUDA kernel knows NCHW alone and copies a channels_last map to it an
 fp32. These kernels read and write channels_last in the type of the map, with all sums in fp32. Forward: two passes over
 the map (mean and spread, then the result), backward: two over the map and its gradient. The ReLU costs nothing.
 
-Letters: B images, N positions of a map, C channels, G groups of K channels, S slices of the positions. One program
-works on one slice of one image. Group statistics of slices are merged as Chan, Golub and LeVeque do (Updating formulae
-and a pairwise algorithm for computing sample variances, 1979), so nothing cancels. The derivative is that of
-:mod:`.group_norm`: with y' the gradient where the ReLU let through, and x^ the normalised map,
+Letters: B images, N positions of a map, C channels, G groups of K channels, S slices of the positions; PG and PK are G
+and K rounded up to the powers of two that Triton takes. G and K are constants of a compiled kernel, or it would load
+element by element. One program works on one slice of one image. Group statistics of slices are merged as Chan, Golub and
+LeVeque do (Updating formulae and a pairwise algorithm for computing sample variances, 1979), so nothing cancels. The
+derivative is that of :mod:`.group_norm`: with y' the gradient where the ReLU let through, and x^ the normalised map,
 
     dx = rstd (w y' - (A + x^ D) / (N K)),  A = sum of w y' and D = sum of w y' x^ over the group.
 
@@ -30,57 +31,57 @@ PROGRAMS_PER_PROCESSOR = 4
 
 
 @triton.jit
-def _slice_tile(row, first, end, step: tl.constexpr, groups, per_group, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """Offsets within an image and the mask of a tile [step, GROUPS, WIDTH] that starts at position ``first``."""
-    n = first + tl.arange(0, step)[:, None, None]
-    g = tl.arange(0, GROUPS)[None, :, None]
-    k = tl.arange(0, WIDTH)[None, None, :]
-    inside = (n < end) & (g < groups) & (k < per_group)
-    return row + n.to(tl.int64) * (groups * per_group) + g * per_group + k, inside
+def _slice_tile(row, first, end, STEP: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):
+    """Offsets within an image and the mask of a tile [STEP, G, K] that starts at position ``first``."""
+    n = first + tl.arange(0, STEP)[:, None, None]
+    g = tl.arange(0, PG)[None, :, None]
+    k = tl.arange(0, PK)[None, None, :]
+    inside = (n < end) & (g < G) & (k < K)
+    return row + n.to(tl.int64) * (G * K) + g * K + k, inside
 
 
 @triton.jit
-def _channels(pointer, groups, per_group, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
-    """[GROUPS, WIDTH] of a vector over channels, fp32."""
-    g, k = tl.arange(0, GROUPS)[:, None], tl.arange(0, WIDTH)[None, :]
-    return tl.load(pointer + g * per_group + k, mask=(g < groups) & (k < per_group), other=0.0).to(tl.float32)
+def _channels(pointer, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):
+    """[G, K] of a vector over channels, fp32."""
+    g, k = tl.arange(0, PG)[:, None], tl.arange(0, PK)[None, :]
+    return tl.load(pointer + g * K + k, mask=(g < G) & (k < K), other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _moments(x_ptr, part_ptr, positions, rows, groups, per_group,
-             STEP: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _moments(x_ptr, part_ptr, positions, rows,
+             STEP: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
     """Mean and sum of squared deviations of every group within one slice -> part [B, S, 2, G]."""
     s, b = tl.program_id(0), tl.program_id(1)
-    row = b.to(tl.int64) * positions * groups * per_group
+    row = b.to(tl.int64) * positions * G * K
     first, end = s * rows, tl.minimum(s * rows + rows, positions)
-    mean, spread = tl.zeros((GROUPS,), tl.float32), tl.zeros((GROUPS,), tl.float32)
+    mean, spread = tl.zeros((PG,), tl.float32), tl.zeros((PG,), tl.float32)
     for start in range(first, end, STEP):
-        at, inside = _slice_tile(row, start, end, STEP, groups, per_group, GROUPS, WIDTH)
+        at, inside = _slice_tile(row, start, end, STEP, G, K, PG, PK)
         x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        count = (tl.minimum(start + STEP, end) - start) * per_group * 1.0
-        before = (start - first) * per_group * 1.0
+        count = (tl.minimum(start + STEP, end) - start) * K * 1.0
+        before = (start - first) * K * 1.0
         own = tl.sum(tl.sum(x, 2), 0) / count
         apart = tl.where(inside, x - own[None, :, None], 0.0)
         shift = own - mean
         spread += tl.sum(tl.sum(apart * apart, 2), 0) + shift * shift * (before * count / (before + count))
         mean += shift * (count / (before + count))
-    g = tl.arange(0, GROUPS)
-    out = part_ptr + (b * tl.num_programs(0) + s) * 2 * groups + g
-    tl.store(out, mean, mask=g < groups)
-    tl.store(out + groups, spread, mask=g < groups)
+    g = tl.arange(0, PG)
+    out = part_ptr + (b * tl.num_programs(0) + s) * 2 * G + g
+    tl.store(out, mean, mask=g < G)
+    tl.store(out + G, spread, mask=g < G)
 
 
 @triton.jit
-def _merged_moments(part_ptr, b, slices, positions, rows, groups, per_group, eps,
-                    SLICES: tl.constexpr, GROUPS: tl.constexpr):  # fmt: skip
-    """Mean and 1 / deviation [GROUPS] of an image from those of its slices."""
-    s, g = tl.arange(0, SLICES)[:, None], tl.arange(0, GROUPS)[None, :]
-    known = (s < slices) & (g < groups)
-    at = part_ptr + (b * slices + s) * 2 * groups + g
+def _merged_moments(part_ptr, b, slices, positions, rows, eps,
+                    SLICES: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr):  # fmt: skip
+    """Mean and 1 / deviation [G] of an image from those of its slices."""
+    s, g = tl.arange(0, SLICES)[:, None], tl.arange(0, PG)[None, :]
+    known = (s < slices) & (g < G)
+    at = part_ptr + (b * slices + s) * 2 * G + g
     means = tl.load(at, mask=known, other=0.0)
-    spreads = tl.load(at + groups, mask=known, other=0.0)
-    count = tl.maximum(tl.minimum(rows, positions - s * rows), 0) * per_group * 1.0
-    total = positions * per_group * 1.0
+    spreads = tl.load(at + G, mask=known, other=0.0)
+    count = tl.maximum(tl.minimum(rows, positions - s * rows), 0) * K * 1.0
+    total = positions * K * 1.0
     mean = tl.sum(means * count, 0) / total
     apart = tl.where(known, means - mean[None, :], 0.0)
     variance = (tl.sum(spreads, 0) + tl.sum(apart * apart * count, 0)) / total
@@ -88,25 +89,25 @@ def _merged_moments(part_ptr, b, slices, positions, rows, groups, per_group, eps
 
 
 @triton.jit
-def _normalise(x_ptr, y_ptr, part_ptr, stats_ptr, weight_ptr, bias_ptr, slices, positions, rows, groups, per_group, eps,
-               RELU: tl.constexpr, STEP: tl.constexpr, SLICES: tl.constexpr, GROUPS: tl.constexpr,
-               WIDTH: tl.constexpr):  # fmt: skip
+def _normalise(x_ptr, y_ptr, part_ptr, stats_ptr, weight_ptr, bias_ptr, slices, positions, rows, eps,
+               RELU: tl.constexpr, STEP: tl.constexpr, SLICES: tl.constexpr,
+               G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
     """The result for one slice; the first slice stores mean and 1 / deviation -> stats [B, 2, G]."""
     s, b = tl.program_id(0), tl.program_id(1)
-    mean, rstd = _merged_moments(part_ptr, b, slices, positions, rows, groups, per_group, eps, SLICES, GROUPS)
+    mean, rstd = _merged_moments(part_ptr, b, slices, positions, rows, eps, SLICES, G, K, PG)
     if s == 0:
-        g = tl.arange(0, GROUPS)
-        out = stats_ptr + b * 2 * groups + g
-        tl.store(out, mean, mask=g < groups)
-        tl.store(out + groups, rstd, mask=g < groups)
-    scale = _channels(weight_ptr, groups, per_group, GROUPS, WIDTH)[None] * rstd[None, :, None]
-    bias = _channels(bias_ptr, groups, per_group, GROUPS, WIDTH)[None]
-    row = b.to(tl.int64) * positions * groups * per_group
+        g = tl.arange(0, PG)
+        out = stats_ptr + b * 2 * G + g
+        tl.store(out, mean, mask=g < G)
+        tl.store(out + G, rstd, mask=g < G)
+    scale = _channels(weight_ptr, G, K, PG, PK)[None] * rstd[None, :, None]
+    bias = _channels(bias_ptr, G, K, PG, PK)[None]
+    row = b.to(tl.int64) * positions * G * K
     first, end = s * rows, tl.minimum(s * rows + rows, positions)
     tiles = tl.cdiv(end - first, STEP)
     for tile in range(0, tiles):
         # Last tile first: the end of the slice was read last by the pass before, so it may still be in the cache.
-        at, inside = _slice_tile(row, first + (tiles - 1 - tile) * STEP, end, STEP, groups, per_group, GROUPS, WIDTH)
+        at, inside = _slice_tile(row, first + (tiles - 1 - tile) * STEP, end, STEP, G, K, PG, PK)
         x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
         y = (x - mean[None, :, None]) * scale + bias
         if RELU:
@@ -127,57 +128,55 @@ def _let_through(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU: tl
 
 @triton.jit
 def _gradient_sums(x_ptr, grad_ptr, stats_ptr, weight_ptr, bias_ptr, by_channel_ptr, by_group_ptr,
-                   positions, rows, groups, per_group,
-                   RELU: tl.constexpr, STEP: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+                   positions, rows, RELU: tl.constexpr, STEP: tl.constexpr,
+                   G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
     """Sums of y' x^ and of y' within one slice, for every channel [B, S, 2, C] and weighted for every group."""
     s, b = tl.program_id(0), tl.program_id(1)
-    g = tl.arange(0, GROUPS)
-    k = tl.arange(0, WIDTH)
-    mean = tl.load(stats_ptr + b * 2 * groups + g, mask=g < groups, other=0.0)
-    rstd = tl.load(stats_ptr + b * 2 * groups + groups + g, mask=g < groups, other=0.0)
-    weight = _channels(weight_ptr, groups, per_group, GROUPS, WIDTH)
-    bias = _channels(bias_ptr, groups, per_group, GROUPS, WIDTH)
-    products, sums = tl.zeros((GROUPS, WIDTH), tl.float32), tl.zeros((GROUPS, WIDTH), tl.float32)
-    row = b.to(tl.int64) * positions * groups * per_group
+    g = tl.arange(0, PG)
+    k = tl.arange(0, PK)
+    mean = tl.load(stats_ptr + b * 2 * G + g, mask=g < G, other=0.0)
+    rstd = tl.load(stats_ptr + b * 2 * G + G + g, mask=g < G, other=0.0)
+    weight = _channels(weight_ptr, G, K, PG, PK)
+    bias = _channels(bias_ptr, G, K, PG, PK)
+    products, sums = tl.zeros((PG, PK), tl.float32), tl.zeros((PG, PK), tl.float32)
+    row = b.to(tl.int64) * positions * G * K
     first, end = s * rows, tl.minimum(s * rows + rows, positions)
     for start in range(first, end, STEP):
-        at, inside = _slice_tile(row, start, end, STEP, groups, per_group, GROUPS, WIDTH)
+        at, inside = _slice_tile(row, start, end, STEP, G, K, PG, PK)
         x, grad = _let_through(x_ptr, grad_ptr, at, inside, mean, rstd, weight[None], bias[None], RELU)
         products += tl.sum(grad * x, 0)
         sums += tl.sum(grad, 0)
     program = b * tl.num_programs(0) + s
-    channels = groups * per_group
-    out = by_channel_ptr + program * 2 * channels + g[:, None] * per_group + k[None, :]
-    known = (g[:, None] < groups) & (k[None, :] < per_group)
+    out = by_channel_ptr + program * 2 * G * K + g[:, None] * K + k[None, :]
+    known = (g[:, None] < G) & (k[None, :] < K)
     tl.store(out, products, mask=known)
-    tl.store(out + channels, sums, mask=known)
-    out = by_group_ptr + program * 2 * groups + g
-    tl.store(out, tl.sum(products * weight, 1), mask=g < groups)
-    tl.store(out + groups, tl.sum(sums * weight, 1), mask=g < groups)
+    tl.store(out + G * K, sums, mask=known)
+    out = by_group_ptr + program * 2 * G + g
+    tl.store(out, tl.sum(products * weight, 1), mask=g < G)
+    tl.store(out + G, tl.sum(sums * weight, 1), mask=g < G)
 
 
 @triton.jit
 def _input_gradient(x_ptr, grad_ptr, out_ptr, stats_ptr, weight_ptr, bias_ptr, by_group_ptr,
-                    slices, positions, rows, groups, per_group,
-                    RELU: tl.constexpr, STEP: tl.constexpr, SLICES: tl.constexpr, GROUPS: tl.constexpr,
-                    WIDTH: tl.constexpr):  # fmt: skip
+                    slices, positions, rows, RELU: tl.constexpr, STEP: tl.constexpr, SLICES: tl.constexpr,
+                    G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
     """The gradient of the map for one slice."""
     s, b = tl.program_id(0), tl.program_id(1)
-    i, g = tl.arange(0, SLICES)[:, None], tl.arange(0, GROUPS)
-    at = by_group_ptr + (b * slices + i) * 2 * groups + g[None, :]
-    known = (i < slices) & (g[None, :] < groups)
-    total = positions * per_group * 1.0
-    by_x = tl.sum(tl.load(at, mask=known, other=0.0), 0) / total
-    by_one = tl.sum(tl.load(at + groups, mask=known, other=0.0), 0) / total
-    mean = tl.load(stats_ptr + b * 2 * groups + g, mask=g < groups, other=0.0)
-    rstd = tl.load(stats_ptr + b * 2 * groups + groups + g, mask=g < groups, other=0.0)
-    weight = _channels(weight_ptr, groups, per_group, GROUPS, WIDTH)[None]
-    bias = _channels(bias_ptr, groups, per_group, GROUPS, WIDTH)[None]
-    row = b.to(tl.int64) * positions * groups * per_group
+    i, g = tl.arange(0, SLICES)[:, None], tl.arange(0, PG)
+    sums = by_group_ptr + (b * slices + i) * 2 * G + g[None, :]
+    known = (i < slices) & (g[None, :] < G)
+    total = positions * K * 1.0
+    by_x = tl.sum(tl.load(sums, mask=known, other=0.0), 0) / total
+    by_one = tl.sum(tl.load(sums + G, mask=known, other=0.0), 0) / total
+    mean = tl.load(stats_ptr + b * 2 * G + g, mask=g < G, other=0.0)
+    rstd = tl.load(stats_ptr + b * 2 * G + G + g, mask=g < G, other=0.0)
+    weight = _channels(weight_ptr, G, K, PG, PK)[None]
+    bias = _channels(bias_ptr, G, K, PG, PK)[None]
+    row = b.to(tl.int64) * positions * G * K
     first, end = s * rows, tl.minimum(s * rows + rows, positions)
     tiles = tl.cdiv(end - first, STEP)
     for tile in range(0, tiles):
-        at, inside = _slice_tile(row, first + (tiles - 1 - tile) * STEP, end, STEP, groups, per_group, GROUPS, WIDTH)
+        at, inside = _slice_tile(row, first + (tiles - 1 - tile) * STEP, end, STEP, G, K, PG, PK)
         x, grad = _let_through(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU)
         out = rstd[None, :, None] * (weight * grad - (by_one[None, :, None] + x * by_x[None, :, None]))
         tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
@@ -193,13 +192,14 @@ class _Plan:
 
     def __init__(self, x: Tensor, groups: int):
         batch, channels, height, width = x.shape
-        self.positions, self.per_group = height * width, channels // groups
-        self.tile = {"GROUPS": triton.next_power_of_2(groups), "WIDTH": triton.next_power_of_2(self.per_group)}
-        step = max(TILE // (self.tile["GROUPS"] * self.tile["WIDTH"]), 1)
-        self.tile["STEP"] = min(step, triton.next_power_of_2(self.positions))
-        tiles = triton.cdiv(self.positions, self.tile["STEP"])
+        self.positions = height * width
+        per_group = channels // groups
+        padded = triton.next_power_of_2(groups), triton.next_power_of_2(per_group)
+        step = min(max(TILE // (padded[0] * padded[1]), 1), triton.next_power_of_2(self.positions))
+        self.tile = {"STEP": step, "G": groups, "K": per_group, "PG": padded[0], "PK": padded[1], "num_warps": WARPS}
+        tiles = triton.cdiv(self.positions, step)
         wanted = triton.cdiv(_processors(x.device.index) * PROGRAMS_PER_PROCESSOR, batch)
-        self.rows = triton.cdiv(tiles, min(tiles, wanted, MOST_SLICES)) * self.tile["STEP"]
+        self.rows = triton.cdiv(tiles, min(tiles, wanted, MOST_SLICES)) * step
         self.slices = triton.cdiv(self.positions, self.rows)
         self.grid = (self.slices, batch)
         self.all_slices = {"SLICES": triton.next_power_of_2(self.slices)}
@@ -212,11 +212,11 @@ class _GroupNormRelu(torch.autograd.Function):
         y = torch.empty_like(x)
         part = torch.empty((x.shape[0], plan.slices, 2, groups), device=x.device)
         stats = torch.empty((x.shape[0], 2, groups), device=x.device)
-        sizes = (plan.positions, plan.rows, groups, plan.per_group)
-        _moments[plan.grid](x, part, *sizes, **plan.tile, num_warps=WARPS)
+        sizes = (plan.positions, plan.rows)
+        _moments[plan.grid](x, part, *sizes, **plan.tile)
         _normalise[plan.grid](
-            x, y, part, stats, weight, bias, plan.slices, *sizes, eps, RELU=relu, **plan.tile, **plan.all_slices, num_warps=WARPS
-        )  # fmt: skip
+            x, y, part, stats, weight, bias, plan.slices, *sizes, eps, RELU=relu, **plan.tile, **plan.all_slices
+        )
         ctx.save_for_backward(x, weight, bias, stats)
         ctx.groups, ctx.relu = groups, relu
         return y
@@ -230,14 +230,13 @@ class _GroupNormRelu(torch.autograd.Function):
         out = torch.empty_like(x)
         by_channel = torch.empty((x.shape[0], plan.slices, 2, x.shape[1]), device=x.device)
         by_group = torch.empty((x.shape[0], plan.slices, 2, ctx.groups), device=x.device)
-        sizes = (plan.positions, plan.rows, ctx.groups, plan.per_group)
+        sizes = (plan.positions, plan.rows)
         _gradient_sums[plan.grid](
-            x, grad, stats, weight, bias, by_channel, by_group, *sizes, RELU=ctx.relu, **plan.tile, num_warps=WARPS
+            x, grad, stats, weight, bias, by_channel, by_group, *sizes, RELU=ctx.relu, **plan.tile
         )
         _input_gradient[plan.grid](
-            x, grad, out, stats, weight, bias, by_group, plan.slices, *sizes,
-            RELU=ctx.relu, **plan.tile, **plan.all_slices, num_warps=WARPS,
-        )  # fmt: skip
+            x, grad, out, stats, weight, bias, by_group, plan.slices, *sizes, RELU=ctx.relu, **plan.tile, **plan.all_slices
+        )
         by_weight, by_bias = by_channel.sum((0, 1)).unbind()
         return out, by_weight.to(weight.dtype), by_bias.to(bias.dtype), None, None, None
 

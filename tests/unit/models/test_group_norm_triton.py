@@ -37,3 +37,14 @@ def test_a_conv_module_keeps_its_names_and_fuses_its_relu(found):
 
 def test_nan_is_not_hidden_by_the_relu(found):
     assert found["nan"] == [9, 9, 9, 9, 0, 0, 0, 0]
+
+
+def test_the_compiler_takes_the_kernels_and_they_move_16_bytes_at_a_time(tmp_path):
+    """A thread holds 32 of a tile's 8,192 bf16 values: four accesses for each map that a kernel reads or writes."""
+    script = ROOT / "tests" / "support" / "triton_compile.py"
+    done = ok(_finish([sys.executable, str(script)], None, 300, {"TRITON_CACHE_DIR": str(tmp_path)}))
+    found = json.loads(done.stdout.splitlines()[-1])
+    maps = {"_moments": (1, 0), "_normalise": (1, 1), "_gradient_sums": (2, 0), "_input_gradient": (2, 1)}
+    assert found.keys() == maps.keys()
+    for kernel, (read, written) in maps.items():
+        assert found[kernel]["ld"] >= 4 * read and found[kernel]["st"] >= 4 * written, (kernel, found[kernel])
