@@ -19,7 +19,7 @@ from mmcv_overrides.errors import UserError
 
 from ..models import STOCK, static_head_of
 from ..models.frozen_bn import fold_frozen_bn
-from ..models.group_norm import quick_group_norm
+from ..models.group_norm import quick_group_norm, triton_fault
 from . import compiled
 from .fixed_batch import fixed_shapes, reset_batch, set_batch
 from .options import TrainOptions
@@ -78,10 +78,10 @@ def _stock(cfg: Config) -> str:
 
 
 def _channels_last_pays(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> bool:
-    """An NPU refuses channels_last; a GPU gains in half precision, but its GroupNorm would convert back and forth."""
+    """An NPU refuses channels_last; a GPU gains in half precision, but torch's GroupNorm would convert back and forth."""
     if accelerator.name == "cuda":
         norm = (cfg.model.bbox_head.get("norm_cfg") or {}).get("type", "GN" if cfg.model.type == "FCOS" else None)
-        return options.opt_level != "O0" and norm != "GN"
+        return options.opt_level != "O0" and (norm != "GN" or triton_fault() is None)
     return accelerator.name == "cpu"
 
 

@@ -91,6 +91,13 @@ def test_channels_last_only_where_it_pays(kind, level, dense):
     assert [h.channels_last for h in cfg.custom_hooks if h.type == "FixedStepHook"] == [dense]
 
 
+@pytest.mark.parametrize(("level", "fault", "dense"), [("O1", None, True), ("O0", None, False), ("O1", "no Triton", False)])
+def test_channels_last_with_group_norm_on_a_gpu_takes_triton(monkeypatch, level, fault, dense):
+    monkeypatch.setattr(static, "triton_fault", lambda: fault)
+    cfg, _ = prepared(level=level, kind="cuda")
+    assert [h.channels_last for h in cfg.custom_hooks if h.type == "FixedStepHook"] == [dense]
+
+
 def test_weights_and_momentum_share_one_order():
     from mmcv_overrides.optimizer import StepOptimWrapper
 
