@@ -255,10 +255,8 @@ def _prove(
         fault = _fault(more)
     if fault is None and graph.spec.end == "ascend":
         shared, own, mmdets = beside_mmdet(graph, images)
-        say(
-            f"beside mmdet's own prediction: {shared} detections the same, of {own} and {mmdets} (the device's order of "
-            "selection and its suppression in half precision choose otherwise among near ties)"
-        )
+        why = "" if shared == own == mmdets else " (its order of selection and half precision; see docs/deployment.md)"
+        say(f"beside mmdet's own prediction: {shared} detections the same, of {own} and {mmdets}{why}")
     if fault is None:
         say("The numerical values are the same between Pytorch and ONNX")
     return differences, fault

@@ -1,5 +1,8 @@
 """The documented sizes with the full networks and random weights: minutes, so only with ``-m slow``."""
 
+import resource
+import time
+
 import pytest
 from mmengine.config import Config
 
@@ -11,31 +14,33 @@ from fcos_train.deploy.onnx.export import ExportOptions, export  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
+MEMORY = 7e6  # kB
+MODELS = {
+    "fcos-gn": (SHIPPED["fcos-gn"], (800, 1216)),
+    "fsaf": (SHIPPED["fsaf"], (800, 1216)),
+    "cascade": ("cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py", (1216, 1216)),
+    "cascade-dcn": ("dcn/cascade-rcnn_r101-dconv-c3-c5_fpn_1x_coco.py", (1216, 1216)),
+}
+# model, end, opset
+ROWS = [
+    *((name, end, 17) for name in ("fcos-gn", "fsaf") for end in ("raw", "decoded", "nms")),
+    ("cascade", "nms", 17),
+    ("cascade-dcn", "nms", 19),
+    *((name, "ascend", 11) for name in MODELS),
+]
 
-@pytest.mark.parametrize("end", ["raw", "decoded", "nms", "ascend"])
-@pytest.mark.parametrize("name", ["fcos-gn", "fsaf"])
-def test_800_by_1216(name, end, tmp_path):
-    config = Config.fromfile(str(shipped(SHIPPED[name])))
+
+@pytest.mark.parametrize("name, end, opset", ROWS)
+def test_documented_size(name, end, opset, tmp_path):
+    path, shape = MODELS[name]
+    config = Config.fromfile(str(shipped(path)))
     config.model.backbone.init_cfg = None
-    checkpoint = write_checkpoint(tmp_path / f"{name}.pth", config)
-    lines = []
-    options = ExportOptions(str(checkpoint), end=end, output=str(tmp_path / "model.onnx"), shape=(800, 1216))
-    result = export(options, lines.append)
-    print("\n".join(lines))
+    checkpoint = write_checkpoint(tmp_path / "model.pth", config)
+    start = time.monotonic()
+    result = export(ExportOptions(str(checkpoint), end=end, output=str(tmp_path / "model.onnx"), shape=shape))
+    minutes, megabytes = (time.monotonic() - start) / 60, result.path.stat().st_size / 1e6
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the largest since the process began
+    print(f"{minutes:.1f} minutes, {megabytes:.1f} MB, {memory / 1e6:.1f} GB of memory")
+    assert result.opset == opset
     assert all(found.fault is None and found.count > 0 for found in result.differences)
-
-
-CASCADE = "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
-CASCADE_DCN = "dcn/cascade-rcnn_r101-dconv-c3-c5_fpn_1x_coco.py"
-
-
-@pytest.mark.parametrize("config, end, opset", [(CASCADE, "nms", 17), (CASCADE, "ascend", 11), (CASCADE_DCN, "nms", 19), (CASCADE_DCN, "ascend", 11)])
-def test_1216_by_1216(config, end, opset, tmp_path):
-    config = Config.fromfile(str(shipped(config)))
-    config.model.backbone.init_cfg = None
-    checkpoint = write_checkpoint(tmp_path / "cascade.pth", config)
-    lines = []
-    options = ExportOptions(str(checkpoint), end=end, output=str(tmp_path / "model.onnx"), shape=(1216, 1216), opset=opset)
-    result = export(options, lines.append)
-    print("\n".join(lines))
-    assert all(found.fault is None and found.count > 0 for found in result.differences)
+    assert memory < MEMORY

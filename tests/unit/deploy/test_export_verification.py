@@ -17,7 +17,7 @@ from fcos_train.deploy.onnx.compare import compare  # noqa: E402
 from fcos_train.deploy.onnx.export import ExportOptions, NotTheSame, export  # noqa: E402
 from fcos_train.deploy.onnx.graphs import build_graph  # noqa: E402
 from fcos_train.deploy.onnx.spec import GraphSpec, Output, Selection  # noqa: E402
-from fcos_train.deploy.onnx.verify import _answer  # noqa: E402
+from fcos_train.deploy.onnx.verify import _answer, _Evaluator  # noqa: E402
 from fcos_train.infer.detector import Detector  # noqa: E402
 
 RULES = Selection(0.05, 1000, 0.5, 100, 0.0)
@@ -91,6 +91,14 @@ def test_a_detection_that_rounding_decides_is_forgiven():
     assert _fault(_dets(one, ([0, 0, 100, 52], 0.8, 1)), _dets(one)) is not None
     assert _fault(_dets(one, ([200, 0, 300, 50], 0.0502, 1)), _dets(one)) is None  # on the threshold
     assert _fault(_dets(one, ([200, 0, 300, 50], 0.0702, 1)), _dets(one)) is not None
+
+
+def test_only_a_few_detections_may_hang_on_a_threshold():
+    plain = [([200.0 * i, 0, 200.0 * i + 100, 50], 0.9, 1) for i in range(41)]
+    doubtful = [([200.0 * i, 500, 200.0 * i + 100, 550], 0.0502, 1) for i in range(3)]
+    both = _dets(*plain)
+    assert _fault(_dets(*plain, *doubtful[:2]), both) is None
+    assert "3 of 44 detections differ by ties" in _fault(_dets(*plain, *doubtful), both)
 
 
 MAP, SCORES = (Output("cls_0", "map"),), (Output("scores", "scores"),)
@@ -201,6 +209,29 @@ def test_the_ascend_graph_is_what_the_device_expects(checkpoint, tmp_path):
     with pytest.raises(onnx.checker.ValidationError):  # as stock tools do; ours shows the operator its own domain
         onnx.checker.check_model(model, full_check=True)
     onnx.reference.ReferenceEvaluator(model, new_ops=[BatchMultiClassNMS])
+
+
+def test_the_evaluator_that_forgets_answers_as_the_one_that_does_not():
+    """A value is read twice, one is an output and read later, one is read by nobody."""
+    one = onnx.helper.make_node
+    nodes = [
+        one("Relu", ["input"], ["a"]),
+        one("Neg", ["a"], ["middle"]),
+        one("Split", ["middle"], ["b", "unused"], axis=0),
+        one("Add", ["b", "weight"], ["c"]),
+        one("Mul", ["c", "weight"], ["end"]),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    weight = onnx.helper.make_tensor("weight", onnx.TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
+    outputs = [value("end", 1, [1, 3]), value("middle", 1, [2, 3])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("input", 1, [2, 3])], outputs, [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 11)])
+    feed = {"input": np.float32([[1, -2, 3], [4, 5, 6]])}
+    frugal, original = _Evaluator(model), onnx.reference.ReferenceEvaluator(model)
+    for _ in range(2):
+        for mine, other in zip(frugal.run(None, feed), original.run(None, feed), strict=True):
+            assert np.array_equal(mine, other)
+    assert frugal.run(["middle"], feed)[0].tolist() == [[-1, 0, -3], [-4, -5, -6]]
 
 
 def test_rules_of_test_cfg():
