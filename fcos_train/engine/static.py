@@ -1,26 +1,30 @@
 """The fixed-shape step: which parts of a config it replaces, and what it does to the model before training.
 
 ``--step-mode``: ``eager`` runs the fixed-shape step as it stands, ``compile`` its forward pass and losses through
-torch.compile, ``mmdet`` keeps mmdet's heads, ``auto`` is ``eager`` where the model has the fixed-shape form and
-``mmdet`` where not.
+torch.compile, ``graph`` all of it as one CUDA graph; ``mmdet`` keeps mmdet's heads, ``auto`` is ``eager`` where the
+model has the fixed-shape form and ``mmdet`` where not.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from torch import nn
+from torch import Tensor, nn
 
 from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.optimizer import StepOptimWrapper
 
 from ..models import STOCK, static_head_of
 from ..models.frozen_bn import fold_frozen_bn
 from ..models.group_norm import quick_group_norm, triton_fault
-from . import compiled
+from . import compiled, graphed
 from .fixed_batch import fixed_shapes, reset_batch, set_batch
 from .options import TrainOptions
 
@@ -28,21 +32,19 @@ HOOK = "FixedStepHook"
 HINTS = {
     "eager": "--step-mode mmdet turns it off",
     "compile": "the first step of every shape compiles, which can take minutes",
+    "graph": f"the first {graphed.WARM_UP} steps of every shape run uncaptured",
 }
-ABSENT = {"graph": "whole-step CUDA graphs are not"}
 
 
 def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> list[str]:
     """Put the fixed-shape parts into a training config, or take them out again. Returns lines for the log.
 
     Raises:
-        UserError: a mode was asked for that this model or this version does not have.
+        UserError: a mode was asked for that this model, its batches, the device or the number of ranks do not allow.
     """
     _remove_hook(cfg)
     if options.step_mode == "mmdet":
         return [_stock(cfg)]
-    if options.step_mode in ABSENT:
-        raise UserError(f"--step-mode {options.step_mode}: {ABSENT[options.step_mode]} in this version; use eager")
     head, what = static_head_of(cfg.model)
     if head is None:
         if options.step_mode != "auto":
@@ -51,6 +53,8 @@ def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> li
     mode = "eager" if options.step_mode == "auto" else options.step_mode
     if mode == "compile":
         compiled.check(accelerator)
+    elif mode == "graph":
+        graphed.check(accelerator, options.launcher, cfg.optim_wrapper.get("accumulative_counts", 1))
     cfg.model.bbox_head["type"] = head
     dense = _channels_last_pays(cfg, options, accelerator)
     cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), ConfigDict(type=HOOK, channels_last=dense, mode=mode)]
@@ -91,7 +95,7 @@ class FixedStepHook(Hook):
 
     Args:
         channels_last: keep weights, gradients and momentum in channels_last.
-        mode: ``eager`` or ``compile``.
+        mode: ``eager``, ``compile`` or ``graph``.
         merge_levels: run the towers of the head over all levels at once, where that can be done.
     """
 
@@ -107,19 +111,63 @@ class FixedStepHook(Hook):
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if runner.optim_wrapper.opt_level != "O2":  # there the weights are 16 bit and the norms are not
-            folded = fold_frozen_bn(model)
-            if folded:
-                runner.logger.info(f"{len(folded)} frozen norms folded into their convolutions")
-        if self.merge_levels:
-            obstacle = model.bbox_head.canvas_obstacle()
-            model.bbox_head.merge_levels = obstacle is None
-            runner.logger.info("the head's levels are merged" if obstacle is None else f"levels one by one: {obstacle}")
-        quick_group_norm(model)
-        if self.channels_last:
-            lay_out(model, runner.optim_wrapper)
-        if self.mode == "compile":
-            compiled.compile_losses(model, runner.logger.info)
+        make_ready(model, runner.optim_wrapper, runner.logger.info, self.channels_last, self.mode, self.merge_levels)
+
+
+def make_ready(
+    model: nn.Module,
+    wrapper: StepOptimWrapper,
+    log: Callable[[str], None],
+    channels_last: bool = False,
+    mode: str = "eager",
+    merge_levels: bool = False,
+) -> None:
+    """Turn a built detector with a fixed-shape head into one whose ``train_step`` runs as ``mode`` says.
+
+    Args:
+        model: not its DDP wrapper, on its device, with its weights. wrapper: its optimizer wrapper.
+        log: gets lines for people. channels_last, mode, merge_levels: as for :class:`FixedStepHook`.
+
+    Raises:
+        UserError: the optimizer can't be part of a graph.
+    """
+    if wrapper.opt_level != "O2":  # there the weights are 16 bit and the norms are not
+        folded = fold_frozen_bn(model)
+        if folded:
+            log(f"{len(folded)} frozen norms folded into their convolutions")
+    if merge_levels:
+        obstacle = model.bbox_head.canvas_obstacle()
+        model.bbox_head.merge_levels = obstacle is None
+        log("the head's levels are merged" if obstacle is None else f"levels one by one: {obstacle}")
+    quick_group_norm(model)
+    if channels_last:
+        lay_out(model, wrapper)
+    if mode == "compile":
+        compiled.compile_losses(model, log)
+    elif mode == "graph":
+        graphed.graph_step(model, wrapper, log)
+
+
+def step_of(
+    model: nn.Module, wrapper: StepOptimWrapper, batch: dict, mode: str = "eager", channels_last: bool = False
+) -> Callable[[], dict[str, Tensor]]:
+    """For benchmarks: a whole training step (copy to the device, forward, backward, update) on one batch.
+
+    What a mode does once is done before this returns, in ordinary steps that move the weights: compilation in one,
+    warm-up and capture in ``graphed.WARM_UP + 1``. To capture a compiled step, call
+    :func:`.compiled.compile_losses` on the model first.
+
+    Args:
+        model: a detector with a fixed-shape head in training mode, on its device. wrapper: from the trainer's config or
+            ``StepOptimWrapper(torch.optim.SGD(..., fused=True))``. batch: what ``fixed_shape_collate`` gives.
+    Returns:
+        a function without arguments; call it for a step. It gives the losses, 0-d on the device, and waits for nothing.
+    """
+    make_ready(model, wrapper, print, channels_last, mode)
+    step = partial(model.train_step, batch, wrapper)
+    for _ in range(graphed.WARM_UP + 1 if mode == "graph" else 1):
+        step()
+    return step
 
 
 def lay_out(model: nn.Module, wrapper) -> None:

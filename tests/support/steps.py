@@ -20,7 +20,8 @@ def small_model(name: str, seed: int = 0) -> torch.nn.Module:
     """One of ``small_detectors.SHIPPED`` with its fixed-shape head, ready to train."""
     config = small_config(name, static=True).model
     config.data_preprocessor.type = "FixedShapePreprocessor"
-    with DefaultScope.overwrite_default_scope("mmdet"):
+    with DefaultScope.overwrite_default_scope("mmdet"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         model = lively(MODELS.build(config), seed)
     return precision.keep_losses_fp32(model).train()
 
