@@ -98,7 +98,7 @@ def _npu_fault() -> str | None:
     try:
         importlib.import_module("torch_npu")
     except Exception as error:  # a missing CANN library, a version that does not pair with torch, ...
-        return f"importing torch_npu failed: {type(error).__name__}: {error}"
+        return f"importing torch_npu failed: {type(error).__name__}: {error} (is CANN's set_env.sh sourced?)"
     return None if torch.npu.is_available() else "torch_npu is installed but finds no NPU (is CANN's set_env.sh sourced?)"
 
 

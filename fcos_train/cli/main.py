@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         others, and other exceptions pass through with their traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # An installed torch_npu would come with `import torch`, which then fails where CANN's set_env.sh is not sourced:
+    # for --device cpu and doctor too. The choice of the device imports it and says what is wrong.
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     try:
         return _run(arguments)
     except UserError as error:

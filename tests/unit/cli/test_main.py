@@ -1,5 +1,6 @@
 """The front of the command line: verbs, flags, exit statuses, laziness."""
 
+import os
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ import pytest
 from fcos_train import __version__
 from fcos_train.cli import main as front
 from mmcv_overrides.errors import UserError
+from tests.support import commands
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -189,3 +191,14 @@ def test_module_is_the_command():
         [sys.executable, "-m", "fcos_train", "tarin"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (result.returncode, result.stderr) == (2, "error: unknown verb 'tarin'; did you mean train?\n")
+
+
+def test_a_backend_that_cannot_be_loaded_does_not_stop_other_devices(tmp_path):
+    """torch imports what is registered as its backend; an installed torch_npu without CANN would fail every command."""
+    (tmp_path / "torch_npu.py").write_text("raise ImportError('libhccl.so: no such file')")
+    entry = tmp_path / "torch_npu-1.dist-info" / "entry_points.txt"
+    entry.parent.mkdir()
+    entry.write_text("[torch.backends]\ntorch_npu = torch_npu:load\n")
+    done = commands.run("doctor", PYTHONPATH=os.pathsep.join([str(tmp_path), str(commands.ROOT)]))
+    assert "device cpu by --device auto" in done.stdout and "importing torch_npu failed: ImportError: libhccl.so" in done.stdout
+    assert "Failed to load the backend extension" not in done.stdout + done.stderr
