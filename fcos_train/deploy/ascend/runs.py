@@ -53,7 +53,7 @@ class InferOptions:
     fmt: str = "BIN"
     dirname: str | None = None
     rounds: int = 0
-    calls: Calls = Calls()
+    calls: Calls = Calls(warmup=1)
     ais: AisFlags = AisFlags()
     aipp: str | None = None
     debug: bool = False
@@ -173,10 +173,10 @@ def _on_card(options: InferOptions) -> tuple[Path, list[str]]:
     """Hand an `.om` to ais_bench."""
     words = [*ais_bench(options.model), "--model", options.model, "--device", str(options.device), "--outfmt", options.fmt]
     words += ["--batchsize", str(options.batch)] if options.batch else []
-    calls, plain = options.calls, Calls()
+    calls, plain = options.calls, Calls(warmup=1)
     for flag, value, default in (
         ("--loop", options.rounds or calls.loop, plain.loop),
-        ("--warmup_count", calls.warmup, 1),
+        ("--warmup_count", calls.warmup, plain.warmup),
         ("--pure_data_type", calls.data, plain.data),
         ("--output_batchsize_axis", calls.output_axis, plain.output_axis),
         ("--debug", int(options.debug), 0),

@@ -64,6 +64,46 @@ def test_ascend_graph_agrees_in_the_reference_evaluator(labelled, tmp_path, caps
     assert rows["pth"][0] > 0.3 and rows["difference"][0] <= 0.03
 
 
+def test_a_graph_that_normalises_itself_takes_pixels(labelled, tmp_path, capsys):
+    words = ["export", labelled / "a.pth", "--output-file", tmp_path / "a.onnx", *SHAPE, "--normalize-in-graph"]
+    assert main([str(word) for word in words]) == 0
+    assert run(labelled, tmp_path / "work", "--model", tmp_path / "a.onnx") == 0
+    rows = table(capsys.readouterr().out)
+    assert rows["pth"][0] > 0.3 and rows["difference"][0] <= 0.001
+    values = np.frombuffer((tmp_path / "work" / "bin" / "cell_0.bin").read_bytes(), "<f4")
+    assert values.min() >= 0 and values.max() > 100 and (values == np.rint(values)).mean() > 0.9
+
+
+def test_om_goes_through_ais_bench(labelled, tmp_path, monkeypatch, capsys):
+    """An ais_bench that leaves the dumps of the ONNX file, numbered from 0, stands in for the card."""
+    work = tmp_path / "work"
+    assert run(labelled, work, *SHAPE) == 0
+    want = table(capsys.readouterr().out)["exported"]
+    (work / "result" / "dumpOutput_device0").rename(tmp_path / "dumps")
+    tool = tmp_path / "bin" / "ais_bench"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"""#!/bin/sh
+echo "$@" > {tmp_path}/said
+while [ $# -gt 0 ]; do case $1 in --output) out=$2 ;; --output_dirname) name=$2 ;; esac; shift; done
+mkdir -p $out/$name
+for i in 0 1 2 3; do for k in 1 2; do cp {tmp_path}/dumps/cell_${{i}}_$k.bin $out/$name/cell_${{i}}_$((k - 1)).bin; done; done
+"""
+    )
+    tool.chmod(0o755)
+    (tmp_path / "a.om").write_bytes(b"om")
+    om = ["--model", tmp_path / "a.om", "--sidecar", work / "a_nms.json"]
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert run(labelled, work, *om) == 2
+    assert "ais_bench is not installed here" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    assert run(labelled, work, *om) == 0
+    text = capsys.readouterr().out
+    assert table(text)["exported"] == want and text.endswith("within the tolerance of 0.003\n")
+    said = (tmp_path / "said").read_text().split()
+    assert said[said.index("--input") + 1] == str(work / "bin") and "--warmup_count" not in said
+
+
 def test_another_model_is_told_apart(labelled, tmp_path, capsys):
     words = ["export", labelled / "b.pth", "--output-file", tmp_path / "b.onnx", *SHAPE]
     assert main([str(word) for word in words]) == 0
