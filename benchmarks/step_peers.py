@@ -281,5 +281,7 @@ CONTESTANTS = {
     "torchvision bf16 channels_last": Contestant("torchvision", True, torchvision(True, True)),
     "eager fp32": Contestant("mmdet", False, ours("eager", False)),
     "eager bf16": Contestant("mmdet", True, ours("eager", True)),
+    "compile bf16": Contestant("mmdet", True, ours("compile", True)),
+    "graph bf16": Contestant("mmdet", True, ours("graph", True)),
 }
 FAMILIES = {"mmdet": mmdet(False, False), "torchvision": torchvision(False, False)}
