@@ -1,7 +1,10 @@
 """Hooks for tests, named in a config through ``custom_hooks``."""
 
+import json
 import os
+import sys
 import time
+from pathlib import Path
 
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -28,3 +31,33 @@ class SleepOnRank(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if get_rank() == self.rank and runner.iter == self.iteration:
             time.sleep(self.seconds)
+
+
+@HOOKS.register_module()
+class CountSteps(Hook):
+    """Writes what the device counted between the ends of two iterations, one JSON line each, to ``file``.RANK.
+
+    The first line has everything since the process started.
+    """
+
+    priority = "LOWEST"  # after all other hooks
+
+    def __init__(self, file: str):
+        self.file = Path(f"{file}.{get_rank()}")
+        self.seen: set[str] = set()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        device = sys.modules["torch_npu"]._C
+        counted = device.counts()
+        device.clear()
+        events, signatures = counted["events"], set(counted["signatures"])
+        row = {
+            "launches": counted["launches"],
+            "new_signatures": sorted(signatures - self.seen),
+            "events": events,
+            "syncs": sum(n for name, n in events.items() if name.startswith("sync:")),
+            "not_native": counted["not_native"],
+        }
+        self.seen |= signatures
+        with self.file.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
