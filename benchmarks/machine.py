@@ -11,7 +11,7 @@ from mmcv_overrides.errors import UserError
 
 # Dense peaks of the data sheets in TFLOP/s: (16 bit, TF32).
 DATA_SHEET = {"H200": (989, 495), "H100": (989, 495), "A100": (312, 156)}
-REPEATS = 3
+REPEATS = 10
 
 
 def refuse_simulated(accelerator: Accelerator) -> None:
