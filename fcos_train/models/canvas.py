@@ -16,6 +16,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from fcos_train.geometry.canvas import Canvas, inside, level_means, level_rows, level_shares
+from fcos_train.models.cpu_conv import QuickConv2d
 
 
 def obstacle(first: Sequence[nn.Module], second: Sequence[nn.Module]) -> str | None:
@@ -24,7 +25,7 @@ def obstacle(first: Sequence[nn.Module], second: Sequence[nn.Module]) -> str | N
         return "towers of different length"
     for one, other in zip(first, second, strict=True):
         for layer in (one, other):
-            if type(layer) is not ConvModule or type(layer.conv) is not nn.Conv2d or layer.order != ("conv", "norm", "act"):
+            if not isinstance(layer, ConvModule) or type(layer.conv) not in (nn.Conv2d, QuickConv2d) or layer.order != ("conv", "norm", "act"):
                 return f"a layer {type(getattr(layer, 'conv', layer)).__name__} in a tower"
             conv = layer.conv
             if (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) != ((3, 3), (1, 1), (1, 1), (1, 1), 1):

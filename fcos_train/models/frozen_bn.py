@@ -17,14 +17,18 @@ from mmcv.cnn import ConvModule
 from mmdet.models.backbones import resnet, resnext
 from torch import Tensor, nn
 
+from fcos_train.models.cpu_conv import QuickConv2d
+
+FOLDED = ("folded_scale", "folded_bias", "folded_weight")
 _BLOCKS = (resnet.BasicBlock, resnet.Bottleneck, resnext.Bottleneck)
 
 
-class FoldedConv2d(nn.Conv2d):
+class FoldedConv2d(QuickConv2d):
     """A Conv2d that applies the frozen norm behind it; made by :func:`fold_frozen_bn` alone.
 
     ``folded_scale`` [O, 1, 1, 1] and ``folded_bias`` [O] are constants; ``folded_weight`` too where the convolution
-    is frozen, else None. None of them is saved.
+    is frozen, else None. None of them is saved, nor a buffer: an EMA pairs the buffers of the model with those of a copy
+    that was made before the folding, by their order.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +49,13 @@ class FoldedConv2d(nn.Conv2d):
         scale = scale.view(-1, 1, 1, 1)
         weight = None if self.weight.requires_grad else self.weight * scale
         for name, value in (("scale", scale), ("bias", bias), ("weight", weight)):
-            self.register_buffer(f"folded_{name}", value, persistent=False)
+            setattr(self, f"folded_{name}", value)
+
+    def _apply(self, fn, recurse: bool = True):
+        for name in FOLDED:
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else fn(value))
+        return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -92,7 +102,7 @@ def unfold_frozen_bn(model: nn.Module) -> None:
     """Give every folded layer its own work back."""
     for module in model.modules():
         if type(module) is FoldedConv2d:
-            for name in ("folded_scale", "folded_bias", "folded_weight"):
+            for name in FOLDED:
                 delattr(module, name)
             module.__class__ = nn.Conv2d
             del module._partner

@@ -1,7 +1,7 @@
 """GroupNorm that is quick for maps in channels_last, where torch's kernels are not.
 
-On a CPU the backward pass for bf16: torch's kernel takes 3 to 4 times as long as the same sums written as tensor
-operations. On a CUDA device both passes, by Triton (:mod:`.group_norm_triton`), with the ReLU behind them. Everywhere
+On a CPU for bf16: torch's backward kernel takes 3 to 4 times as long as the same sums written as tensor operations, and
+so does its forward kernel for small maps. On a CUDA device both passes, by Triton (:mod:`.group_norm_triton`), with the ReLU behind them. Everywhere
 else, and under ``torch.compile``, which writes such kernels itself, torch's own operators run.
 """
 
@@ -15,6 +15,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SLOW_MAPS = range(64, 1024)  # positions for which torch's forward kernel on a CPU takes another, slower way
 MOST_CHANNELS = 4096  # a program of the Triton kernels holds all channels of a position
 
 
@@ -25,7 +26,10 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         batch, channels = x.shape[:2]
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
+        if x[0, 0].numel() in SLOW_MAPS:
+            y, mean, rstd = _forward(x, weight, bias, groups, eps)
+        else:
+            y, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.groups = groups
         return y
@@ -37,8 +41,9 @@ class _GroupNorm(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         rows, own = (t.permute(0, 2, 3, 1).reshape(batch, height * width, channels) for t in (grad, x))  # [B, N, C]
         split = (batch, ctx.groups, -1)
-        sums = rows.sum(1, dtype=torch.float32).view(split)  # [B, G, K]
-        products = (rows * own).sum(1, dtype=torch.float32).view(split)
+        # added up in float32 and rounded once, as a gradient of a weight is; asking for float32 would copy the maps
+        sums = rows.sum(1).float().view(split)  # [B, G, K]
+        products = (rows * own).sum(1).float().view(split)
         mean, rstd = mean.float().unsqueeze(2), rstd.float().unsqueeze(2)  # [B, G, 1]
         scale = weight.float().view(1, ctx.groups, -1)
         weighted = (sums * scale).sum(2, keepdim=True)
@@ -51,6 +56,21 @@ class _GroupNorm(torch.autograd.Function):
         by_weight = ((products - mean * sums) * rstd).sum(0).flatten()
         by_input = by_input.view(batch, height, width, channels).permute(0, 3, 1, 2)
         return by_input, by_weight.to(weight.dtype), sums.sum(0).flatten().to(weight.dtype), None, None
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``torch.native_group_norm``: y like x, mean and rstd [B, G]."""
+    batch, channels, height, width = x.shape
+    wide = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels).float()
+    size = height * width * channels // groups
+    mean, square = (part.sum(1).view(batch, groups, -1).sum(2) / size for part in (wide, wide * wide))
+    rstd = torch.rsqrt(torch.addcmul(square, mean, mean, value=-1).clamp_(min=0) + eps)
+    scale = rstd.unsqueeze(2) * weight.float().view(groups, -1)  # [B, G, K]
+    shift = torch.addcmul(bias.float().view(groups, -1), mean.unsqueeze(2), scale, value=-1)
+    wide = wide.mul_(scale.view(batch, 1, channels)).add_(shift.view(batch, 1, channels))
+    y = torch.empty_like(x)  # no view, as autograd wants it of a function
+    y.permute(0, 2, 3, 1).copy_(wide.view(batch, height, width, channels))
+    return y, mean, rstd
 
 
 class QuickGroupNorm(nn.GroupNorm):

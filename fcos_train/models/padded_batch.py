@@ -13,6 +13,7 @@ from fcos_train.geometry.canvas import canvas_grid, canvas_of
 from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.geometry.points import PointGrid, merge_levels
 from fcos_train.models.canvas import obstacle, run_towers
+from fcos_train.models.cpu_conv import shared_casts
 
 
 @MODELS.register_module()
@@ -62,7 +63,8 @@ class TakesPaddedObjects:
         if self.merge_levels and self.training:
             grid, outs = self.points_of_canvas(x)
         else:
-            outs = tuple(merge_levels(maps) for maps in self(x))
+            with shared_casts():
+                outs = tuple(merge_levels(maps) for maps in self(x))
             grid = self.grid([level.shape[-2:] for level in x], x[0].device)
         with torch.autocast(x[0].device.type, enabled=False):
             return self.loss_of_objects(grid, outs, batch_data_samples)

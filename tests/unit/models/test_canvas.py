@@ -8,7 +8,15 @@ from torch import nn
 
 from fcos_train.geometry.canvas import canvas_of, inside, level_rows, level_shares
 from fcos_train.models.canvas import _GroupNormReLU, _Pack
-from tests.support.heads import FCOS_TRICKS, SCENES, Scene, assert_equal, fcos_pair, fsaf_pair, losses_and_gradients_of_padded
+from tests.support.heads import (
+    FCOS_TRICKS,
+    SCENES,
+    Scene,
+    assert_equal,
+    fcos_pair,
+    fsaf_pair,
+    losses_and_gradients_of_padded,
+)
 
 COCO = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
 FCOS = {

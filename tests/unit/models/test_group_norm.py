@@ -20,7 +20,7 @@ def error(found, truth):
     return ((found - truth).norm() / truth.norm()).item()
 
 
-@pytest.mark.parametrize("size", [(20, 20), (3, 5), (1, 1)])
+@pytest.mark.parametrize("size", [(20, 20), (33, 33), (3, 5), (1, 1)])
 def test_as_exact_as_torchs_own(size):
     torch.manual_seed(0)
     layer = nn.GroupNorm(8, 32)
@@ -32,7 +32,7 @@ def test_as_exact_as_torchs_own(size):
     own = gradients(layer, x, grad)
     assert quick_group_norm(layer) == 1 and isinstance(layer, QuickGroupNorm)
     quick = gradients(layer, x, grad)
-    assert torch.equal(quick[0], own[0])
+    assert error(quick[0], truth[0]) <= error(own[0], truth[0]) + 1e-4
     for found, reference in zip(quick[1:], truth[1:], strict=True):
         assert error(found, reference) < 0.01
 
