@@ -22,11 +22,7 @@ OPERATORS = Path(__file__).resolve().parents[4] / "fcos_train" / "audit" / "nati
 # Native on the NPU, but storage, views and copies: the simulated device keeps PyTorch's own.
 MEMORY = Path(__file__).resolve().parents[2] / "memory_operators.txt"
 # torch_npu's autocast leaves these as they come, unlike CUDA's.
-_NOT_AUTOCAST = """
-_upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
-_upsample_nearest_exact3d linalg_vecdot rms_norm upsample_bicubic2d upsample_bilinear2d upsample_linear1d
-upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d vdot
-"""
+NOT_AUTOCAST = MEMORY.with_name("not_autocast.txt")
 
 
 def _load_library():
@@ -63,7 +59,7 @@ torch.utils.generate_methods_for_privateuse1_backend(
 _autocast = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # these replace registrations
-    for _name in _NOT_AUTOCAST.split():
+    for _name in NOT_AUTOCAST.read_text().split():
         _autocast.impl(_name, torch.library.fallthrough_kernel)
 torch.distributed.Backend.register_backend("hccl", _hccl, extended_api=True, devices=["npu"])
 _C.install_native(json.loads(OPERATORS.read_text())["native"], set(MEMORY.read_text().split()))

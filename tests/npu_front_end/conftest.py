@@ -1,0 +1,47 @@
+"""The product on the real torch_npu over stub libraries, in processes of their own: see README.md."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import commands
+
+HERE = Path(__file__).resolve().parent
+
+
+class FrontEnd:
+    """Runs commands where ``import torch`` brings the real torch_npu."""
+
+    def __init__(self, environment: dict[str, str]):
+        self.env = environment
+
+    def run(self, *args, **env: str) -> subprocess.CompletedProcess:
+        """``fcos-train ARGS``."""
+        return commands.run(*args, **{**self.env, **env})
+
+    def run_ranks(self, ranks: int, *args, **env: str) -> subprocess.CompletedProcess:
+        return commands.run_ranks(ranks, *args, **{**self.env, **env})
+
+    def python(self, *args) -> subprocess.CompletedProcess:
+        return commands._finish([sys.executable, *map(str, args)], None, 300, self.env)
+
+    def without_runtime(self, *args, **env: str) -> subprocess.CompletedProcess:
+        """``fcos-train ARGS`` where torch_npu is installed and none of Ascend's libraries are found."""
+        return self.run(*args, **{"LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""), **env})
+
+
+@pytest.fixture(scope="session")
+def npu() -> FrontEnd:
+    spec = importlib.util.spec_from_file_location("npu_front_end_build", HERE / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    try:
+        return FrontEnd(build.environment())
+    except build.Unavailable as reason:
+        pytest.skip(str(reason))

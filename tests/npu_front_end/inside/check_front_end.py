@@ -1,0 +1,135 @@
+"""What the real torch_npu registers, casts and refuses. Run by ``test_front_end.py`` in a process of its own."""
+
+import json
+import warnings
+from pathlib import Path
+
+import npu_front_end
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_npu
+
+ROOT = Path(__file__).resolve().parents[3]
+TIER_1 = ROOT / "tests" / "npu_sim"
+LISTS = json.loads((ROOT / "fcos_train" / "audit" / "native_operators.json").read_text())
+SCHEMAS = {f"{schema.name}.{schema.overload_name}".rstrip(".") for schema in torch._C._jit_get_all_schemas()}
+
+
+@pytest.fixture(autouse=True)
+def device():
+    torch.npu.set_device(0)
+    torch.npu.set_compile_mode(jit_compile=False)
+    yield
+    npu_front_end.forbid_waits(False)
+
+
+def listed(namespace: str, key: str) -> set[str]:
+    return {f"{namespace}::{name}" for name in LISTS[key]} & SCHEMAS
+
+
+def registered(namespace: str) -> set[str]:
+    """With a schema: torch_npu also registers its own operators' names in PyTorch's namespace, which calls nothing."""
+    return {name for name in npu_front_end.REGISTERED if name.startswith(f"{namespace}::")} & SCHEMAS
+
+
+def test_the_release_is_the_lists():
+    assert LISTS["source"] == f"torch_npu {torch_npu.__version__}"
+
+
+def test_the_native_list_is_what_is_registered():
+    live, native = registered("aten"), listed("aten", "native")
+    assert len(live) > 1000
+    assert live - native == set()
+    assert native - live == {"aten::_coalesce"}  # of sparse tensors: registered under their key
+    # in the list because the wheel's file has them among PyTorch's; they are torch_npu's own
+    assert {name for name in LISTS["native"] if f"aten::{name}" not in SCHEMAS} == {"copy_memory_", "empty_with_format"}
+
+
+def test_the_list_of_its_own_operators():
+    live, own = registered("npu"), listed("npu", "npu")
+    # made without a tensor to tell the device by: not registered under the device's key
+    factories = "empty_with_format empty_with_swapped_memory npu_dropout_gen_mask obfuscation_initialize unsafe_empty_with_format"
+    assert own - live == {f"npu::{name}" for name in factories.split()}
+    assert all(name.startswith(("npu::print_", "npu::save_", "npu::set_", "npu::super_kernel_")) for name in live - own)
+
+
+def test_every_operator_on_memory_is_native():
+    assert set((TIER_1 / "memory_operators.txt").read_text().split()) <= set(LISTS["native"])
+
+
+def test_autocast_is_cudas_but_for_the_named_ones():
+    cuda, npu = (set(torch._C._dispatch_get_registrations_for_dispatch_key(f"Autocast{key}")) for key in ("CUDA", "PrivateUse1"))
+    named = {f"aten::{name}" for name in (TIER_1 / "not_autocast.txt").read_text().split()}
+    aten = {name for name in cuda if name.startswith("aten::")}
+    assert aten - npu == named and npu - cuda == set()
+
+
+def test_autocast_leaves_upsampling_in_half():
+    with torch.autocast("npu", dtype=torch.float16):
+        y = F.conv2d(torch.ones(1, 1, 4, 4, device="npu"), torch.ones(1, 1, 1, 1, device="npu"))
+        assert y.dtype == torch.float16 and F.interpolate(y, scale_factor=2).dtype == torch.float16
+        assert torch.softmax(y, 1).dtype == torch.float32
+
+
+REFUSED = {
+    "aten::huber_loss.*FALLBACK_CPU_DISABLE": lambda: F.huber_loss(torch.ones(3).npu(), torch.ones(3).npu()),
+    "aten::nonzero_static.*FALLBACK_CPU_DISABLE": lambda: torch.nonzero_static(torch.ones(3).npu(), size=2),
+    "aten::lgamma.*FALLBACK_CPU_DISABLE": lambda: torch.ones(3).npu().lgamma(),
+    "Only contiguous_format": lambda: torch.ones(1, 2, 3, 4).npu().to(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refused_by_torch_npu(message):
+    with pytest.raises(RuntimeError, match=message):
+        REFUSED[message]()
+
+
+def test_double_becomes_float():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.ones(3).npu().double().dtype == torch.float32
+
+
+WAITING = {
+    "item": lambda t: t.sum().item(),
+    "nonzero": lambda t: t.nonzero(),
+    "mask": lambda t: t[t > 0],
+    "assignment by mask": lambda t: t.__setitem__(t > 0, 0.0),
+    "to the host": lambda t: t.cpu(),
+}
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_waits_are_refused(name):
+    t = torch.randn(4, device="npu")
+    npu_front_end.forbid_waits(True)
+    with pytest.raises(RuntimeError, match="synchronizing NPU operation|the host waits for the npu"):
+        WAITING[name](t)
+
+
+def test_generators_are_torch_npus():
+    torch.manual_seed(3)
+    state = torch.npu.get_rng_state()
+    host, first = torch.get_rng_state(), torch.rand(5, device="npu")
+    second = torch.rand(5, device="npu")
+    assert torch.equal(host, torch.get_rng_state()) and not torch.equal(first.cpu(), second.cpu())
+    torch.npu.set_rng_state(state)
+    assert torch.equal(torch.rand(5, device="npu").cpu(), first.cpu())
+
+
+def test_what_mmengine_and_the_overrides_ask_of_torch_npu():
+    from mmengine.device import get_device, is_npu_available
+    from mmengine.model import BaseDataPreprocessor
+
+    from mmcv_overrides import device
+
+    assert is_npu_available() and get_device() == "npu"
+    assert BaseDataPreprocessor().to("npu").device.type == "npu"
+    npu, reason = device.pick("npu")
+    assert npu.count() == 2 and npu.set_device(1) == torch.device("npu", 1) and reason == "device npu: asked for"
+    assert torch.npu.current_device() == 1 and npu.speed_fault() is not None
+    torch.empty(1 << 20, device="npu")
+    npu.synchronize()
+    assert npu.memory_mb() >= 4

@@ -1,0 +1,89 @@
+"""CPU kernels behind the real torch_npu: the last line of its ``__init__`` calls :func:`install`.
+
+``REGISTERED`` is what torch_npu had registered for the NPU before any of it was replaced.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+
+REGISTERED: frozenset[str] = frozenset()
+ADAPTER = None
+_LIBRARIES = []
+_MEMORY = Path(__file__).resolve().parents[2] / "npu_sim" / "memory_operators.txt"
+# Of these torch_npu's own launch operators where memory has to be rearranged.
+_LAUNCHES = {"clone", "contiguous", "copy_", "isnan"}
+
+
+def _adapter():
+    path = Path(os.environ["NPU_FRONT_END_ADAPTER"])
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def forbid_waits(on: bool) -> None:
+    """Raise where the host waits for the device: by torch_npu's own check, and in the operators whose kernels were replaced."""
+    import torch
+
+    torch.npu.set_sync_debug_mode("error" if on else "default")
+    ADAPTER.forbid_syncs(on)
+
+
+def install() -> None:
+    import torch
+    from torch_npu._init.registry import distributed
+
+    global REGISTERED, ADAPTER
+    REGISTERED = frozenset(torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1"))
+    ADAPTER = _adapter()
+
+    def hccl(options, _):
+        gloo = torch.distributed.ProcessGroupGloo(options.store, options.group_rank, options.group_size, options.timeout)
+        return ADAPTER.make_hccl(gloo)
+
+    distributed._new_process_group_hccl_helper = hccl
+    torch.npu.get_device_name = lambda device=None: "Simulated NPU"  # the stub's SoC has a real one's name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these replace registrations
+        ADAPTER.replace(_kernels(torch, REGISTERED) + _own_kernels(torch))
+
+
+def _kernels(torch, registered: frozenset[str]) -> list[str]:
+    """The registered aten operators, without those on memory and shapes: these stay torch_npu's own."""
+    memory = set(_MEMORY.read_text().split()) - _LAUNCHES
+    found = []
+    for schema in torch._C._jit_get_all_schemas():
+        name = f"{schema.name}.{schema.overload_name}".rstrip(".")
+        view = any(result.alias_info is not None and not result.alias_info.is_write for result in schema.returns)
+        kept = view and schema.name != "aten::contiguous" or name.removeprefix("aten::") in memory
+        if name.startswith("aten::") and name in registered and not kept:
+            found.append(name)
+    return found
+
+
+def _own_kernels(torch) -> list[str]:
+    """CPU kernels for the operators of torch_npu that its autograd and its casts go through; their names."""
+    aten = torch.ops.aten
+
+    def convolution(x, weight, bias, stride, padding, dilation, groups):
+        return aten.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+
+    def convolution_backward(x, grad, weight, stride, padding, dilation, groups, mask):
+        bias = [weight.shape[0]]
+        return aten.convolution_backward(grad, x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups, mask)
+
+    def cast(x, dtype):
+        return x.to(dtype)
+
+    kernels = {"npu_convolution": convolution, "npu_convolution_backward": convolution_backward}
+    kernels |= dict.fromkeys(("npu_dtype_cast", "_npu_dtype_cast", "npu_dtype_cast_backward", "_npu_dtype_cast_backward"), cast)
+    library = torch.library.Library("npu", "IMPL")
+    for name, kernel in kernels.items():
+        library.impl(name, kernel, "CPU")
+    _LIBRARIES.append(library)
+    return [f"npu::{name}" for name in kernels]
