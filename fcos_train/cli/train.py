@@ -27,7 +27,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--resume", nargs="?", const="auto", metavar="CKPT", help="go on from this checkpoint, or the newest readable")
     add("--load-from", metavar="CKPT", help="start from these weights")
     add("--pretrained", default="require", choices=("require", "auto", "none"), help="backbone weights: an error when absent, take them if there, or don't")
-    add("--step-mode", default="auto", choices=("auto", "eager", "compile", "graph", "mmdet"), help="how a step runs: fixed shapes (eager; compile: through torch.compile) or mmdet's own way (default auto: eager where the model has fixed shapes)")
+    add("--step-mode", default="auto", choices=("auto", "eager", "compile", "graph", "mmdet"), help="how a step runs: fixed shapes (eager; compile: through torch.compile; graph: one CUDA graph a step) or mmdet's own way (default auto: eager where the model has fixed shapes)")
     add("--no-validate", dest="validate", action="store_false", help="no evaluation during training")
     add("--no-check", dest="check", action="store_false", help="do not print the data report")
     add("--classes", nargs="+", metavar="NAME", help="train on these classes only")

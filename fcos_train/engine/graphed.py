@@ -187,7 +187,7 @@ class GraphedStep:
         for place, group in enumerate(self.wrapper.optimizer.param_groups):
             if group["lr"] != self._rates_on_device[place]:
                 self._rates_on_device[place] = float(group["lr"])
-                self._rates[place].fill_(group["lr"])
+                self._rates[place].fill_(self._rates_on_device[place])
 
     def _fixed(self) -> tuple:
         """What a capture relies on: addresses of all that lasts from step to step, and switches."""
@@ -211,7 +211,8 @@ class GraphedStep:
         try:
             recording.outputs, recording.replay = self._capture.capture(step)
         except RuntimeError as error:
-            first = str(error).splitlines()[0] if str(error) else ""
+            cause = error.__context__ or error  # ending a capture that went wrong fails once more
+            first = f"{type(cause).__name__}: {cause}".splitlines()[0]
             raise UserError(f"--step-mode graph: the step cannot be captured ({first}); {INSTEAD}") from error
         recording.fixed = fixed
         count, _, height, width = batch["inputs"].shape
