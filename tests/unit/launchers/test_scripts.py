@@ -198,3 +198,16 @@ def test_run_tests(sandbox, environment):
     assert done.returncode == 1 and "FAILED: ruff; shellcheck; import layers;" in done.stdout
     assert calls()[-1] == "-m pytest tests -rs -k box"
     assert sandbox.run("scripts/run_tests.sh", FAKE_PYTEST="1", **env).returncode == 1
+
+
+def test_run_front_end_tests(sandbox, environment):
+    env, calls = environment
+    build = sandbox.root / "tests" / "npu_front_end" / "build.py"
+    build.parent.mkdir(parents=True)
+    build.write_text("print('built')")
+    done = sandbox.run("scripts/run_front_end_tests.sh", "-x", **env)
+    assert done.returncode == 0 and "built\n" in done.stdout, done.stdout + done.stderr
+    assert calls()[-1] == "-m pytest tests/npu_front_end -m front_end -rs -x"
+    assert sandbox.run("scripts/run_front_end_tests.sh", FAKE_PYTEST="1", **env).returncode == 1
+    build.write_text("raise SystemExit('does not compile')")
+    assert sandbox.run("scripts/run_front_end_tests.sh", **env).returncode == 1
