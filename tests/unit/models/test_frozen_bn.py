@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.backbones import ResNet
+from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
 from fcos_train.models.frozen_bn import FoldedConv2d, fold_frozen_bn, folded_frozen_bn, unfold_frozen_bn
@@ -98,6 +99,21 @@ def test_copies_stand_alone():
     with torch.no_grad():
         net.layer4[0].conv1.weight.mul_(3)
     assert torch.equal(twin(x)[-1], before) and not torch.equal(net(x)[-1], before)
+
+
+def test_an_average_begun_before_the_folding_goes_on():
+    net = _net(depth=18, style="pytorch")
+    average = ExponentialMovingAverage(net, momentum=0.5)
+    fold_frozen_bn(net)
+    average.update_parameters(net)  # takes over the weights
+    net.layer4[0].conv1.weight.data.add_(1.0)
+    expected = net.layer4[0].conv1.weight.detach() - 0.5
+    average.update_parameters(net)
+    torch.testing.assert_close(average.module.layer4[0].conv1.weight, expected)
+    for (name, own), (other, value) in zip(net.named_buffers(), average.module.named_buffers(), strict=True):
+        assert name == other and torch.equal(own, value)
+    net.to(torch.float64)
+    assert net.conv1.folded_scale.dtype == net.layer4[0].conv1.folded_bias.dtype == torch.float64
 
 
 def test_a_thawed_norm_works_again():
