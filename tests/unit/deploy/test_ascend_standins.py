@@ -22,12 +22,12 @@ def detector(request, tmp_path_factory):
     return Detector.from_checkpoint(path, device="cpu")
 
 
-@pytest.mark.parametrize("end", ["raw", "decoded", "nms"])
-def test_detections_are_those_of_the_checkpoint(detector, tmp_path, end):
+@pytest.mark.parametrize("end,inside", [("raw", False), ("decoded", False), ("nms", False), ("nms", True)])
+def test_detections_are_those_of_the_checkpoint(detector, tmp_path, end, inside):
     from fcos_train.data.shapes import draw_image
     from fcos_train.deploy.onnx.export import ExportOptions, export_detector
 
-    options = ExportOptions(checkpoint="m.pth", end=end, shape=(HEIGHT, WIDTH))
+    options = ExportOptions(checkpoint="m.pth", end=end, shape=(HEIGHT, WIDTH), normalize_in_graph=inside)
     found = export_detector(detector, options, tmp_path / "m.onnx", say=lambda line: None)
     description = sidecar.read(found.sidecar)
     session = OnnxSession(found.path)
