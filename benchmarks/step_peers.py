@@ -34,6 +34,7 @@ from mmengine.structures import InstanceData  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from fcos_train.audit import step as trainer  # noqa: E402
+from fcos_train.engine import compiled  # noqa: E402
 from fcos_train.engine.config import load_config  # noqa: E402
 from mmcv_overrides.device import Accelerator  # noqa: E402
 
@@ -120,8 +121,8 @@ def forward_backward(model: nn.Module, losses: Callable[[], dict], scene: Scene,
     return total.detach()
 
 
-def ours(mode: str, half: bool) -> Callable[[Scene, str], Step]:
-    """The step as ``fcos-train train --step-mode MODE`` sets it up."""
+def ours(mode: str, half: bool, compile_first: bool = False) -> Callable[[Scene, str], Step]:
+    """The step as ``fcos-train train --step-mode MODE`` sets it up; ``compile_first``: a graph of compiled code."""
 
     def build(scene: Scene, part: str) -> Step:
         if mode == "graph" and part != "train":
@@ -138,11 +139,13 @@ def ours(mode: str, half: bool) -> Callable[[Scene, str], Step]:
         )
         trained = trainer.build(options)
         trained.model.load_state_dict(scene.weights)
+        if compile_first:
+            compiled.compile_losses(trained.model, print)
         data = trained.collate(scene.items())
         if scene.accelerator.name != "cpu":
             data = {"inputs": data["inputs"].pin_memory(), "data_samples": data["data_samples"].pin_memory()}
         if part == "train":
-            return lambda: trained.model.train_step(data, trained.wrapper)["loss"]
+            return lambda: trained.model.train_step(data, trained.wrapper)["loss"].detach()
         ready = trained.model.data_preprocessor(data, True)
         return lambda: forward_backward(trained.model, lambda: trained.model(**ready, mode="loss"), scene, half)
 
@@ -174,7 +177,7 @@ def mmdet(half: bool, dense: bool) -> Callable[[Scene, str], Step]:
                 losses = model.train_step(data, wrapper)
                 for value in losses.values():
                     value.item()
-                return losses["loss"]
+                return losses["loss"].detach()
 
             return train
         ready = model.data_preprocessor(data, True)
@@ -283,5 +286,6 @@ CONTESTANTS = {
     "eager bf16": Contestant("mmdet", True, ours("eager", True)),
     "compile bf16": Contestant("mmdet", True, ours("compile", True)),
     "graph bf16": Contestant("mmdet", True, ours("graph", True)),
+    "graph of compiled bf16": Contestant("mmdet", True, ours("graph", True, compile_first=True)),
 }
 FAMILIES = {"mmdet": mmdet(False, False), "torchvision": torchvision(False, False)}

@@ -44,7 +44,8 @@ def test_ours_and_mmdet_do_the_same_work(script, tmp_path):
     assert [(row["batch"], row["contestant"]) for row in report["rows"]] == [(b, name) for b in (1, 2) for name in names]
     for batch in (1, 2):
         rows = {row["contestant"]: row for row in report["rows"] if row["batch"] == batch}
-        assert [name for name, row in rows.items() if "absent" in row] == ["graph bf16"]
+        assert [name for name, row in rows.items() if "absent" in row] == ["graph bf16", "graph of compiled bf16"]
+        assert "needs --device cuda" in rows["graph bf16"]["absent"]
         ours, theirs = rows["eager fp32"], rows["mmdet fp32"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert rows["eager bf16"]["loss"] == pytest.approx(theirs["loss"], rel=0.02)
