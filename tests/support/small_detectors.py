@@ -119,7 +119,8 @@ def write_checkpoint(path: Path, config: Config, seed: int = 0) -> Path:
 
     import fcos_train.models  # noqa: F401  (registers the heads)
 
-    with DefaultScope.overwrite_default_scope("mmdet"):
+    with DefaultScope.overwrite_default_scope("mmdet"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of what `lively` leaves: biases
         model = lively(MODELS.build(config.model), seed)
     meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
     torch.save({"meta": meta, "state_dict": model.state_dict()}, path)
