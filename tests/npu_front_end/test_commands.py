@@ -28,8 +28,12 @@ def test_training_and_evaluation(trained):
     assert len(log_records(work_dir, "val")) == 1
 
 
-@pytest.mark.parametrize("flags", [("--loss-scale", "dynamic"), ("--opt-level", "bf16")], ids=lambda flags: flags[1])
-def test_every_precision(npu, shapes, tmp_path, flags):
+@pytest.mark.parametrize(
+    "flags",
+    [("--loss-scale", "dynamic"), ("--opt-level", "bf16"), ("--step-mode", "mmdet")],
+    ids=lambda flags: flags[1],
+)
+def test_other_ways_to_train(npu, shapes, tmp_path, flags):
     train(npu, shapes, tmp_path, "--max-iters", 2, "--no-validate", *flags)
     (record,) = log_records(tmp_path)
     assert 0 < record["loss"] < 6 and 0 < record["grad_norm"] < 100

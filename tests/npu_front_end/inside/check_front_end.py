@@ -72,6 +72,47 @@ def test_autocast_leaves_upsampling_in_half():
         assert torch.softmax(y, 1).dtype == torch.float32
 
 
+DIFFERENTIABLE = {  # of x, t [5, 4] and w [4]; among them all that torch_npu implements together with their derivative
+    "binary_cross_entropy_with_logits": lambda x, t, w: F.binary_cross_entropy_with_logits(x, t, t * 2, pos_weight=w),
+    "l1_loss": lambda x, t, w: F.l1_loss(x, t),
+    "smooth_l1_loss": lambda x, t, w: F.smooth_l1_loss(x, t, reduction="sum"),
+    "kl_div": lambda x, t, w: F.kl_div(x.log_softmax(1), t, reduction="batchmean"),
+    "one_hot": lambda x, t, w: x * F.one_hot(t.argmax(1), 4),
+    "cross_entropy": lambda x, t, w: F.cross_entropy(x, t.argmax(1), weight=w),
+    "linear": lambda x, t, w: F.linear(x, t),
+    "matmul": lambda x, t, w: (x[None] @ t.t()).pow(2),
+    "matrix by vector": lambda x, t, w: (x @ w).pow(2),
+    "softmax": lambda x, t, w: x.softmax(1) * t,
+    "where": lambda x, t, w: torch.where(t > 0.5, x, t),
+    "gather": lambda x, t, w: x.gather(1, t.argsort(1)).pow(2),
+    "index": lambda x, t, w: x[torch.tensor([0, 2, 0], device=x.device)].pow(2),
+    "topk": lambda x, t, w: x.topk(2)[0],
+    "logsigmoid": lambda x, t, w: F.logsigmoid(x),
+    "repeat_interleave": lambda x, t, w: x.repeat_interleave(2, 0).pow(2),
+    "cumsum": lambda x, t, w: x.cumsum(0) * t,
+    "norm": lambda x, t, w: x.norm(dim=1),
+    "layer_norm": lambda x, t, w: F.layer_norm(x, (4,), w) * t,
+    "pad": lambda x, t, w: F.pad(x, (1, 1)).pow(2),
+    "bilinear": lambda x, t, w: F.interpolate(x[None, None], scale_factor=2.0, mode="bilinear").pow(2),
+    "grid_sample": lambda x, t, w: F.grid_sample(x[None, None], t.reshape(1, 5, 2, 2), align_corners=False),
+    "adaptive_avg_pool2d": lambda x, t, w: F.adaptive_avg_pool2d(x[None, None], 2).pow(2),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_values_and_gradients_are_the_cpus(name):
+    generator = torch.Generator().manual_seed(0)
+    x, t, w = torch.randn(5, 4, generator=generator), torch.rand(5, 4, generator=generator), torch.rand(4, generator=generator)
+    found = []
+    for kind in ("npu", "cpu"):
+        start = x.to(kind).detach().requires_grad_()
+        value = DIFFERENTIABLE[name](start, t.to(kind), w.to(kind)).sum()
+        value.backward()
+        assert value.device.type == kind
+        found.append((value.detach().cpu(), start.grad.cpu()))
+    torch.testing.assert_close(*found)
+
+
 REFUSED = {
     "aten::huber_loss.*FALLBACK_CPU_DISABLE": lambda: F.huber_loss(torch.ones(3).npu(), torch.ones(3).npu()),
     "aten::nonzero_static.*FALLBACK_CPU_DISABLE": lambda: torch.nonzero_static(torch.ones(3).npu(), size=2),

@@ -51,6 +51,7 @@ def install() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these replace registrations
         ADAPTER.replace(_kernels(torch, REGISTERED) + _own_kernels(torch))
+        _composites(torch)
 
 
 def _kernels(torch, registered: frozenset[str]) -> list[str]:
@@ -87,3 +88,32 @@ def _own_kernels(torch) -> list[str]:
         library.impl(name, kernel, "CPU")
     _LIBRARIES.append(library)
     return [f"npu::{name}" for name in kernels]
+
+
+def _composites(torch) -> None:
+    """torch_npu implements these together with their derivative, above the kernels that were replaced."""
+    aten = torch.ops.aten
+    device = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
+
+    def one_hot(labels, classes=-1):
+        return aten.one_hot.default.redispatch(device, labels, classes)
+
+    def binary_cross_entropy_with_logits(*args, **kwargs):
+        from torch._decomp import decomposition_table  # slow to import
+
+        return decomposition_table[aten.binary_cross_entropy_with_logits.default](*args, **kwargs)
+
+    def matmul_backward(grad, a, b, mask):
+        rows, columns = a.unsqueeze(0) if a.dim() == 1 else a, b.unsqueeze(1) if b.dim() == 1 else b
+        batch = torch.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+        grad = grad.reshape(*batch, rows.shape[-2], columns.shape[-1])
+        of_a, of_b = (grad @ columns.mT).sum_to_size(rows.shape), (rows.mT @ grad).sum_to_size(columns.shape)
+        return of_a.reshape(a.shape), of_b.reshape(b.shape)
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("one_hot", one_hot, "AutogradPrivateUse1")
+    library.impl("binary_cross_entropy_with_logits", binary_cross_entropy_with_logits, "AutogradPrivateUse1")
+    for name in ("l1_loss", "kl_div"):
+        library.impl(name, getattr(aten, name).default.decompose, "AutogradPrivateUse1")
+    library.impl("matmul_backward", matmul_backward, "CPU")  # which has none of its own
+    _LIBRARIES.append(library)
