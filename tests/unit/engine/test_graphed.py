@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+from contextlib import contextmanager, nullcontext
+from unittest import mock
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from mmcv_overrides import device, precision
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
 from tests.support.steps import batch, sgd, small_model
-from tests.support.tape import TapedGraphs
+from tests.support.tape import Tape, TapedGraphs
 
 # Not narrower: torch's bf16 weight gradient of a stride-2 convolution on a map one pixel wide is wrong on a CPU (docs/log.md).
 WIDE, HIGH = (96, 128), (128, 96)
@@ -189,6 +191,42 @@ def test_refused_at_the_start(kind, launcher, counts, message):
     with pytest.raises(UserError, match=f"--step-mode graph: .*{message}.*--step-mode eager"):
         graphed.check(device.ACCELERATORS[kind], launcher, counts)
     graphed.check(device.ACCELERATORS["cuda"], "none", 1)
+
+
+def test_the_capture_itself_with_torch_cuda_replaced(monkeypatch):
+    """Streams, pool and graph are used as torch's documentation asks; what they do is left to a tape."""
+    calls, here = [], mock.Mock(name="current stream")
+    side = mock.Mock(name="side stream")
+    side.wait_stream.side_effect = lambda stream: calls.append(("side waits", stream))
+    here.wait_stream.side_effect = lambda stream: calls.append(("here waits", stream))
+
+    class Graph:
+        def replay(self):
+            calls.append(("replay", self))
+            self.tape.play()
+
+    @contextmanager
+    def graph(target, pool, stream, capture_error_mode):
+        calls.append(("capture", pool, stream, capture_error_mode))
+        with Tape() as target.tape:
+            yield
+        target.tape.rewind()
+
+    for name, value in {"Stream": lambda: side, "current_stream": lambda: here, "graph_pool_handle": lambda: (0, 7),
+                        "CUDAGraph": Graph, "graph": graph, "stream": lambda stream: nullcontext()}.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(graphed, "WARM_UP", 1)
+    one, two = ready(), ready()
+    first, second = sgd(one), sgd(two)
+    graphed.graph_step(two, second, lambda line: None)
+    for size in (WIDE, HIGH, WIDE, HIGH):
+        expected, found = (model.train_step(batch(0, size), wrapper) for model, wrapper in ((one, first), (two, second)))
+        torch.testing.assert_close(found["loss"], expected["loss"].detach())
+    warm = [("side waits", here), ("here waits", side)]
+    assert calls[:4] == warm * 2
+    captures = [call for call in calls if call[0] == "capture"]
+    assert captures == [("capture", (0, 7), side, "thread_local")] * 2
+    assert [call[0] for call in calls[4:]] == ["capture", "replay"] * 2
 
 
 def test_torch_has_what_the_capture_asks_for():
