@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from mmcv_overrides.precision import cast_weights, keep_losses_fp32
-from tests.support.heads import FCOS_TRICKS, WIDE_REGIONS, Scene, fcos_pair, fsaf_pair, losses_and_gradients
+from tests.support.heads import (
+    FCOS_TRICKS,
+    WIDE_REGIONS,
+    Scene,
+    fcos_pair,
+    fsaf_pair,
+    losses_and_gradients,
+    losses_and_gradients_of_padded,
+)
 
 UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # half the spacing of numbers at 1
 HEADS = {
@@ -26,8 +34,9 @@ SCENES = [(name, seed) for name in ("some", "many", "mixed") for seed in (0, 1)]
 
 def autocast(head, scene, dtype):
     """O1 and bf16: convolutions in half precision, weights in float32."""
+    run = losses_and_gradients_of_padded if getattr(head, "merge_levels", False) else losses_and_gradients
     with torch.autocast("cpu", dtype=dtype):
-        return losses_and_gradients(head, scene)
+        return run(head, scene)
 
 
 def half_weights(head, scene, dtype):
@@ -58,13 +67,12 @@ def root_mean_square(rows):
     return {k: math.sqrt(sum(row[k] ** 2 for row in rows) / len(rows)) for k in rows[0]}
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", HEADS)
-def test_noise_is_that_of_mmdets_head(name, way):
+def check(name, way, merge_levels=False):
     run, dtype = WAYS[way]
     ours, theirs, between = [], [], []
     for scene in (Scene(kind, seed=seed) for kind, seed in SCENES):
         head, stock = HEADS[name]()
+        head.merge_levels = merge_levels
         truth = losses_and_gradients(stock, scene)
         rounded, reference = run(head, scene, dtype), run(stock, scene, dtype)
         assert all(rounded[0][k].dtype == torch.float32 for k in truth[0] if "loss" in k)
@@ -79,3 +87,15 @@ def test_noise_is_that_of_mmdets_head(name, way):
         # and the comparison says something: half precision shows, but does not drown the result
         assert ours[key] < 16 * UNIT[dtype], key
     assert theirs["gradients"] > UNIT[dtype] / 4
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", HEADS)
+def test_noise_is_that_of_mmdets_head(name, way):
+    check(name, way)
+
+
+@pytest.mark.parametrize("way", ["bf16 autocast", "fp16 autocast"])
+@pytest.mark.parametrize("name", ["fcos", "fcos with all tricks", "fsaf", "fsaf, wide regions"])
+def test_noise_with_merged_levels_is_that_of_mmdets_head(name, way):
+    check(name, way, merge_levels=True)
