@@ -15,9 +15,9 @@ def train(npu, shapes, work_dir, *flags, run=None):
 
 @pytest.fixture(scope="module")
 def trained(npu, shapes, tmp_path_factory):
-    """A run of four steps at O1 with a static scale, and its evaluation."""
+    """A run of four steps at O1 with a static scale and a loader process, and its evaluation."""
     work_dir = tmp_path_factory.mktemp("front_end") / "o1"
-    return train(npu, shapes, work_dir, "--max-iters", 4, "--opt-level", "O1", "--loss-scale", 32), work_dir
+    return train(npu, shapes, work_dir, "--max-iters", 4, "--opt-level", "O1", "--loss-scale", 32, "--workers", 1), work_dir
 
 
 def test_training_and_evaluation(trained):
