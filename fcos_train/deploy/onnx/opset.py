@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
-
 from .deform_conv import FIRST_WITH_OPERATOR
 from .spec import DEFAULT_OPSET, ExportGraph
 
@@ -30,4 +28,6 @@ def choose(graph: ExportGraph, asked: int | None = None, usual: int | None = Non
 
 def deformable_convolutions(graph: ExportGraph) -> int:
     """How many the model has."""
+    from mmcv.ops import DeformConv2d, ModulatedDeformConv2d  # not before the overrides are in place
+
     return sum(isinstance(module, (DeformConv2d, ModulatedDeformConv2d)) for module in graph.model.modules())

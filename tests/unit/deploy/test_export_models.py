@@ -52,7 +52,8 @@ def test_each_model_and_end_is_the_same_as_pytorch(name, end, checkpoints, tmp_p
     reason = "for DeformConv, of 15 deformable convolutions" if result.opset == 19 else "the default"
     assert lines[0].endswith(f"opset {result.opset} ({reason})")
     assert all(found.fault is None and found.count > 0 for found in result.differences)
-    assert max(found.largest for found in result.differences) < 1e-3
+    step = 0.125  # of half precision above 64 px
+    assert max(found.largest for found in result.differences) <= (step if end == "ascend" else 1e-3)
     assert sum("largest difference" in line for line in lines) == len(result.differences)
     assert any("beside mmdet's own prediction" in line for line in lines) is (end == "ascend")
     levels, parts = 5, 3 if name.startswith("fcos") else 2
