@@ -16,7 +16,7 @@ def choose(graph: ExportGraph, asked: int | None = None, usual: int | None = Non
     deformable = graph.spec.end != "ascend" and deformable_convolutions(graph)
     if asked is not None:
         if deformable and asked < FIRST_WITH_OPERATOR:
-            return asked, f"as asked; deformable convolution in older operators, DeformConv is there from {FIRST_WITH_OPERATOR} on"
+            return asked, f"as asked; deformable convolution in older operators, DeformConv begins at {FIRST_WITH_OPERATOR}"
         return asked, "as asked"
     found = DEFAULT_OPSET[graph.spec.end] if usual is None else usual
     if deformable and found < FIRST_WITH_OPERATOR:
