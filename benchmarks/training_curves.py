@@ -3,7 +3,8 @@
     python benchmarks/training_curves.py --seeds 0 1 2 --jobs 2 --out benchmarks/results
 
 Both start from the same weights and see the same images in the same order, which is checked; from then on they differ
-by rounding. What counts is the mAP at the end. The task is made easy (one kind of shape) so that 200 steps from random
+by rounding. What counts is the mAP at the end. How far rounding alone carries is shown by a third run, ``--control``: mmdet's
+own, from weights changed in their last bit. The task is made easy (one kind of shape) so that 200 steps from random
 weights come to an mAP that says something. Every run is a process of its own. No times are taken.
 """
 
@@ -38,6 +39,7 @@ from mmcv_overrides import device  # noqa: E402
 from mmcv_overrides.errors import UserError  # noqa: E402
 
 MODES = ("eager", "mmdet")
+CONTROL = "nudged"  # mmdet's step from other roundings of the same weights
 EPOCH = 25  # steps
 AIM = 0.02  # largest difference of the mAP
 
@@ -48,14 +50,17 @@ class Recorder(Hook):
 
     priority = "VERY_HIGH"  # sees the weights before the fixed-shape step lays them out
 
-    def __init__(self, file: str):
-        self.file, self.record = Path(file), {"images": [], "losses": []}
+    def __init__(self, file: str, nudge: bool = False):
+        self.file, self.nudge, self.record = Path(file), nudge, {"images": [], "losses": []}
 
     def before_train(self, runner) -> None:
         digest = hashlib.sha256()
         for name, value in sorted(runner.model.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         self.record["weights"] = digest.hexdigest()
+        if self.nudge:
+            for weight in runner.model.parameters():
+                weight.data.mul_(1 + torch.finfo(weight.dtype).eps)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.record["images"].append([sample.img_id for sample in data_batch["data_samples"]])
@@ -103,7 +108,7 @@ def one(args: argparse.Namespace) -> None:
     place = args.work_dir / f"{mode}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
     cfg = config(args)
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="Recorder", file=str(place / "record.json"))]
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="Recorder", file=str(place / "record.json"), nudge=mode == CONTROL)]
     cfg.dump(place / "run.py")
     options = TrainOptions(
         config=str(place / "run.py"),
@@ -111,7 +116,7 @@ def one(args: argparse.Namespace) -> None:
         work_dir=str(place),
         device=args.device,
         opt_level=args.opt_level,
-        step_mode=mode,
+        step_mode="mmdet" if mode == CONTROL else mode,
         seed=int(seed),
         auto_lr=False,
         check=False,
@@ -136,7 +141,8 @@ def run_all(args: argparse.Namespace) -> dict[tuple[str, int], dict]:
         print(f"{pair[0]} seed {pair[1]}: mAP {record['metrics']['bbox_mAP']:.4f}", flush=True)
         return record
 
-    pairs = [(mode, seed) for seed, mode in product(args.seeds, MODES)]
+    modes = (*MODES, CONTROL) if args.control else MODES
+    pairs = [(mode, seed) for seed, mode in product(args.seeds, modes)]
     with ThreadPoolExecutor(args.jobs) as pool:
         return dict(zip(pairs, pool.map(run, pairs)))
 
@@ -148,16 +154,18 @@ def _flag(name: str) -> str:
 def check_alike(records: dict[tuple[str, int], dict], seeds: list[int]) -> None:
     """Raises RuntimeError where the two runs of a seed did not start or go on with the same."""
     for seed in seeds:
-        ours, theirs = (records[mode, seed] for mode in MODES)
+        runs = [record for (_, other), record in records.items() if other == seed]
         for what in ("weights", "images"):
-            if ours[what] != theirs[what]:
+            if any(run[what] != runs[0][what] for run in runs):
                 raise RuntimeError(f"seed {seed}: the runs differ in their {what}; their results cannot be compared")
 
 
 def table(records: dict[tuple[str, int], dict], seeds: list[int]) -> tuple[str, dict]:
     """Text for people, and the figures of the comparison."""
     lines = [f"{'seed':<6}{'mAP ours':>10}{'mmdet':>9}{'diff':>9}{'mAP50 ours':>12}{'mmdet':>9}{'loss ours':>11}{'mmdet':>9}{'first diff':>12}"]
-    differences = {}
+    if (CONTROL, seeds[0]) in records:
+        lines[0] += f"{'mmdet nudged':>14}{'diff':>9}"
+    differences, controls = {}, {}
     for seed in seeds:
         ours, theirs = (records[mode, seed] for mode in MODES)
         a, b = ours["metrics"], theirs["metrics"]
@@ -168,9 +176,20 @@ def table(records: dict[tuple[str, int], dict], seeds: list[int]) -> tuple[str, 
             f"{seed:<6}{a['bbox_mAP']:>10.4f}{b['bbox_mAP']:>9.4f}{differences[seed]:>+9.4f}{a['bbox_mAP_50']:>12.4f}"
             f"{b['bbox_mAP_50']:>9.4f}{last[0]:>11.4f}{last[1]:>9.4f}{first:>12.1e}"
         )
-    mean, largest = statistics.mean(differences.values()), max(map(abs, differences.values()))
-    lines.append(f"mean difference {mean:+.4f}, largest {largest:.4f}; the aim is {AIM}")
-    return "\n".join(lines), {"mAP_difference": differences, "mean": mean, "largest": largest}
+        control = records.get((CONTROL, seed))
+        if control:
+            controls[seed] = control["metrics"]["bbox_mAP"] - b["bbox_mAP"]
+            lines[-1] += f"{control['metrics']['bbox_mAP']:>14.4f}{controls[seed]:>+9.4f}"
+    figures = {"mAP_difference": differences, **_spread(differences)}
+    lines.append("ours - mmdet: mean {mean:+.4f}, largest {largest:.4f}; the aim is ".format(**figures) + str(AIM))
+    if controls:
+        figures["control"] = {"mAP_difference": controls, **_spread(controls)}
+        lines.append("mmdet nudged - mmdet: mean {mean:+.4f}, largest {largest:.4f}".format(**figures["control"]))
+    return "\n".join(lines), figures
+
+
+def _spread(differences: dict[int, float]) -> dict[str, float]:
+    return {"mean": statistics.mean(differences.values()), "largest": max(map(abs, differences.values()))}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -185,6 +204,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--lr", type=float, default=0.004)
     add("--size", type=int, nargs=2, default=(192, 144), metavar=("W", "H"))
     add("--classes", nargs="+", default=["circle"], help=f"of {', '.join(CLASSES)}, cross")
+    add("--control", action="store_true", help="a third run for each seed: mmdet's from weights changed in their last bit")
     add("--val", type=int, default=200, help="images to evaluate on")
     add("--jobs", type=int, default=1, help="runs at a time")
     add("--work-dir", type=Path, help="default: a temporary folder")

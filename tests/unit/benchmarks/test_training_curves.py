@@ -37,7 +37,15 @@ def test_figures(script, records):
     assert (figures["mean"], figures["largest"]) == (pytest.approx(-0.01), pytest.approx(0.03))
     assert text.splitlines()[1].split() == ["0", "0.2500", "0.2400", "+0.0100", "0.5000", "0.4800", "1.5000", "1.5000", "0.0e+00"]
     assert text.splitlines()[2].endswith("9.1e-02")
-    assert text.endswith("mean difference -0.0100, largest 0.0300; the aim is 0.02")
+    assert text.endswith("ours - mmdet: mean -0.0100, largest 0.0300; the aim is 0.02")
+
+
+def test_figures_of_the_control(script, records):
+    records["nudged", 0], records["nudged", 7] = run(0.20, [2.0, 1.0]), run(0.25, [3.3, 1.1])
+    text, figures = script.table(records, [0, 7])
+    assert figures["control"]["mAP_difference"] == {0: pytest.approx(-0.04), 7: pytest.approx(0.02)}
+    assert text.splitlines()[1].split()[-2:] == ["0.2000", "-0.0400"]
+    assert text.endswith("mmdet nudged - mmdet: mean -0.0100, largest 0.0400")
 
 
 @pytest.mark.parametrize(("what", "other"), [("weights", "cd"), ("images", [[1, 2], [4, 3]])])
