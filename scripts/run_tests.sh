@@ -40,7 +40,7 @@ ensure_installed dev
 check "ruff" tool ruff check .
 check "shellcheck" check_shell
 check "import layers" tool lint-imports
-check "tests" "$PYTHON" -m pytest tests -rs "$@"
+check "tests" "$PYTHON" -m pytest tests -rs --durations=25 "$@"
 
 if ((${#failed[@]})); then
     stage "FAILED: $(printf '%s; ' "${failed[@]}")"

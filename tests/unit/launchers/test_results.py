@@ -132,7 +132,8 @@ def test_a_signal_leaves_no_child(real_torchrun, ranks, sent, status, follow):
     command, env = real_torchrun.command("test/train_full_1p.sh", f"--data_path={real_torchrun.data}", f"--nproc={ranks}")
     env |= {"FAKE_SLEEP": "1", "FCOS_FOLLOW": follow}
     launcher = subprocess.Popen(
-        command, cwd=real_torchrun.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=real_torchrun.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
     files = [real_torchrun.record / f"pids{rank}" for rank in range(ranks)]
     deadline = time.monotonic() + 60
