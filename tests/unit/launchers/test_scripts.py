@@ -191,7 +191,7 @@ def test_run_tests(sandbox, environment):
     seen = calls()
     assert "pip install -qq --disable-pip-version-check -c FILE -e ROOT[dev]" in seen
     assert [call.split()[0] for call in seen[-4:]] == ["ruff", "shellcheck", "lint-imports", "-m"]
-    assert seen[-1] == "-m pytest tests -rs"
+    assert seen[-1] == "-m pytest tests -rs --durations=25"
     assert {"test/lib.sh", "scripts/eval.sh", ".ci/run"} <= set(seen[-3].split())
     # every check runs, and one failure fails the whole
     done = sandbox.run("scripts/run_tests.sh", "-k", "box", FAKE_LINT="1", **env)
