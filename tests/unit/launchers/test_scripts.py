@@ -196,7 +196,7 @@ def test_run_tests(sandbox, environment):
     # every check runs, and one failure fails the whole
     done = sandbox.run("scripts/run_tests.sh", "-k", "box", FAKE_LINT="1", **env)
     assert done.returncode == 1 and "FAILED: ruff; shellcheck; import layers;" in done.stdout
-    assert calls()[-1] == "-m pytest tests -rs -k box"
+    assert calls()[-1] == "-m pytest tests -rs --durations=25 -k box"
     assert sandbox.run("scripts/run_tests.sh", FAKE_PYTEST="1", **env).returncode == 1
 
 
