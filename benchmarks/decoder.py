@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from fcos_train.deploy.decoder import Boxes, Decoder, DecodeRule
+from mmcv_overrides.device import ACCELERATORS
 
 SIZE, CLASSES, STRIDES, OBJECTS = 512, 80, (8, 16, 32, 64, 128), 40
 
@@ -96,11 +97,6 @@ def _iou_of_one(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return inter / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - inter)
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def measure(maps: tuple, thr: float, rounds: int) -> str:
     decoder = Decoder(DecodeRule(score_thr=thr))
     ours = lambda: decoder(*maps, image_size=(SIZE, SIZE))  # noqa: E731
@@ -130,7 +126,7 @@ def main() -> None:
     args = parser.parse_args()
     lines = [
         "python benchmarks/decoder.py",
-        f"{args.date}, {cpu_name()}, one core, numpy {np.__version__}, Python {platform.python_version()}",
+        f"{args.date}, {ACCELERATORS['cpu'].title()}, one core, numpy {np.__version__}, Python {platform.python_version()}",
         f"{SIZE}x{SIZE}, {CLASSES} classes, {sum((SIZE // s) ** 2 for s in STRIDES)} points, {OBJECTS} objects; "
         f"medians of {args.rounds} calls each, in turn; other load of the machine: {os.getloadavg()[0]:.1f} processes",
     ]

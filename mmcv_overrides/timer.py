@@ -80,12 +80,14 @@ class ClockHook(IterTimerHook):
         self._mark, self._paused_at_mark = time.perf_counter(), 0.0
         self._data_ready = self._mark
         self._val_start = self._mark
+        self._no_speed: str | None = None
 
     def _restart(self) -> None:
         self._mark, self._paused_at_mark = time.perf_counter(), CLOCKS.paused
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
+        self._no_speed = current().speed_fault()  # asks the driver: not in every iteration
         if not getattr(runner, "_resume", False):
             CLOCKS.load_state_dict(asdict(Clocks()))
 
@@ -117,10 +119,9 @@ class ClockHook(IterTimerHook):
             CLOCKS.train, CLOCKS.data = CLOCKS.train + spent, CLOCKS.data + waited
             CLOCKS.samples += samples
         self.done_in_epoch += 1
-        no_speed = current().speed_fault()
-        hub.update_info("fps", None if no_speed else CLOCKS.fps)
+        hub.update_info("fps", None if self._no_speed else CLOCKS.fps)
         if self._log_line_follows(runner, batch_idx):
-            hub.update_info("fps_window", None if no_speed else self.window_samples / self.window_s)
+            hub.update_info("fps_window", None if self._no_speed else self.window_samples / self.window_s)
             self.window_s, self.window_samples = 0.0, 0
 
     @staticmethod

@@ -28,8 +28,9 @@ from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
 
+from .compiled import MOST_GRAPHS
+
 WARM_UP = 3  # uncaptured steps of a shape; with three of them cuDNN, cuBLAS and the allocator have settled
-MOST_GRAPHS = 64
 INSTEAD = "--step-mode eager runs the same step without a graph"
 Outputs = tuple[Tensor, Tensor]
 

@@ -8,14 +8,13 @@ model has the fixed-shape form and ``mmdet`` where not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from torch import Tensor, nn
+from torch import nn
 
 from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
@@ -58,9 +57,9 @@ def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> li
         graphed.check(accelerator, options.launcher, cfg.optim_wrapper.get("accumulative_counts", 1))
     cfg.model.bbox_head["type"] = head
     dense = _channels_last_pays(cfg, options, accelerator)
-    cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), ConfigDict(type=HOOK, channels_last=dense, mode=mode)]
-    # there the host launches slower than the device computes; elsewhere the larger canvas costs more than it saves
-    cfg.custom_hooks[-1]["merge_levels"] = accelerator.name == "npu"
+    # on an NPU the host launches slower than the device computes; elsewhere the larger canvas costs more than it saves
+    hook = ConfigDict(type=HOOK, channels_last=dense, mode=mode, merge_levels=accelerator.name == "npu")
+    cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), hook]
     batches = set_batch(cfg, dense)
     if mode != "eager" and not fixed_shapes(cfg):
         raise UserError(
@@ -148,28 +147,6 @@ def make_ready(
         compiled.compile_losses(model, log)
     elif mode == "graph":
         graphed.graph_step(model, wrapper, log)
-
-
-def step_of(
-    model: nn.Module, wrapper: StepOptimWrapper, batch: dict, mode: str = "eager", channels_last: bool = False
-) -> Callable[[], dict[str, Tensor]]:
-    """For benchmarks: a whole training step (copy to the device, forward, backward, update) on one batch.
-
-    What a mode does once is done before this returns, in ordinary steps that move the weights: compilation in one,
-    warm-up and capture in ``graphed.WARM_UP + 1``. To capture a compiled step, call
-    :func:`.compiled.compile_losses` on the model first.
-
-    Args:
-        model: a detector with a fixed-shape head in training mode, on its device. wrapper: from the trainer's config or
-            ``StepOptimWrapper(torch.optim.SGD(..., fused=True))``. batch: what ``fixed_shape_collate`` gives.
-    Returns:
-        a function without arguments; call it for a step. It gives the losses, 0-d on the device, and waits for nothing.
-    """
-    make_ready(model, wrapper, print, channels_last, mode)
-    step = partial(model.train_step, batch, wrapper)
-    for _ in range(graphed.WARM_UP + 1 if mode == "graph" else 1):
-        step()
-    return step
 
 
 def lay_out(model: nn.Module, wrapper) -> None:

@@ -8,13 +8,13 @@ import torch
 from mmdet.models.dense_heads import FCOSHead
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcos_train.geometry.assignment import FcosTargets, fcos_targets
 from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.iou import centerness
 from fcos_train.geometry.padded import PaddedObjects
-from fcos_train.geometry.points import LevelSpec, PointGrid, merge_levels, point_grid
+from fcos_train.geometry.points import LevelSpec, PointGrid, point_grid
 from fcos_train.models.losses import (
     EPS,
     attach,
@@ -85,9 +85,6 @@ class StaticFCOSHead(TakesPaddedObjects, FCOSHead):
         """Losses of merged predictions."""
         return self.loss_by_points(grid, *outs, objects.boxes, objects.labels, objects.count)
 
-    def towers(self) -> tuple[nn.ModuleList, nn.ModuleList]:
-        return self.cls_convs, self.reg_convs
-
     def predictions(self, grid: PointGrid, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`forward` does behind the towers, for a canvas: logits, sides and centers, [B, K, N] each."""
         centers = self.conv_centerness(reg_feat if self.centerness_on_reg else cls_feat)
@@ -114,16 +111,8 @@ class StaticFCOSHead(TakesPaddedObjects, FCOSHead):
         Returns:
             loss_cls, loss_bbox, loss_centerness: 0-d f32 on the device.
         """
-        grid = self.grid([level.shape[-2:] for level in cls_scores], cls_scores[0].device)
-        return self.loss_by_points(
-            grid,
-            merge_levels(cls_scores),
-            merge_levels(bbox_preds),
-            merge_levels(centernesses),
-            boxes,
-            labels,
-            count,
-        )
+        grid, outs = self.points_of_levels((cls_scores, bbox_preds, centernesses))
+        return self.loss_by_points(grid, *outs, boxes, labels, count)
 
     def loss_by_points(
         self,

@@ -10,12 +10,12 @@ from mmdet.models.task_modules.assigners import CenterRegionAssigner
 from mmdet.models.task_modules.coders import TBLRBBoxCoder
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcos_train.geometry.assignment import FsafTargets, fsaf_targets
 from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.padded import PaddedObjects
-from fcos_train.geometry.points import LevelSpec, PointGrid, merge_levels, point_grid
+from fcos_train.geometry.points import LevelSpec, PointGrid, point_grid
 from fcos_train.models.losses import attach, box_loss, check_focal, corner_loss, focal_loss, own_class
 from fcos_train.models.padded_batch import TakesPaddedObjects
 from mmcv_overrides.errors import UserError
@@ -97,9 +97,6 @@ class StaticFSAFHead(TakesPaddedObjects, FSAFHead):
         padded = objects.boxes, objects.labels, objects.count
         return self.loss_by_points(grid, *outs, *padded, padded_size=objects.padded_size, ignore=objects.ignore)
 
-    def towers(self) -> tuple[nn.ModuleList, nn.ModuleList]:
-        return self.cls_convs, self.reg_convs
-
     def predictions(self, grid: PointGrid, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, Tensor]:
         """What :meth:`forward` does behind the towers, for a canvas: logits and sides, [B, K, N] each."""
         return self.retina_cls(cls_feat).flatten(2), self.relu(self.retina_reg(reg_feat)).flatten(2)
@@ -124,17 +121,8 @@ class StaticFSAFHead(TakesPaddedObjects, FSAFHead):
         Returns:
             loss_cls, loss_bbox; and for the log num_pos (per image) and pos_recall (per cent). 0-d f32.
         """
-        grid = self.grid([level.shape[-2:] for level in cls_scores], cls_scores[0].device)
-        return self.loss_by_points(
-            grid,
-            merge_levels(cls_scores),
-            merge_levels(bbox_preds),
-            boxes,
-            labels,
-            count,
-            padded_size,
-            ignore,
-        )
+        grid, outs = self.points_of_levels((cls_scores, bbox_preds))
+        return self.loss_by_points(grid, *outs, boxes, labels, count, padded_size, ignore)
 
     def loss_by_points(
         self,

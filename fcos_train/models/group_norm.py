@@ -1,8 +1,8 @@
 """GroupNorm that is quick for maps in channels_last, where torch's kernels are not.
 
 On a CPU for bf16: torch's backward kernel takes 3 to 4 times as long as the same sums written as tensor operations, and
-so does its forward kernel for small maps. On a CUDA device both passes, by Triton (:mod:`.group_norm_triton`), with the ReLU behind them. Everywhere
-else, and under ``torch.compile``, which writes such kernels itself, torch's own operators run.
+so does its forward kernel for small maps. On a CUDA device both passes, by Triton (:mod:`.group_norm_triton`), with the
+ReLU behind them. Everywhere else, and under ``torch.compile``, which writes such kernels itself, torch's own run.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class FixedShapePreprocessor(DetDataPreprocessor):
 class TakesPaddedObjects:
     """A head whose ``loss`` takes :class:`PaddedObjects` beside mmdet's list of samples.
 
-    The head has ``grid``, ``towers`` (two module lists), ``predictions`` (of the two features of a canvas) and
-    ``loss_of_objects``.
+    The head has the towers ``cls_convs`` and ``reg_convs``, ``grid``, ``predictions`` (of the two features of a canvas)
+    and ``loss_of_objects``.
 
     Attributes:
         merge_levels: run the towers over all levels at once in training, where :meth:`canvas_obstacle` is None.
@@ -64,17 +64,21 @@ class TakesPaddedObjects:
             grid, outs = self.points_of_canvas(x)
         else:
             with shared_casts():
-                outs = tuple(merge_levels(maps) for maps in self(x))
-            grid = self.grid([level.shape[-2:] for level in x], x[0].device)
+                grid, outs = self.points_of_levels(self(x))
         with torch.autocast(x[0].device.type, enabled=False):
             return self.loss_of_objects(grid, outs, batch_data_samples)
 
     def canvas_obstacle(self) -> str | None:
         """Why the levels cannot be merged; None when they can."""
-        return obstacle(*self.towers())
+        return obstacle(self.cls_convs, self.reg_convs)
+
+    def points_of_levels(self, outs: Sequence[Sequence[Tensor]]) -> tuple[PointGrid, tuple[Tensor, ...]]:
+        """Maps of each level of each prediction, as :meth:`forward` gives them -> their points, predictions [B, K, P]."""
+        grid = self.grid([level.shape[-2:] for level in outs[0]], outs[0][0].device)
+        return grid, tuple(merge_levels(maps) for maps in outs)
 
     def points_of_canvas(self, x: Sequence[Tensor]) -> tuple[PointGrid, tuple[Tensor, ...]]:
         """Maps [B, C, H, W] of each level -> the points of their canvas and the predictions there, [B, K, N] each."""
         canvas = canvas_of(tuple((int(level.shape[2]), int(level.shape[3])) for level in x))
         grid = canvas_grid(canvas, self._level_spec, x[0].device)
-        return grid, self.predictions(grid, *run_towers(canvas, x, *self.towers()))
+        return grid, self.predictions(grid, *run_towers(canvas, x, self.cls_convs, self.reg_convs))

@@ -90,15 +90,18 @@ def test_graph_is_for_a_gpu_and_one_process():
     assert line.startswith("fixed-shape step: FCOS head, mode graph; the first 3 steps of every shape run uncaptured")
 
 
-def test_a_step_for_benchmarks(monkeypatch):
-    model = small_model("fcos-gn")
-    step = static.step_of(model, sgd(model), batch(0))
-    losses = [step()["loss"].item() for _ in range(6)]
-    assert losses[-1] < losses[0]  # one batch, seven updates
+def test_a_model_made_ready_takes_its_steps(monkeypatch):
+    def losses(mode: str, steps: int) -> list[float]:
+        model = small_model("fcos-gn")
+        wrapper = sgd(model)
+        static.make_ready(model, wrapper, print, mode=mode)
+        return [model.train_step(batch(0), wrapper)["loss"].item() for _ in range(steps)]
+
+    eager = losses("eager", 7)
+    assert eager[-1] < eager[1]  # one batch, seven updates
     monkeypatch.setattr(static.graphed, "CudaGraphs", TapedGraphs)
-    other = small_model("fcos-gn")
-    step = static.step_of(other, sgd(other), batch(0), mode="graph")
-    assert step()["loss"].item() == pytest.approx(losses[static.graphed.WARM_UP], rel=1e-5)  # the fifth update of both
+    captured = static.graphed.WARM_UP + 2
+    assert losses("graph", captured)[-1] == pytest.approx(eager[captured - 1], rel=1e-5)  # the fifth update of both
 
 
 @pytest.mark.parametrize(("kind", "level", "dense"), [("cpu", "O1", True), ("npu", "O1", False), ("cuda", "O1", False)])
