@@ -21,6 +21,7 @@ from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
 
 from ..models import STOCK, static_head_of
+from ..models.cpu_block import quick_blocks
 from ..models.cpu_conv import quick_conv
 from ..models.frozen_bn import fold_frozen_bn
 from ..models.group_norm import quick_group_norm, triton_fault
@@ -140,6 +141,7 @@ def make_ready(
         model.bbox_head.merge_levels = obstacle is None
         log("the head's levels are merged" if obstacle is None else f"levels one by one: {obstacle}")
     quick_conv(model)
+    quick_blocks(model)
     quick_group_norm(model)
     if channels_last:
         lay_out(model, wrapper)

@@ -7,8 +7,9 @@ maps of a pyramid oneDNN's convolution kernels need up to 3.5 times as long, abo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,17 @@ def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return _casts[key]
 
 
+def is_bf16_of_cpu(x: Tensor) -> bool:
+    """Whether ``x`` is a map for which this module has quicker ways than torch, and nothing else compiles the model."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.bfloat16
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+    )
+
+
 def pixels_of(x: Tensor) -> Tensor:
     """[B, C, H, W] in channels_last -> [B * H * W, C], a view."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
@@ -69,12 +81,79 @@ def _product(pixels: Tensor, matrix: Tensor, bias: Tensor | None, size: tuple[in
     return maps
 
 
+class Geometry(NamedTuple):
+    """How a convolution moves over its map; all for (rows, columns)."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> Geometry:
+        return cls(conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+POINTWISE = Geometry((1, 1), (0, 0), (1, 1), 1)  # with a 1x1 kernel
+SAME = Geometry((1, 1), (1, 1), (1, 1), 1)  # with a 3x3 kernel
+
+
+def thinned(x: Tensor, stride: int) -> Tensor:
+    """The positions that a 1x1 convolution of this stride reads, in channels_last."""
+    return x if stride == 1 else x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+
+
+def spread(near: Tensor, shape: Sequence[int], stride: int) -> Tensor:
+    """The reverse of :func:`thinned`, with zeros elsewhere: [B, C, H, W] of ``shape``."""
+    if stride == 1:
+        return near
+    batch, channels, height, width = shape
+    wide = torch.zeros(batch, height, width, channels, dtype=near.dtype).permute(0, 3, 1, 2)
+    wide[:, :, ::stride, ::stride] = near
+    return wide
+
+
+def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, onto: Tensor | None = None) -> Tensor:
+    """Gradient of the input.
+
+    Args:
+        grad, x: [B, O, h, w] and [B, C, H, W] in channels_last. weight: [O, C / groups, k, k]. All of one 16-bit type.
+        onto: as x; the gradient is added to it in its memory. None: a new tensor.
+    """
+    plain = where == POINTWISE and weight.shape[2:] == (1, 1)
+    if plain and onto is not None:
+        pixels_of(onto).addmm_(pixels_of(grad), weight.flatten(1))
+        return onto
+    if plain and x[:, 0].numel() <= MOST_PIXELS:
+        return _product(pixels_of(grad), weight.flatten(1), None, (len(x), *x.shape[2:]))
+    found = _backward(grad, x, weight, where, 0)
+    return found if onto is None else onto.add_(found)
+
+
+def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, patches: Tensor | None = None) -> Tensor:
+    """Gradient of the weight; arguments as for :func:`by_input`, ``patches`` of x where they are at hand."""
+    if where == POINTWISE and weight.shape[2:] == (1, 1) and x[:, 0].numel() <= MOST_PIXELS:
+        return (pixels_of(grad).t() @ pixels_of(x)).view_as(weight)
+    if where == SAME and weight.shape[2:] == (3, 3) and x[0, 0].numel() <= SMALL_MAP:
+        product = pixels_of(grad).t() @ (patches_of(x) if patches is None else patches)
+        return product.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
+    return _backward(grad, x, weight, where, 1)
+
+
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, which: int) -> Tensor:
+    """torch's own gradient of the input (0) or of the weight (1)."""
+    stride, padding, dilation, groups = where
+    wanted = [index == which for index in range(3)]
+    rest = (stride, padding, dilation, False, (0, 0), groups, wanted)
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *rest)[which]
+
+
 class _PointwiseConv(torch.autograd.Function):
     """1x1 convolution of any stride: x [B, C, H, W], weight [O, C, 1, 1], bias [O] or None, of one 16-bit type."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        near = x if stride == 1 else x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+        near = thinned(x, stride)
         ctx.save_for_backward(near, weight)
         ctx.shape, ctx.stride = x.shape, stride
         pixels = pixels_of(near)
@@ -86,19 +165,14 @@ class _PointwiseConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         near, weight = ctx.saved_tensors
-        pixels = pixels_of(grad.contiguous(memory_format=torch.channels_last))
-        by_x = by_weight = by_bias = None
-        if ctx.needs_input_grad[0]:
-            by_x = _product(pixels, weight.flatten(1), None, (len(near), *near.shape[2:]))
-            if ctx.stride > 1:
-                wide = torch.zeros(ctx.shape[0], *ctx.shape[2:], ctx.shape[1], dtype=grad.dtype).permute(0, 3, 1, 2)
-                wide[:, :, :: ctx.stride, :: ctx.stride] = by_x
-                by_x = wide
-        if ctx.needs_input_grad[1]:
-            by_weight = (pixels.t() @ pixels_of(near)).view_as(weight)
-        if ctx.needs_input_grad[2]:
-            by_bias = pixels.sum(0)
-        return by_x, by_weight, by_bias, None
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        wanted = ctx.needs_input_grad
+        return (
+            spread(by_input(grad, near, weight, POINTWISE), ctx.shape, ctx.stride) if wanted[0] else None,
+            by_weight(grad, near, weight, POINTWISE) if wanted[1] else None,
+            pixels_of(grad).sum(0) if wanted[2] else None,
+            None,
+        )
 
 
 class _SmallConv(torch.autograd.Function):
@@ -119,18 +193,12 @@ class _SmallConv(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight, patches = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        pixels = pixels_of(grad)
-        by_x = by_weight = by_bias = None
-        if ctx.needs_input_grad[0]:
-            kept = [True, False, False]
-            where = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, transposed, groups
-            by_x = torch.ops.aten.convolution_backward(grad, x, weight, None, *where, kept)[0]
-        if ctx.needs_input_grad[1]:
-            product = pixels.t() @ (patches_of(x) if patches is None else patches)
-            by_weight = product.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
-        if ctx.needs_input_grad[2]:
-            by_bias = pixels.sum(0)
-        return by_x, by_weight, by_bias
+        wanted = ctx.needs_input_grad
+        return (
+            by_input(grad, x, weight, SAME) if wanted[0] else None,
+            by_weight(grad, x, weight, SAME, patches) if wanted[1] else None,
+            pixels_of(grad).sum(0) if wanted[2] else None,
+        )
 
 
 class QuickConv2d(nn.Conv2d):
@@ -145,14 +213,10 @@ class QuickConv2d(nn.Conv2d):
 
     def _quick_kind(self, x: Tensor, weight: Tensor) -> type | None:
         plain = (
-            x.device.type == "cpu"
-            and x.dtype == torch.bfloat16
-            and x.dim() == 4
+            is_bf16_of_cpu(x)
             and weight.requires_grad
             and torch.is_grad_enabled()
             and (self.groups, self.dilation, self.padding_mode) == (1, (1, 1), "zeros")
-            and not torch.compiler.is_compiling()
-            and x.is_contiguous(memory_format=torch.channels_last)
         )
         if not plain:
             return None

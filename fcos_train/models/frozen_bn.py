@@ -31,12 +31,20 @@ class FoldedConv2d(QuickConv2d):
     that was made before the folding, by their order.
     """
 
+    @property
+    def is_active(self) -> bool:
+        """False where somebody thawed the norm: both layers are themselves again."""
+        return not self._partner[0].training
+
     def forward(self, x: Tensor) -> Tensor:
-        if self._partner[0].training:  # somebody thawed the norm: both layers are themselves again
+        if not self.is_active:
             return super().forward(x)
+        return self._conv_forward(x, self.scaled_weight(), self.folded_bias)
+
+    def scaled_weight(self) -> Tensor:
+        """weight * scale of the norm, in the graph where the weight is trained."""
         frozen = self.folded_weight is not None and not self.weight.requires_grad
-        weight = self.folded_weight if frozen else self.weight * self.folded_scale
-        return self._conv_forward(x, weight, self.folded_bias)
+        return self.folded_weight if frozen else self.weight * self.folded_scale
 
     @torch.no_grad()
     def refresh(self) -> None:
