@@ -14,6 +14,21 @@ from torch.autograd.function import once_differentiable
 from fcos_train.models.cpu_conv import POINTWISE, Geometry, by_input, by_weight, is_bf16_of_cpu, spread, thinned
 from fcos_train.models.frozen_bn import FoldedBatchNorm2d, FoldedConv2d
 
+PIECE = 2**18  # float32 numbers that stay in a core's cache
+
+
+def _weight(conv: FoldedConv2d, dtype: torch.dtype) -> Tensor:
+    """Weight times the scale of the norm, rounded once; without a float32 tensor of this size, whose memory is slow."""
+    if conv.constant_weight is not None:
+        return conv.constant_weight.to(dtype)
+    weight, scale = conv.weight.detach(), conv.folded_scale
+    rounded = torch.empty_like(weight, dtype=dtype)
+    rows = max(1, PIECE // weight[0].numel())
+    piece = torch.empty_like(weight[:rows])
+    for source, factor, target in zip(weight.split(rows), scale.split(rows), rounded.split(rows), strict=True):
+        target.copy_(torch.mul(source, factor, out=piece[: len(source)]))
+    return rounded
+
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, where: Geometry, relu: bool) -> Tensor:
     unary = "relu" if relu else "none"
@@ -46,7 +61,7 @@ class _Block(torch.autograd.Function):
     def forward(ctx, x: Tensor, convs: list[FoldedConv2d | None], *weights: Tensor) -> Tensor:
         present = [conv for conv in convs if conv is not None]
         where = [Geometry.of(conv) for conv in present]
-        casts = [conv.scaled_weight().to(x.dtype) for conv in present]
+        casts = [_weight(conv, x.dtype) for conv in present]
         biases = [conv.folded_bias.to(x.dtype) for conv in present]
         last, has_down = len(convs) - 2, convs[-1] is not None
         ctx.shape, ctx.thin = x.shape, _common_stride(present, last)

@@ -21,6 +21,8 @@ MOST_PIXELS = 1600  # of a batch: weight and input gradient of a 1x1 layer
 FEW_PIXELS = 512  # of a batch: its forward pass too
 SMALL_MAP = 144  # of one map: weight gradient of a 3x3 layer
 TINY_MAP = 30  # of one map: its forward pass too
+# With AMX the weight gradient of every 1x1 layer.
+HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 _casts: dict[tuple[int, torch.dtype], Tensor] | None = None
 
@@ -132,7 +134,7 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, onto: Ten
 
 def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, patches: Tensor | None = None) -> Tensor:
     """Gradient of the weight; arguments as for :func:`by_input`, ``patches`` of x where they are at hand."""
-    if where == POINTWISE and weight.shape[2:] == (1, 1) and x[:, 0].numel() <= MOST_PIXELS:
+    if where == POINTWISE and weight.shape[2:] == (1, 1) and (HAS_AMX or x[:, 0].numel() <= MOST_PIXELS):
         return (pixels_of(grad).t() @ pixels_of(x)).view_as(weight)
     if where == SAME and weight.shape[2:] == (3, 3) and x[0, 0].numel() <= SMALL_MAP:
         product = pixels_of(grad).t() @ (patches_of(x) if patches is None else patches)

@@ -39,12 +39,13 @@ class FoldedConv2d(QuickConv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_active:
             return super().forward(x)
-        return self._conv_forward(x, self.scaled_weight(), self.folded_bias)
+        constant = self.constant_weight
+        return self._conv_forward(x, self.weight * self.folded_scale if constant is None else constant, self.folded_bias)
 
-    def scaled_weight(self) -> Tensor:
-        """weight * scale of the norm, in the graph where the weight is trained."""
-        frozen = self.folded_weight is not None and not self.weight.requires_grad
-        return self.folded_weight if frozen else self.weight * self.folded_scale
+    @property
+    def constant_weight(self) -> Tensor | None:
+        """weight * scale of the norm where the weight is not trained."""
+        return None if self.weight.requires_grad else self.folded_weight
 
     @torch.no_grad()
     def refresh(self) -> None:
