@@ -16,7 +16,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from fcos_train.geometry.canvas import Canvas, inside, level_means, level_rows, level_shares
-from fcos_train.models.cpu_conv import QuickConv2d
+from fcos_train.models.cpu_conv import QuickConv2d, has_hooks
 
 
 def obstacle(first: Sequence[nn.Module], second: Sequence[nn.Module]) -> str | None:
@@ -25,6 +25,8 @@ def obstacle(first: Sequence[nn.Module], second: Sequence[nn.Module]) -> str | N
         return "towers of different length"
     for one, other in zip(first, second, strict=True):
         for layer in (one, other):
+            if isinstance(layer, ConvModule) and (layer._forward_hooks or layer._forward_pre_hooks or has_hooks(layer)):
+                return "a hook on a layer of a tower"
             if not isinstance(layer, ConvModule) or type(layer.conv) not in (nn.Conv2d, QuickConv2d) or layer.order != ("conv", "norm", "act"):
                 return f"a layer {type(getattr(layer, 'conv', layer)).__name__} in a tower"
             conv = layer.conv

@@ -11,7 +11,7 @@ from mmdet.models.backbones import resnet, resnext
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fcos_train.models.cpu_conv import POINTWISE, Geometry, by_input, by_weight, is_bf16_of_cpu, spread, thinned
+from fcos_train.models.cpu_conv import POINTWISE, Geometry, by_input, by_weight, has_hooks, is_bf16_of_cpu, spread, thinned
 from fcos_train.models.frozen_bn import FoldedBatchNorm2d, FoldedConv2d
 
 PIECE = 2**18  # float32 numbers that stay in a core's cache
@@ -116,7 +116,13 @@ def _common_stride(present: list[FoldedConv2d], last: int) -> int:
 
 
 class QuickBlock:
-    """A residual block that runs as one function where it can; made by :func:`quick_blocks`."""
+    """A residual block that runs as one function where it can; made by :func:`quick_blocks`.
+
+    Attributes:
+        origin: mmdet's class, whose parameters and results it has.
+    """
+
+    origin: type
 
     def forward(self, x: Tensor) -> Tensor:
         convs = self._convs() if is_bf16_of_cpu(x) else None
@@ -139,35 +145,27 @@ class QuickBlock:
             type(conv) is FoldedConv2d and conv.is_active and conv.padding_mode == "zeros" and conv.bias is None
             for conv in present
         )
-        if not plain or any(part._forward_hooks or part._forward_pre_hooks for part in self.children()):
-            return None
-        return [*convs, down]
+        return [*convs, down] if plain and not has_hooks(self) else None
 
 
 class QuickBasicBlock(QuickBlock, resnet.BasicBlock):
-    pass
+    origin = resnet.BasicBlock
 
 
 class QuickBottleneck(QuickBlock, resnet.Bottleneck):
-    pass
+    origin = resnet.Bottleneck
 
 
 class QuickResNeXtBottleneck(QuickBlock, resnext.Bottleneck):
-    pass
+    origin = resnext.Bottleneck
 
 
-QUICK = {
-    resnet.BasicBlock: QuickBasicBlock,
-    resnet.Bottleneck: QuickBottleneck,
-    resnext.Bottleneck: QuickResNeXtBottleneck,
-}
+QUICK = {kind.origin: kind for kind in (QuickBasicBlock, QuickBottleneck, QuickResNeXtBottleneck)}
 
 
 def quick_blocks(model: nn.Module) -> int:
     """Turn every residual block of ``model`` into a :class:`QuickBlock`. Returns how many."""
-    if not torch.backends.mkldnn.is_available():
-        return 0
-    blocks = [module for module in model.modules() if type(module) in QUICK]
+    blocks = [module for module in model.modules() if type(module) in QUICK] if torch.backends.mkldnn.is_available() else []
     for block in blocks:
         block.__class__ = QUICK[type(block)]
     return len(blocks)

@@ -20,7 +20,6 @@ from torch.autograd.function import once_differentiable
 MOST_PIXELS = 1600  # of a batch: weight and input gradient of a 1x1 layer
 FEW_PIXELS = 512  # of a batch: its forward pass too
 SMALL_MAP = 144  # of one map: weight gradient of a 3x3 layer
-TINY_MAP = 30  # of one map: its forward pass too
 # With AMX the weight gradient of every 1x1 layer.
 HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
@@ -38,7 +37,8 @@ def shared_casts() -> Iterator[None]:
         _casts = before
 
 
-def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``weight.to(dtype)``, once within :func:`shared_casts`."""
     if _casts is None or not weight.is_leaf:
         return weight.to(dtype)
     key = (id(weight), dtype)
@@ -56,6 +56,11 @@ def is_bf16_of_cpu(x: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody listens to a part of ``module``, which would not be called where parts run together."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules() if part is not module)
 
 
 def pixels_of(x: Tensor) -> Tensor:
@@ -132,12 +137,12 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, onto: Ten
     return found if onto is None else onto.add_(found)
 
 
-def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, patches: Tensor | None = None) -> Tensor:
-    """Gradient of the weight; arguments as for :func:`by_input`, ``patches`` of x where they are at hand."""
+def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry) -> Tensor:
+    """Gradient of the weight; arguments as for :func:`by_input`."""
     if where == POINTWISE and weight.shape[2:] == (1, 1) and (HAS_AMX or x[:, 0].numel() <= MOST_PIXELS):
         return (pixels_of(grad).t() @ pixels_of(x)).view_as(weight)
     if where == SAME and weight.shape[2:] == (3, 3) and x[0, 0].numel() <= SMALL_MAP:
-        product = pixels_of(grad).t() @ (patches_of(x) if patches is None else patches)
+        product = pixels_of(grad).t() @ patches_of(x)
         return product.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
     return _backward(grad, x, weight, where, 1)
 
@@ -182,23 +187,18 @@ class _SmallConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if x.shape[2] * x.shape[3] > TINY_MAP:
-            ctx.save_for_backward(x, weight, None)
-            return F.conv2d(x, weight, bias, padding=1)
-        patches = patches_of(x)
-        ctx.save_for_backward(x, weight, patches)
-        matrix = weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
-        return _product(patches, matrix, bias, (len(x), *x.shape[2:]))
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        x, weight, patches = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         wanted = ctx.needs_input_grad
         return (
             by_input(grad, x, weight, SAME) if wanted[0] else None,
-            by_weight(grad, x, weight, SAME, patches) if wanted[1] else None,
+            by_weight(grad, x, weight, SAME) if wanted[1] else None,
             pixels_of(grad).sum(0) if wanted[2] else None,
         )
 
@@ -209,9 +209,9 @@ class QuickConv2d(nn.Conv2d):
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         kind = self._quick_kind(x, weight)
         if kind is None:
-            return super()._conv_forward(x, weight, bias)
+            return super()._conv_forward(x, cast(weight, x.dtype) if _casts is not None and is_bf16_of_cpu(x) else weight, bias)
         stride = self.stride[:1] if kind is _PointwiseConv else ()
-        return kind.apply(x, _cast(weight, x.dtype), None if bias is None else bias.to(x.dtype), *stride)
+        return kind.apply(x, cast(weight, x.dtype), None if bias is None else bias.to(x.dtype), *stride)
 
     def _quick_kind(self, x: Tensor, weight: Tensor) -> type | None:
         plain = (

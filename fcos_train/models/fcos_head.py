@@ -26,7 +26,7 @@ from fcos_train.models.losses import (
     own_class,
     reduce_mean,
 )
-from fcos_train.models.padded_batch import TakesPaddedObjects
+from fcos_train.models.padded_batch import Convolve, TakesPaddedObjects
 from mmcv_overrides.errors import UserError
 
 
@@ -85,13 +85,15 @@ class StaticFCOSHead(TakesPaddedObjects, FCOSHead):
         """Losses of merged predictions."""
         return self.loss_by_points(grid, *outs, objects.boxes, objects.labels, objects.count)
 
-    def predictions(self, grid: PointGrid, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What :meth:`forward` does behind the towers, for a canvas: logits, sides and centers, [B, K, N] each."""
-        centers = self.conv_centerness(reg_feat if self.centerness_on_reg else cls_feat)
-        scales = torch.stack([scale.scale for scale in self.scales]).index_select(0, grid.level)
-        sides = (self.conv_reg(reg_feat).flatten(2) * scales).float()
+    def predictions(
+        self, level: Tensor, convolve: Convolve, cls_feat: Tensor, reg_feat: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, sides and centers."""
+        centers = convolve(self.conv_centerness, reg_feat if self.centerness_on_reg else cls_feat)
+        scales = torch.stack([scale.scale for scale in self.scales]).index_select(0, level)
+        sides = (convolve(self.conv_reg, reg_feat) * scales).float()
         sides = sides.clamp(min=0) if self.norm_on_bbox else sides.exp()
-        return self.conv_cls(cls_feat).flatten(2), sides, centers.flatten(2)
+        return convolve(self.conv_cls, cls_feat), sides, centers
 
     def loss_by_padded(
         self,

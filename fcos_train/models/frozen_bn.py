@@ -142,7 +142,7 @@ def _is_foldable(conv: nn.Module, norm: nn.Module) -> bool:
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Convolutions with the norm that alone consumes their output."""
     for module in model.modules():
-        if type(module) in _BLOCKS:
+        if getattr(module, "origin", type(module)) in _BLOCKS:
             for index in (1, 2, 3):
                 if hasattr(module, f"conv{index}"):
                     yield (

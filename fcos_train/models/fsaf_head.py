@@ -17,7 +17,7 @@ from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.geometry.points import LevelSpec, PointGrid, point_grid
 from fcos_train.models.losses import attach, box_loss, check_focal, corner_loss, focal_loss, own_class
-from fcos_train.models.padded_batch import TakesPaddedObjects
+from fcos_train.models.padded_batch import Convolve, TakesPaddedObjects
 from mmcv_overrides.errors import UserError
 
 _UNSEEN = 1e6  # loss of an object on a level where it owns no point (mmdet's value)
@@ -97,9 +97,9 @@ class StaticFSAFHead(TakesPaddedObjects, FSAFHead):
         padded = objects.boxes, objects.labels, objects.count
         return self.loss_by_points(grid, *outs, *padded, padded_size=objects.padded_size, ignore=objects.ignore)
 
-    def predictions(self, grid: PointGrid, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`forward` does behind the towers, for a canvas: logits and sides, [B, K, N] each."""
-        return self.retina_cls(cls_feat).flatten(2), self.relu(self.retina_reg(reg_feat)).flatten(2)
+    def predictions(self, level: Tensor, convolve: Convolve, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and sides."""
+        return convolve(self.retina_cls, cls_feat), self.relu(convolve(self.retina_reg, reg_feat))
 
     def loss_by_padded(
         self,

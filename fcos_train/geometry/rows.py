@@ -1,0 +1,70 @@
+"""Maps of a feature pyramid as the rows of one matrix: who is whose neighbour, and which level a row belongs to.
+
+Image after image, in each the points of its levels in the order of :class:`fcos_train.geometry.points.PointGrid`.
+Letters: B images, L levels, Q points of an image, M = B * Q rows, S = B * L segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .points import Sizes
+
+
+def rows_of(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [B, C, H, W] -> [M, C]."""
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1).flatten(0, 1)
+
+
+@lru_cache(maxsize=64)
+def neighbours(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
+    """[M * 9] i64: of each row the 3x3 rows around it, row by row of its map; M stands for a place outside.
+
+    Args:
+        sizes: (rows, columns) of each map.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        pieces, first = [], 0
+        points = sum(rows * columns for rows, columns in sizes)
+        outside = batch * points
+        for rows, columns in sizes:
+            own = torch.arange(first, first + rows * columns).view(rows, columns)
+            images = torch.arange(batch).view(-1, 1, 1) * points + own  # [B, rows, columns]
+            framed = F.pad(images, (1, 1, 1, 1), value=outside)
+            pieces.append(framed.unfold(1, 3, 1).unfold(2, 3, 1).reshape(batch, rows * columns, 9))
+            first += rows * columns
+        return torch.cat(pieces, dim=1).flatten().to(device)
+
+
+@lru_cache(maxsize=64)
+def mirrored(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
+    """:func:`neighbours` from the last of the nine to the first."""
+    with torch.inference_mode(False), torch.no_grad():
+        return neighbours(sizes, batch, device).view(-1, 9).flip(1).flatten()
+
+
+@lru_cache(maxsize=64)
+def segment_of(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
+    """[M] i64: b * L + l for a row of image b and level l."""
+    with torch.inference_mode(False), torch.no_grad():
+        counts = torch.tensor([rows * columns for rows, columns in sizes] * batch)
+        return torch.arange(len(counts)).repeat_interleave(counts).to(device)
+
+
+@lru_cache(maxsize=64)
+def membership(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
+    """[S, M] f32, 1 where the row belongs to the segment: it @ (values of the rows) are their sums."""
+    with torch.inference_mode(False), torch.no_grad():
+        return F.one_hot(segment_of(sizes, batch, device)).t().float().contiguous()
+
+
+@lru_cache(maxsize=64)
+def points_of_segments(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
+    """[S, 1] f32: how many rows each segment has."""
+    with torch.inference_mode(False), torch.no_grad():
+        return membership(sizes, batch, device).sum(1, keepdim=True)
