@@ -11,7 +11,16 @@ from mmdet.models.backbones import resnet, resnext
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fcos_train.models.cpu_conv import POINTWISE, Geometry, by_input, by_weight, has_hooks, is_bf16_of_cpu, spread, thinned
+from fcos_train.models.cpu_conv import (
+    POINTWISE,
+    Geometry,
+    by_input,
+    by_weight,
+    has_hooks,
+    is_bf16_of_cpu,
+    spread,
+    thinned,
+)
 from fcos_train.models.frozen_bn import FoldedBatchNorm2d, FoldedConv2d
 
 PIECE = 2**18  # float32 numbers that stay in a core's cache
