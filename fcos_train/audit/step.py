@@ -25,6 +25,7 @@ from fcos_train.engine import compiled, static  # noqa: E402
 from fcos_train.engine import config as configs  # noqa: E402
 from fcos_train.engine.options import TrainOptions  # noqa: E402
 from fcos_train.engine.run import _register  # noqa: E402
+from fcos_train.models.cpu_conv import torchs_own  # noqa: E402
 from mmcv_overrides import device, precision  # noqa: E402
 from mmcv_overrides.errors import UserError  # noqa: E402
 
@@ -158,7 +159,7 @@ def trace_steps(trained: Trained, options: AuditOptions) -> list[StepTrace]:
     traces = []
     for step in range(options.steps):
         batch = made_up_batch(trained, options.batch_size, step)
-        with StepTrace() as trace:
+        with torchs_own(), StepTrace() as trace:
             trained.model.train_step(batch, trained.wrapper)
         traces.append(trace)
     return traces

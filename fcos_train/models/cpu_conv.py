@@ -23,6 +23,7 @@ SMALL_MAP = 144  # of one map: weight gradient of a 3x3 layer
 # With AMX the weight gradient of every 1x1 layer.
 HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
+_allowed = True
 _casts: dict[tuple[int, torch.dtype], Tensor] | None = None
 
 
@@ -47,10 +48,22 @@ def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return _casts[key]
 
 
+@contextmanager
+def torchs_own() -> Iterator[None]:
+    """Within it no layer takes a way that is for CPUs alone: the operators are those that other devices run too."""
+    global _allowed
+    before, _allowed = _allowed, False
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
 def is_bf16_of_cpu(x: Tensor) -> bool:
-    """Whether ``x`` is a map for which this module has quicker ways than torch, and nothing else compiles the model."""
+    """Whether ``x`` is a map for which there are quicker ways than torch's, and nothing else compiles the model."""
     return (
-        x.device.type == "cpu"
+        _allowed
+        and x.device.type == "cpu"
         and x.dtype == torch.bfloat16
         and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,8 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fcos_train.models.cpu_conv import is_bf16_of_cpu
+
 SLOW_MAPS = range(64, 1024)  # positions for which torch's forward kernel on a CPU takes another, slower way
 MOST_CHANNELS = 4096  # a program of the Triton kernels holds all channels of a position
 
@@ -81,28 +83,24 @@ class QuickGroupNorm(nn.GroupNorm):
             from .group_norm_triton import group_norm
 
             return group_norm(x, self.weight, self.bias, self.num_groups, self.eps, relu)
-        if self._is_slow_case(x):
+        if self.affine and is_bf16_of_cpu(x):
             y = _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         else:
             y = super().forward(x)
         return F.relu(y, inplace=True) if relu else y
 
-    def _is_slow_case(self, x: Tensor) -> bool:
-        return x.device.type == "cpu" and x.dtype == torch.bfloat16 and self._is_dense(x)
-
     def _is_for_triton(self, x: Tensor) -> bool:
         return (
             x.is_cuda
-            and self._is_dense(x)
+            and self.affine
+            and x.dim() == 4
+            and x.is_contiguous(memory_format=torch.channels_last)
             and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
             and x.shape[1] <= MOST_CHANNELS
             and not torch.compiler.is_compiling()
             and x.device.index == torch.cuda.current_device()
             and triton_fault() is None
         )
-
-    def _is_dense(self, x: Tensor) -> bool:
-        return self.affine and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class ConvGroupNormReLU(ConvModule):

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from fcos_train.audit import step
+from fcos_train.audit.trace import StepTrace
 from fcos_train.cli.main import main
 
 TINY = ("fcos/fcos_tiny_shapes", "--shape", "96", "128", "--device", "cpu", "--opt-level", "O0", "--steps", "3")
@@ -44,3 +46,16 @@ def test_graph_breaks_are_those_of_compile_mode(tmp_path, capsys):
 def test_faults_of_the_user(args, message, capsys):
     assert audit(*args) == 2
     assert message in capsys.readouterr().err
+
+
+def test_ways_for_cpus_alone_are_not_counted():
+    """In bf16 a CPU's step has operators of oneDNN; the counts are to be those of a device that has none of them."""
+    config = "fcos/fcos_r50_caffe_fpn_gn-head_4x4_1x_coco"
+    options = step.AuditOptions(config, batch_size=1, shape=(96, 128), device="cpu", opt_level="bf16", steps=2)
+    trained = step.build(options)
+    (_, counted) = step.trace_steps(trained, options)
+    with StepTrace() as own:
+        trained.model.train_step(step.made_up_batch(trained, 1, 1), trained.wrapper)
+    in_place = "aten::threshold_backward.grad_input"  # of the blocks that run as one function
+    assert own.launches[in_place] == 26 and counted.launches[in_place] == 0
+    assert counted.launches["aten::convolution"] == 116  # 53, 8 of the neck, 8 + 3 for each level
