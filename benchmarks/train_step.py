@@ -124,13 +124,12 @@ def measure(scene: Scene, args: argparse.Namespace, flops: dict[str, float], top
 
 def table(rows: list[dict]) -> str:
     """Rows of one batch size as text."""
-    fastest = {
-        family: min((r["ms"] for r in rows if r["contestant"].startswith(family) and "ms" in r), default=None)
-        for family in ORDER
-    }
-    bases = {f"x {family} best": ms for family, ms in fastest.items() if ms}
-    default = next((r["ms"] for r in rows if r["contestant"] == "mmdet fp32" and "ms" in r), None)
-    bases = {**({"x mmdet fp32": default} if default else {}), **bases}
+    ran = [row for row in rows if "ms" in row]
+    bases = {f"x {row['contestant']}": row["ms"] for row in ran if row["contestant"] in ("mmdet fp32", "mmdet bf16")}
+    for family in ORDER:
+        times = [row["ms"] for row in ran if row["contestant"].startswith(family)]
+        if times:
+            bases[f"x {family} best"] = min(times)
     head = f"{'contestant':<31}{'ms':>9}{'images/s':>10}{'TFLOP/s':>9}{'of peak':>9}{'MB':>8}{'loss':>9}"
     lines = [head + "".join(f"{name:>20}" for name in bases)]
     for row in rows:

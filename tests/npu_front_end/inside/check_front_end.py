@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 import torch_npu
 
+from tests.support.npu import WAITING
+
 ROOT = Path(__file__).resolve().parents[3]
 TIER_1 = ROOT / "tests" / "npu_sim"
 LISTS = json.loads((ROOT / "fcos_train" / "audit" / "native_operators.json").read_text())
@@ -131,15 +133,6 @@ def test_double_becomes_float():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.ones(3).npu().double().dtype == torch.float32
-
-
-WAITING = {
-    "item": lambda t: t.sum().item(),
-    "nonzero": lambda t: t.nonzero(),
-    "mask": lambda t: t[t > 0],
-    "assignment by mask": lambda t: t.__setitem__(t > 0, 0.0),
-    "to the host": lambda t: t.cpu(),
-}
 
 
 @pytest.mark.parametrize("name", WAITING)

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import warnings
 from pathlib import Path
+
+from tests.support.npu import hccl_over_gloo, load_extension
 
 REGISTERED: frozenset[str] = frozenset()
 ADAPTER = None
@@ -16,14 +16,6 @@ _LIBRARIES = []
 _MEMORY = Path(__file__).resolve().parents[2] / "npu_sim" / "memory_operators.txt"
 # Of these torch_npu's own launch operators where memory has to be rearranged.
 _LAUNCHES = {"clone", "contiguous", "copy_", "isnan"}
-
-
-def _adapter():
-    path = Path(os.environ["NPU_FRONT_END_ADAPTER"])
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def forbid_waits(on: bool) -> None:
@@ -40,13 +32,8 @@ def install() -> None:
 
     global REGISTERED, ADAPTER
     REGISTERED = frozenset(torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1"))
-    ADAPTER = _adapter()
-
-    def hccl(options, _):
-        gloo = torch.distributed.ProcessGroupGloo(options.store, options.group_rank, options.group_size, options.timeout)
-        return ADAPTER.make_hccl(gloo)
-
-    distributed._new_process_group_hccl_helper = hccl
+    ADAPTER = load_extension("NPU_FRONT_END_ADAPTER")
+    distributed._new_process_group_hccl_helper = hccl_over_gloo(ADAPTER)
     torch.npu.get_device_name = lambda device=None: "Simulated NPU"  # the stub's SoC has a real one's name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these replace registrations

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import torch_npu
 from torch import nn
 
+from tests.support.npu import WAITING
+
 COUNTER = torch_npu._C
 
 
@@ -121,23 +123,19 @@ def test_refused(message):
         REFUSED[message]()
 
 
-WAITING = {
-    "item": lambda t: t.sum().item(),
-    "nonzero": lambda t: t.nonzero(),
-    "mask": lambda t: t[t > 0],
-    "assignment by mask": lambda t: t.__setitem__(t > 0, 0.0),
-    "to the host": lambda t: t.cpu(),
+SEEN = {
+    **WAITING,
     "synchronize": lambda t: torch.npu.synchronize(),
     "unique": lambda t: t.unique(),
 }
 
 
-@pytest.mark.parametrize("name", WAITING)
+@pytest.mark.parametrize("name", SEEN)
 def test_waits_are_seen(name):
     t = torch.randn(4, device="npu")
     COUNTER.forbid_syncs(True)
     with pytest.raises(RuntimeError, match="the host waits for the npu"):
-        WAITING[name](t)
+        SEEN[name](t)
 
 
 def test_what_does_not_wait_is_not_counted():

@@ -13,6 +13,7 @@ from fcos_train.deploy.ascend import evaluate as road
 from fcos_train.deploy.ascend.coco_eval import CocoNumbers
 from fcos_train.deploy.ascend.sidecar import beside, read, read_rule
 from mmcv_overrides.errors import UserError
+from tests.support import ais_bench
 from tests.support.labelled_road import label_with, table
 from tests.support.small_detectors import small_config, write_checkpoint
 
@@ -80,28 +81,19 @@ def test_om_goes_through_ais_bench(labelled, tmp_path, monkeypatch, capsys):
     assert run(labelled, work, *SHAPE) == 0
     want = table(capsys.readouterr().out)["exported"]
     (work / "result" / "dumpOutput_device0").rename(tmp_path / "dumps")
-    tool = tmp_path / "bin" / "ais_bench"
-    tool.parent.mkdir()
-    tool.write_text(
-        f"""#!/bin/sh
-echo "$@" > {tmp_path}/said
-while [ $# -gt 0 ]; do case $1 in --output) out=$2 ;; --output_dirname) name=$2 ;; esac; shift; done
-mkdir -p $out/$name
-for i in 0 1 2 3; do for k in 1 2; do cp {tmp_path}/dumps/cell_${{i}}_$k.bin $out/$name/cell_${{i}}_$((k - 1)).bin; done; done
-"""
-    )
-    tool.chmod(0o755)
+    copy = f"cp {tmp_path}/dumps/cell_${{i}}_$k.bin $out/$name/cell_${{i}}_$((k - 1)).bin"
+    tools, said = ais_bench.stand_in(tmp_path, f"for i in 0 1 2 3; do for k in 1 2; do {copy}; done; done")
     (tmp_path / "a.om").write_bytes(b"om")
     om = ["--model", tmp_path / "a.om", "--sidecar", work / "a_nms.json"]
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     assert run(labelled, work, *om) == 2
     assert "ais_bench is not installed here" in capsys.readouterr().err
-    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     assert run(labelled, work, *om) == 0
     text = capsys.readouterr().out
     assert table(text)["exported"] == want and text.endswith("within the tolerance of 0.003\n")
-    said = (tmp_path / "said").read_text().split()
-    assert said[said.index("--input") + 1] == str(work / "bin") and "--warmup_count" not in said
+    words = said.read_text().split()
+    assert words[words.index("--input") + 1] == str(work / "bin") and "--warmup_count" not in words
 
 
 def test_another_model_is_told_apart(labelled, tmp_path, capsys):

@@ -19,6 +19,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from tests.support import ais_bench  # noqa: E402
+
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts" / "ascend"
 H, W = 4, 6
 ROWS = np.arange(500, dtype=np.float32).reshape(1, 100, 5)
@@ -220,19 +222,10 @@ def test_what_does_not_fit_is_refused(tmp_path, bins, monkeypatch, capsys, words
 @pytest.fixture
 def card(tmp_path, monkeypatch) -> Path:
     """A PATH whose ais_bench writes down its words and leaves two outputs; returns where the words are."""
-    tool = tmp_path / "bin" / "ais_bench"
-    tool.parent.mkdir()
-    tool.write_text(
-        f"""#!/bin/sh
-echo "$@" > {tmp_path}/said
-while [ $# -gt 0 ]; do case $1 in --output) out=$2 ;; --output_dirname) name=$2 ;; esac; shift; done
-[ -z "$out" ] || {{ mkdir -p $out/$name; echo boxes > $out/$name/img1_0.bin; echo labels > $out/$name/img1_1.bin; }}
-"""
-    )
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    tools, said = ais_bench.stand_in(tmp_path, "echo boxes > $out/$name/img1_0.bin; echo labels > $out/$name/img1_1.bin")
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     (tmp_path / "m.om").write_bytes(b"om")
-    return tmp_path / "said"
+    return said
 
 
 def test_om_goes_to_ais_bench_where_there_is_one(tmp_path, bins, card, capsys):

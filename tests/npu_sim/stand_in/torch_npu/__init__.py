@@ -8,7 +8,6 @@ It must be imported before the first backward pass of a process, and cannot be t
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import json
 import os
 import sys
@@ -16,6 +15,8 @@ import warnings
 from pathlib import Path
 
 import torch
+
+from tests.support.npu import hccl_over_gloo, load_extension
 
 __version__ = "2.13.0+simulated"
 OPERATORS = Path(__file__).resolve().parents[4] / "fcos_train" / "audit" / "native_operators.json"
@@ -25,28 +26,13 @@ MEMORY = Path(__file__).resolve().parents[2] / "memory_operators.txt"
 NOT_AUTOCAST = MEMORY.with_name("not_autocast.txt")
 
 
-def _load_library():
-    path = Path(os.environ["NPU_SIM_LIBRARY"])
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _hccl(options, _):
-    gloo = torch.distributed.ProcessGroupGloo(
-        options.store, options.group_rank, options.group_size, options.timeout
-    )
-    return _C.make_hccl(gloo)
-
-
 def _write_report() -> None:
     path = os.environ.get("NPU_SIM_REPORT")
     if path:
         Path(f"{path}.{os.environ.get('RANK', 0)}").write_text(json.dumps(_C.counts()))
 
 
-_C = _load_library()
+_C = load_extension("NPU_SIM_LIBRARY")
 torch.utils.rename_privateuse1_backend("npu")
 
 from . import npu  # noqa: E402  needs the library
@@ -61,6 +47,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # these replace registrations
     for _name in NOT_AUTOCAST.read_text().split():
         _autocast.impl(_name, torch.library.fallthrough_kernel)
-torch.distributed.Backend.register_backend("hccl", _hccl, extended_api=True, devices=["npu"])
+torch.distributed.Backend.register_backend("hccl", hccl_over_gloo(_C), extended_api=True, devices=["npu"])
 _C.install_native(json.loads(OPERATORS.read_text())["native"], set(MEMORY.read_text().split()))
 atexit.register(_write_report)
