@@ -45,7 +45,8 @@ class _GroupNorm(torch.autograd.Function):
         split = (batch, ctx.groups, -1)
         # added up in float32 and rounded once, as a gradient of a weight is; asking for float32 would copy the maps
         sums = rows.sum(1).float().view(split)  # [B, G, K]
-        products = (rows * own).sum(1).float().view(split)
+        scratch = rows * own
+        products = scratch.sum(1).float().view(split)
         mean, rstd = mean.float().unsqueeze(2), rstd.float().unsqueeze(2)  # [B, G, 1]
         scale = weight.float().view(1, ctx.groups, -1)
         weighted = (sums * scale).sum(2, keepdim=True)
@@ -54,7 +55,7 @@ class _GroupNorm(torch.autograd.Function):
         by_one = -by_x * mean - weighted * rstd / (height * width * channels // ctx.groups)
         a, b, c = (t.expand(batch, ctx.groups, channels // ctx.groups).reshape(batch, 1, channels).to(x.dtype)
                    for t in (scale * rstd, by_x, by_one))  # fmt: skip
-        by_input = torch.addcmul(c, own, b).addcmul_(rows, a)
+        by_input = torch.addcmul(c, own, b, out=scratch).addcmul_(rows, a)
         by_weight = ((products - mean * sums) * rstd).sum(0).flatten()
         by_input = by_input.view(batch, height, width, channels).permute(0, 3, 1, 2)
         return by_input, by_weight.to(weight.dtype), sums.sum(0).flatten().to(weight.dtype), None, None

@@ -55,22 +55,22 @@ class _Convolve(torch.autograd.Function):
         for tower, (weight, target) in enumerate(zip(weights, out, strict=True)):
             matrix = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
             torch.mm(patches[tower % len(x)], matrix.t(), out=target)
-        ctx.save_for_backward(patches, *weights)
+        ctx.save_for_backward(x, *weights)  # the patches are nine times as large, and quickly gathered again
         ctx.rows = rows
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        patches, *weights = ctx.saved_tensors
-        by_weights = []
+        x, *weights = ctx.saved_tensors
+        patches, by_weights = ctx.rows.patches(x), []
         for tower, (weight, needed) in enumerate(zip(weights, ctx.needs_input_grad[2:], strict=True)):
-            product = grad[tower].t() @ patches[tower % len(patches)] if needed else None
+            product = grad[tower].t() @ patches[tower % len(x)] if needed else None
             by_weights.append(product if product is None else product.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2))
         if not ctx.needs_input_grad[0]:
             return None, None, *by_weights
         around = ctx.rows.patches(grad, mirrored)
-        by_x = grad.new_empty(*patches.shape[:2], weights[0].shape[1])
+        by_x = torch.empty_like(x)
         for tower, weight in enumerate(weights):
             matrix = weight.permute(2, 3, 0, 1).reshape(-1, weight.shape[1])
             if tower < len(by_x):
