@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 MOST_PIXELS = 1600  # of a batch: weight and input gradient of a 1x1 layer
 FEW_PIXELS = 512  # of a batch: its forward pass too
 SMALL_MAP = 144  # of one map: weight gradient of a 3x3 layer
+NARROW = 8  # outputs of a 3x3 layer: both gradients
 # With AMX the weight gradient of every 1x1 layer.
 HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
@@ -81,13 +82,14 @@ def pixels_of(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def patches_of(x: Tensor) -> Tensor:
-    """[B, C, H, W] in channels_last -> [B * H * W, 9 * C], the 3x3 neighbourhood of each position, zeros outside."""
+def patches_of(x: Tensor, stride: int = 1) -> Tensor:
+    """[B, C, H, W] in channels_last -> [B * h * w, 9 * C], the 3x3 neighbourhood of every ``stride``-th position, zeros
+    outside."""
     batch, channels, height, width = x.shape
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     image, row, column, _ = padded.stride()
-    windows = padded.as_strided((batch, height, width, 3, 3, channels), (image, row, column, row, column, 1))
-    return windows.reshape(-1, 9 * channels)
+    size = (batch, -(-height // stride), -(-width // stride), 3, 3, channels)
+    return padded.as_strided(size, (image, row * stride, column * stride, row, column, 1)).reshape(-1, 9 * channels)
 
 
 def _product(pixels: Tensor, matrix: Tensor, bias: Tensor | None, size: tuple[int, int, int]) -> Tensor:
@@ -144,9 +146,13 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, onto: Ten
     if plain and onto is not None:
         pixels_of(onto).addmm_(pixels_of(grad), weight.flatten(1))
         return onto
+    size = (len(x), *x.shape[2:])
     if plain and x[:, 0].numel() <= MOST_PIXELS:
-        return _product(pixels_of(grad), weight.flatten(1), None, (len(x), *x.shape[2:]))
-    found = _backward(grad, x, weight, where, 0)
+        return _product(pixels_of(grad), weight.flatten(1), None, size)
+    if _is_narrow(weight, where):
+        found = _product(patches_of(grad), weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, weight.shape[1]), None, size)
+    else:
+        found = _backward(grad, x, weight, where, 0)
     return found if onto is None else onto.add_(found)
 
 
@@ -154,10 +160,18 @@ def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry) -> Tenso
     """Gradient of the weight; arguments as for :func:`by_input`."""
     if where == POINTWISE and weight.shape[2:] == (1, 1) and (HAS_AMX or x[:, 0].numel() <= MOST_PIXELS):
         return (pixels_of(grad).t() @ pixels_of(x)).view_as(weight)
-    if where == SAME and weight.shape[2:] == (3, 3) and x[0, 0].numel() <= SMALL_MAP:
-        product = pixels_of(grad).t() @ patches_of(x)
+    if _is_narrow(weight, where):
+        product = patches_of(grad).t() @ pixels_of(x)
+        return product.view(3, 3, len(weight), -1).flip(0, 1).permute(2, 3, 0, 1)
+    if weight.shape[2:] == (3, 3) and where._replace(stride=(1, 1)) == SAME and grad[0, 0].numel() <= SMALL_MAP:
+        product = pixels_of(grad).t() @ patches_of(x, where.stride[0])
         return product.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
     return _backward(grad, x, weight, where, 1)
+
+
+def _is_narrow(weight: Tensor, where: Geometry) -> bool:
+    """A 3x3 convolution with so few outputs that the patches of the gradient are small."""
+    return where == SAME and weight.shape[2:] == (3, 3) and len(weight) <= NARROW
 
 
 def _backward(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, which: int) -> Tensor:
@@ -196,12 +210,13 @@ class _PointwiseConv(torch.autograd.Function):
 
 
 class _SmallConv(torch.autograd.Function):
-    """3x3 convolution of stride 1 with padding 1; arguments as in :class:`_PointwiseConv`."""
+    """3x3 convolution with padding 1, of a small map or with few outputs; arguments as in :class:`_PointwiseConv`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, bias, padding=1)
+        ctx.where = SAME._replace(stride=(stride, stride))
+        return F.conv2d(x, weight, bias, stride, padding=1)
 
     @staticmethod
     @once_differentiable
@@ -210,9 +225,10 @@ class _SmallConv(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         wanted = ctx.needs_input_grad
         return (
-            by_input(grad, x, weight, SAME) if wanted[0] else None,
-            by_weight(grad, x, weight, SAME) if wanted[1] else None,
+            by_input(grad, x, weight, ctx.where) if wanted[0] else None,
+            by_weight(grad, x, weight, ctx.where) if wanted[1] else None,
             pixels_of(grad).sum(0) if wanted[2] else None,
+            None,
         )
 
 
@@ -223,8 +239,7 @@ class QuickConv2d(nn.Conv2d):
         kind = self._quick_kind(x, weight)
         if kind is None:
             return super()._conv_forward(x, cast(weight, x.dtype) if _casts is not None and is_bf16_of_cpu(x) else weight, bias)
-        stride = self.stride[:1] if kind is _PointwiseConv else ()
-        return kind.apply(x, cast(weight, x.dtype), None if bias is None else bias.to(x.dtype), *stride)
+        return kind.apply(x, cast(weight, x.dtype), None if bias is None else bias.to(x.dtype), self.stride[0])
 
     def _quick_kind(self, x: Tensor, weight: Tensor) -> type | None:
         plain = (
@@ -232,15 +247,15 @@ class QuickConv2d(nn.Conv2d):
             and weight.requires_grad
             and torch.is_grad_enabled()
             and (self.groups, self.dilation, self.padding_mode) == (1, (1, 1), "zeros")
+            and self.stride[0] == self.stride[1]
         )
         if not plain:
             return None
-        count, _, height, width = x.shape
-        if (self.kernel_size, self.padding) == ((1, 1), (0, 0)) and self.stride[0] == self.stride[1]:
-            pixels = count * -(-height // self.stride[0]) * -(-width // self.stride[0])
-            return _PointwiseConv if pixels <= MOST_PIXELS else None
-        same = (self.kernel_size, self.stride, self.padding) == ((3, 3), (1, 1), (1, 1))
-        return _SmallConv if same and height * width <= SMALL_MAP else None
+        positions = -(-x.shape[2] // self.stride[0]) * -(-x.shape[3] // self.stride[0])
+        if (self.kernel_size, self.padding) == ((1, 1), (0, 0)):
+            return _PointwiseConv if HAS_AMX or len(x) * positions <= MOST_PIXELS else None
+        small = positions <= SMALL_MAP or _is_narrow(weight, Geometry.of(self))
+        return _SmallConv if (self.kernel_size, self.padding) == ((3, 3), (1, 1)) and small else None
 
 
 def quick_conv(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 from fcos_train.models.cpu_conv import QuickConv2d, patches_of, quick_conv, shared_casts
 from fcos_train.models.frozen_bn import fold_frozen_bn
 
-# kernel, stride, padding, size of the map
+# kernel, stride, padding, size of the map, outputs (24 where none are given)
 LAYERS = {
     "1x1, few pixels": (1, 1, 0, (9, 7)),
     "1x1, many pixels": (1, 1, 0, (20, 19)),
@@ -17,6 +17,9 @@ LAYERS = {
     "3x3, tiny map": (3, 1, 1, (5, 3)),
     "3x3, small map": (3, 1, 1, (10, 11)),
     "3x3, map of one position": (3, 1, 1, (1, 1)),
+    "3x3, stride 2": (3, 2, 1, (11, 8)),
+    "3x3, few outputs": (3, 1, 1, (17, 20), 4),
+    "3x3, one output": (3, 1, 1, (17, 20), 1),
 }
 DENSE = {"memory_format": torch.channels_last}
 
@@ -38,9 +41,9 @@ def error(found, truth):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_as_exact_as_torchs_own(name, bias):
-    kernel, stride, padding, size = LAYERS[name]
+    kernel, stride, padding, size, *outputs = LAYERS[name]
     torch.manual_seed(0)
-    layer = nn.Conv2d(16, 24, kernel, stride, padding, bias=bias).to(**DENSE)
+    layer = nn.Conv2d(16, *(outputs or [24]), kernel, stride, padding, bias=bias).to(**DENSE)
     x = torch.randn(4, 16, *size)
     grad = torch.randn_like(layer(x))
     truth = results(layer, x, grad, torch.float32)
@@ -53,6 +56,18 @@ def test_as_exact_as_torchs_own(name, bias):
         assert error(found, exact) <= 1.5 * error(reference, exact) + 1e-3
 
 
+def test_stride_2_on_a_map_of_one_column():
+    """As FPN's P7 of an image up to 64 px wide: torch's own weight gradient reads memory that was never written there."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(16, 24, 3, 2, 1).to(**DENSE)
+    x = torch.randn(4, 16, 4, 1)
+    grad = torch.randn_like(layer(x))
+    truth = results(layer, x, grad, torch.float32)
+    assert quick_conv(layer) == 1
+    for found, exact in zip(results(layer, x, grad, torch.bfloat16), truth, strict=True):
+        assert error(found, exact) < 0.01
+
+
 def test_patches():
     """The unfolding of torch, in another order."""
     x = torch.randn(2, 3, 4, 5).contiguous(**DENSE)
@@ -63,7 +78,7 @@ def test_patches():
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(8, 8, 3, 2, 1),
+        nn.Conv2d(8, 8, 3, (2, 1), 1),
         nn.Conv2d(8, 8, 3, 1, 2, dilation=2),
         nn.Conv2d(8, 8, 3, 1, 1, groups=2),
         nn.Conv2d(8, 8, 3, 1, 1, padding_mode="reflect"),
