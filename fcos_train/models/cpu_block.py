@@ -1,4 +1,4 @@
-"""Residual blocks of a ResNet in one autograd function: fewer passes over the maps, for bf16 channels_last on a CPU.
+"""Residual blocks of a ResNet in one autograd function: fewer passes over the maps, in channels_last on a CPU.
 
 Forward, oneDNN adds the shortcut and applies the ReLU while it writes the convolution's output. Backward, a ReLU masks the
 gradient where it lies, and the gradient through the branch is added to the shortcut's by the product that computes it.
@@ -17,7 +17,7 @@ from fcos_train.models.cpu_conv import (
     by_input,
     by_weight,
     has_hooks,
-    is_bf16_of_cpu,
+    is_quick_map,
     spread,
     thinned,
 )
@@ -134,7 +134,7 @@ class QuickBlock:
     origin: type
 
     def forward(self, x: Tensor) -> Tensor:
-        convs = self._convs() if is_bf16_of_cpu(x) else None
+        convs = self._convs() if is_quick_map(x) else None
         if convs is None:
             return super().forward(x)
         return _Block.apply(x, convs, *(None if conv is None else conv.weight for conv in convs))

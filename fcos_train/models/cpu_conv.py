@@ -1,4 +1,4 @@
-"""Convolutions of small maps as matrix products: quicker for bf16 in channels_last on a CPU.
+"""Convolutions of small maps as matrix products: quicker in channels_last on a CPU.
 
 A 1x1 convolution is a product of the pixels with the weight; a 3x3 convolution is one of the 3x3 patches. For the small
 maps of a pyramid oneDNN's convolution kernels need up to 3.5 times as long, above all for the gradient of the weight
@@ -60,12 +60,12 @@ def torchs_own() -> Iterator[None]:
         _allowed = before
 
 
-def is_bf16_of_cpu(x: Tensor) -> bool:
+def is_quick_map(x: Tensor) -> bool:
     """Whether ``x`` is a map for which there are quicker ways than torch's, and nothing else compiles the model."""
     return (
         _allowed
         and x.device.type == "cpu"
-        and x.dtype == torch.bfloat16
+        and (x.dtype == torch.bfloat16 or x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"))
         and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
@@ -139,7 +139,7 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, onto: Ten
     """Gradient of the input.
 
     Args:
-        grad, x: [B, O, h, w] and [B, C, H, W] in channels_last. weight: [O, C / groups, k, k]. All of one 16-bit type.
+        grad, x: [B, O, h, w] and [B, C, H, W] in channels_last. weight: [O, C / groups, k, k]. All of one type.
         onto: as x; the gradient is added to it in its memory. None: a new tensor.
     """
     plain = where == POINTWISE and weight.shape[2:] == (1, 1)
@@ -183,7 +183,7 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, which: i
 
 
 class _PointwiseConv(torch.autograd.Function):
-    """1x1 convolution of any stride: x [B, C, H, W], weight [O, C, 1, 1], bias [O] or None, of one 16-bit type."""
+    """1x1 convolution of any stride: x [B, C, H, W], weight [O, C, 1, 1], bias [O] or None, of one type."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -238,12 +238,12 @@ class QuickConv2d(nn.Conv2d):
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         kind = self._quick_kind(x, weight)
         if kind is None:
-            return super()._conv_forward(x, cast(weight, x.dtype) if _casts is not None and is_bf16_of_cpu(x) else weight, bias)
+            return super()._conv_forward(x, cast(weight, x.dtype) if _casts is not None and is_quick_map(x) else weight, bias)
         return kind.apply(x, cast(weight, x.dtype), None if bias is None else bias.to(x.dtype), self.stride[0])
 
     def _quick_kind(self, x: Tensor, weight: Tensor) -> type | None:
         plain = (
-            is_bf16_of_cpu(x)
+            is_quick_map(x)
             and weight.requires_grad
             and torch.is_grad_enabled()
             and (self.groups, self.dilation, self.padding_mode) == (1, (1, 1), "zeros")

@@ -15,7 +15,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcos_train.models.cpu_conv import is_bf16_of_cpu
+from fcos_train.models.cpu_conv import is_quick_map
 
 SLOW_MAPS = range(64, 1024)  # positions for which torch's forward kernel on a CPU takes another, slower way
 MOST_CHANNELS = 4096  # a program of the Triton kernels holds all channels of a position
@@ -84,7 +84,7 @@ class QuickGroupNorm(nn.GroupNorm):
             from .group_norm_triton import group_norm
 
             return group_norm(x, self.weight, self.bias, self.num_groups, self.eps, relu)
-        if self.affine and is_bf16_of_cpu(x):
+        if self.affine and x.dtype == torch.bfloat16 and is_quick_map(x):
             y = _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         else:
             y = super().forward(x)

@@ -14,7 +14,7 @@ from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.geometry.points import PointGrid, merge_levels
 from fcos_train.models import small_levels
 from fcos_train.models.canvas import obstacle, run_towers
-from fcos_train.models.cpu_conv import SMALL_MAP, is_bf16_of_cpu, shared_casts
+from fcos_train.models.cpu_conv import SMALL_MAP, is_quick_map, shared_casts
 
 Convolve = Callable[[nn.Module, Tensor], Tensor]
 
@@ -94,7 +94,7 @@ class TakesPaddedObjects:
     def _first_small(self, x: Sequence[Tensor]) -> int | None:
         """From which level on :mod:`small_levels` is quicker; None where it is for none."""
         small = [level.shape[2] * level.shape[3] <= SMALL_MAP for level in x]
-        if not (self.training and small[-1] and is_bf16_of_cpu(x[0])) or self.canvas_obstacle() is not None:
+        if not (self.training and small[-1] and is_quick_map(x[0])) or self.canvas_obstacle() is not None:
             return None
         return max((index + 1 for index, fits in enumerate(small) if not fits), default=0)
 

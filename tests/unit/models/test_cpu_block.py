@@ -163,10 +163,25 @@ def test_plugins_are_mmdets_own():
     assert quick(layer)._convs() is None
 
 
-def test_float32_is_mmdets_own():
+@pytest.mark.parametrize("name", BLOCKS)
+def test_float32(name):
+    layer, x = block(name)
+    truth, ours = results(layer, x, False), results(quick(layer), x, False)
+    assert ours.keys() == truth.keys()
+    for key, exact in truth.items():
+        assert distance(ours[key], exact) < 2e-6, key
+
+
+def test_other_types_are_mmdets_own():
+    """Float64; and float32 where autocast would make the convolutions bf16."""
     layer, x = block("bottleneck")
-    expected = layer(x.float())
-    assert torch.allclose(quick(layer)(x.float()), expected, atol=1e-5)
+    expected = results(layer, x, False)["y"]
+    layer = quick(layer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x.float())
+    assert type(y.grad_fn).__name__ != "_BlockBackward" and distance(y.float(), expected) < 0.01
+    y = layer.double()(x.double())
+    assert type(y.grad_fn).__name__ != "_BlockBackward" and distance(y.float(), expected) < 1e-6
 
 
 def test_a_whole_network_and_a_second_call():

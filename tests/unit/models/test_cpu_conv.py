@@ -101,7 +101,10 @@ def test_other_inputs_are_torchs_own():
     assert layer._quick_kind(x, layer.weight) is None  # rows of channels are not together
     dense = x.contiguous(**DENSE)
     assert layer._quick_kind(dense, layer.weight) is not None
-    assert layer._quick_kind(dense.float(), layer.weight) is None
+    assert layer._quick_kind(dense.float(), layer.weight) is not None
+    assert layer._quick_kind(dense.double(), layer.weight) is None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer._quick_kind(dense.float(), layer.weight) is None  # autocast has yet to make it bf16
     with torch.no_grad():
         assert layer._quick_kind(dense, layer.weight) is None
     layer.weight.requires_grad_(False)

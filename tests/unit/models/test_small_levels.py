@@ -147,7 +147,8 @@ def test_when():
     assert head._first_small(x) == 1
     assert head._first_small(x[1:]) == 0
     assert head._first_small(x[:1]) is None  # too large
-    assert head._first_small([level.float() for level in x]) is None
+    assert head._first_small([level.float() for level in x]) == 1
+    assert head._first_small([level.half() for level in x]) is None
     head.eval()
     assert head._first_small(x) is None
     head.train()
