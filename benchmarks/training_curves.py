@@ -99,7 +99,8 @@ def _fsaf(cfg: Config) -> None:
     shipped, ours = load_config("mmdet::fsaf/fsaf_r50_fpn_1x_coco").model, cfg.model.bbox_head
     head = shipped.bbox_head
     head.update({key: ours[key] for key in ("in_channels", "feat_channels", "stacked_convs", "norm_cfg")})
-    cfg.model.update(type="FSAF", bbox_head=head, train_cfg=shipped.train_cfg)
+    # not update(), which would keep the keys of FCOS's head
+    cfg.model.type, cfg.model.bbox_head, cfg.model.train_cfg = "FSAF", head, shipped.train_cfg
 
 
 def one(args: argparse.Namespace) -> None:

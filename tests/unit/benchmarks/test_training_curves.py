@@ -61,7 +61,12 @@ def test_runs_that_differ_from_the_start_are_not_compared(script, records, what,
 def test_config(script, head):
     args = script.parse(["--head", head, "--iters", "100", "--size", "96", "80", "--lr", "0.003", "--batch", "2"])
     cfg = script.config(args)
-    assert cfg.model.bbox_head.type == {"fcos": "FCOSHead", "fsaf": "FSAFHead"}[head]
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=True)
+    cfg.model.backbone.init_cfg = None
+    assert type(MODELS.build(cfg.model).bbox_head).__name__ == {"fcos": "FCOSHead", "fsaf": "FSAFHead"}[head]
     assert cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval == 4
     assert cfg.optim_wrapper.optimizer.lr == 0.003 and cfg.train_dataloader.batch_size == 2
     scales = [step.scale for loader in ("train", "val", "test") for step in cfg[f"{loader}_dataloader"].dataset.pipeline if step.type == "Resize"]
