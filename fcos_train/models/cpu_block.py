@@ -1,10 +1,12 @@
 """Residual blocks of a ResNet in one autograd function: fewer passes over the maps, in channels_last on a CPU.
 
-Forward, oneDNN adds the shortcut and applies the ReLU while it writes the convolution's output. Backward, a ReLU masks the
+Forward, oneDNN applies the ReLU, or adds the shortcut, while it writes the convolution's output. Backward, a ReLU masks the
 gradient where it lies, and the gradient through the branch is added to the shortcut's by the product that computes it.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from mmdet.models.backbones import resnet, resnext
@@ -24,6 +26,8 @@ from fcos_train.models.cpu_conv import (
 from fcos_train.models.frozen_bn import FoldedBatchNorm2d, FoldedConv2d
 
 PIECE = 2**18  # float32 numbers that stay in a core's cache
+# oneDNN's ReLU makes 0 of NaN, and a broken weight would go unnoticed; its leaky ReLU keeps NaN. A slope that no sum shows.
+SLOPE = 1e-30
 
 
 def _weight(conv: FoldedConv2d, dtype: torch.dtype) -> Tensor:
@@ -40,18 +44,18 @@ def _weight(conv: FoldedConv2d, dtype: torch.dtype) -> Tensor:
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, where: Geometry, relu: bool) -> Tensor:
-    unary = "relu" if relu else "none"
+    unary = ("leaky_relu", [SLOPE], "") if relu else ("none", [], "")
     return torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, where.padding, where.stride, where.dilation, where.groups, unary, [], ""
+        x, weight, bias, where.padding, where.stride, where.dilation, where.groups, *unary
     )
 
 
 def _convolve_onto(shortcut: Tensor, own: bool, x: Tensor, weight: Tensor, bias: Tensor, where: Geometry) -> Tensor:
     """relu(convolution + shortcut), in the memory of the shortcut where that is our ``own``."""
-    rest = (weight, bias, where.padding, where.stride, where.dilation, where.groups, "add", 1.0, "relu", [], "")
+    rest = (weight, bias, where.padding, where.stride, where.dilation, where.groups, "add", 1.0, None, [], "")
     if own:
-        return torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, x, *rest)
-    return torch.ops.mkldnn._convolution_pointwise.binary(x, shortcut, *rest)
+        return torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, x, *rest).relu_()
+    return torch.ops.mkldnn._convolution_pointwise.binary(x, shortcut, *rest).relu_()
 
 
 def _mask(grad: Tensor, y: Tensor) -> Tensor:
@@ -116,6 +120,14 @@ class _Block(torch.autograd.Function):
         return by_x, None, *by_weights
 
 
+@cache
+def _is_fused(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has these convolutions for the type on this processor; for bf16 AVX-512 or newer is needed."""
+    return torch.backends.mkldnn.is_available() and (
+        dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
 def _common_stride(present: list[FoldedConv2d], last: int) -> int:
     """Of the 1x1 convolutions that read the input of the block, where these are all that reads it; else 1."""
     readers = [present[0], *present[last + 1 :]]
@@ -134,7 +146,7 @@ class QuickBlock:
     origin: type
 
     def forward(self, x: Tensor) -> Tensor:
-        convs = self._convs() if is_quick_map(x) else None
+        convs = self._convs() if is_quick_map(x) and _is_fused(x.dtype) else None
         if convs is None:
             return super().forward(x)
         return _Block.apply(x, convs, *(None if conv is None else conv.weight for conv in convs))
@@ -174,7 +186,7 @@ QUICK = {kind.origin: kind for kind in (QuickBasicBlock, QuickBottleneck, QuickR
 
 def quick_blocks(model: nn.Module) -> int:
     """Turn every residual block of ``model`` into a :class:`QuickBlock`. Returns how many."""
-    blocks = [module for module in model.modules() if type(module) in QUICK] if torch.backends.mkldnn.is_available() else []
+    blocks = [module for module in model.modules() if type(module) in QUICK]
     for block in blocks:
         block.__class__ = QUICK[type(block)]
     return len(blocks)

@@ -115,6 +115,25 @@ def test_frozen_weights(name):
     assert not y.requires_grad and distance(y.float(), expected) < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("name", ["conv1", "conv2", "conv3"])
+def test_a_broken_weight_shows(name, dtype):
+    """A ReLU of oneDNN's would make 0 of it; no guard would see it."""
+    layer, x = block("bottleneck")
+    layer = quick(layer)
+    getattr(layer, name).weight.data[3, 2] = float("nan")
+    y = layer(x.to(dtype, **DENSE))
+    assert type(y.grad_fn).__name__ == "_BlockBackward" and y.isnan().any()
+
+
+def test_processors_without_these_convolutions(monkeypatch):
+    layer, x = block("bottleneck")
+    layer = quick(layer)
+    monkeypatch.setattr(cpu_block, "_is_fused", lambda dtype: dtype == torch.float32)
+    assert type(layer(x.float()).grad_fn).__name__ == "_BlockBackward"
+    assert type(layer.bfloat16()(x).grad_fn).__name__ != "_BlockBackward"
+
+
 def test_the_input_is_left_as_it_was():
     """Sums in place are done in memory of the block's own, forward and backward."""
     layer, x = block("bottleneck")
