@@ -21,8 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from fcos_train.geometry.points import Sizes
 from fcos_train.geometry.rows import membership, mirrored, neighbours, points_of_segments, rows_of, segment_of
-
-from .cpu_conv import cast
+from fcos_train.models.cpu_conv import cast
 
 
 @dataclass(frozen=True)
