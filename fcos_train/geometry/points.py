@@ -148,6 +148,11 @@ def _build(sizes: Sizes, spec: LevelSpec, device: torch.device) -> PointGrid:
     )
 
 
+def point_rows(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [B, K, H, W] of all levels -> [B, P, K]."""
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1)
+
+
 def merge_levels(maps: Sequence[Tensor]) -> Tensor:
     """Maps [B, K, H, W] of all levels -> [B, K, P], in one copy that keeps the memory order of the maps.
 
@@ -156,6 +161,5 @@ def merge_levels(maps: Sequence[Tensor]) -> Tensor:
     head = maps[0]
     dense_channels = head.shape[1] > 1 and head.is_contiguous(memory_format=torch.channels_last)
     if dense_channels and not head.is_contiguous():
-        rows = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps]
-        return torch.cat(rows, dim=1).transpose(1, 2)
+        return point_rows(maps).transpose(1, 2)
     return torch.cat([level.flatten(2) for level in maps], dim=2)

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .points import Sizes
+from .points import Sizes, point_rows
 
 
 def rows_of(maps: Sequence[Tensor]) -> Tensor:
     """Maps [B, C, H, W] -> [M, C]."""
-    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1).flatten(0, 1)
+    return point_rows(maps).flatten(0, 1)
 
 
 @lru_cache(maxsize=64)

@@ -166,6 +166,14 @@ FCOS_TRICKS = {
     "conv_bias": True,
     "loss_bbox": {"type": "GIoULoss", "loss_weight": 2.0},
 }
+MERGED_FCOS = {  # options of heads whose levels can run together
+    "group norm": {},
+    "no norm": {"norm_cfg": None},
+    "group norm and bias": {"conv_bias": True},
+    "all tricks": FCOS_TRICKS,
+    "three layers": {"stacked_convs": 3},
+    "three layers, no norm": {"stacked_convs": 3, "norm_cfg": None},
+}
 REGIONS = {"type": "CenterRegionAssigner", "pos_scale": 0.2, "neg_scale": 0.2, "min_pos_iof": 0.01}
 WIDE_REGIONS = {**REGIONS, "pos_scale": 0.5, "neg_scale": 0.8}  # they overlap on every level
 

@@ -10,6 +10,7 @@ from fcos_train.geometry.canvas import canvas_of, inside, level_rows, level_shar
 from fcos_train.models.canvas import _GroupNormReLU, _Pack
 from tests.support.heads import (
     FCOS_TRICKS,
+    MERGED_FCOS,
     SCENES,
     Scene,
     assert_equal,
@@ -20,13 +21,8 @@ from tests.support.heads import (
 
 COCO = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
 FCOS = {
-    "group norm": {},
-    "no norm": {"norm_cfg": None},
-    "group norm and bias": {"conv_bias": True},
+    **MERGED_FCOS,
     "centre sampling": {"center_sampling": True},
-    "all tricks": FCOS_TRICKS,
-    "three layers": {"stacked_convs": 3},
-    "three layers, no norm": {"stacked_convs": 3, "norm_cfg": None},
     "other box loss": {"loss_bbox": {"type": "DIoULoss", "loss_weight": 1.5}},
 }
 

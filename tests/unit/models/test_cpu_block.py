@@ -11,6 +11,7 @@ from fcos_train.models import cpu_block, cpu_conv
 from fcos_train.models.cpu_block import QuickBlock, quick_blocks
 from fcos_train.models.cpu_conv import POINTWISE, SAME, Geometry, by_input, by_weight, quick_conv, spread, thinned
 from fcos_train.models.frozen_bn import fold_frozen_bn
+from tests.support.noise import relative_error
 
 DENSE = {"memory_format": torch.channels_last}
 FROZEN = {"type": "BN", "requires_grad": False}
@@ -67,10 +68,6 @@ def results(layer, x, half, grad=None):
     return {"y": y.detach().float(), "x": x.grad.float(), **gradients}
 
 
-def distance(found, truth):
-    return ((found - truth).norm() / truth.norm()).item()
-
-
 @pytest.mark.parametrize("amx", [True, False], ids=["amx", "no amx"])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_no_noisier_than_mmdets(name, amx, monkeypatch):
@@ -84,7 +81,7 @@ def test_no_noisier_than_mmdets(name, amx, monkeypatch):
         for key, exact in truth.items():
             assert ours[key].shape == exact.shape
             own, reference = squares.get(key, (0, 0))
-            squares[key] = own + distance(ours[key], exact) ** 2, reference + distance(theirs[key], exact) ** 2
+            squares[key] = own + relative_error(ours[key], exact) ** 2, reference + relative_error(theirs[key], exact) ** 2
     for key, (own, reference) in squares.items():
         assert own**0.5 <= 1.5 * reference**0.5, key
         assert (own / 8) ** 0.5 < 0.1, key
@@ -112,7 +109,7 @@ def test_frozen_weights(name):
     layer, x = block(name)
     expected = results(layer, x, False)["y"]
     y = quick(layer.requires_grad_(False))(x)
-    assert not y.requires_grad and distance(y.float(), expected) < 0.01
+    assert not y.requires_grad and relative_error(y.float(), expected) < 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
@@ -188,7 +185,7 @@ def test_float32(name):
     truth, ours = results(layer, x, False), results(quick(layer), x, False)
     assert ours.keys() == truth.keys()
     for key, exact in truth.items():
-        assert distance(ours[key], exact) < 2e-6, key
+        assert relative_error(ours[key], exact) < 2e-6, key
 
 
 def test_other_types_are_mmdets_own():
@@ -198,9 +195,9 @@ def test_other_types_are_mmdets_own():
     layer = quick(layer)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = layer(x.float())
-    assert type(y.grad_fn).__name__ != "_BlockBackward" and distance(y.float(), expected) < 0.01
+    assert type(y.grad_fn).__name__ != "_BlockBackward" and relative_error(y.float(), expected) < 0.01
     y = layer.double()(x.double())
-    assert type(y.grad_fn).__name__ != "_BlockBackward" and distance(y.float(), expected) < 1e-6
+    assert type(y.grad_fn).__name__ != "_BlockBackward" and relative_error(y.float(), expected) < 1e-6
 
 
 def test_a_whole_network_and_a_second_call():
@@ -216,7 +213,7 @@ def test_a_whole_network_and_a_second_call():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = net(x)
     for one, other in zip(found, expected, strict=True):
-        assert distance(one.float(), other) < 0.02
+        assert relative_error(one.float(), other) < 0.02
     before = net.layer2[0].conv2.folded_bias
     net.layer2[0].norm2.bias.data.add_(1)
     assert fold_frozen_bn(net) == []  # nothing new, but the constants of blocks too are computed anew

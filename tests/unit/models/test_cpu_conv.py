@@ -7,6 +7,7 @@ from torch import nn
 
 from fcos_train.models.cpu_conv import QuickConv2d, patches_of, quick_conv, shared_casts
 from fcos_train.models.frozen_bn import fold_frozen_bn
+from tests.support.noise import relative_error
 
 # kernel, stride, padding, size of the map, outputs (24 where none are given)
 LAYERS = {
@@ -34,10 +35,6 @@ def results(layer, x, grad, dtype):
     return [t.float() for t in (y.detach(), x.grad, *(p.grad for p in layer.parameters()))]
 
 
-def error(found, truth):
-    return ((found - truth).norm() / truth.norm()).item()
-
-
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_as_exact_as_torchs_own(name, bias):
@@ -53,7 +50,7 @@ def test_as_exact_as_torchs_own(name, bias):
     quick = results(layer, x, grad, torch.bfloat16)
     for found, reference, exact in zip(quick, own, truth, strict=True):
         assert found.shape == exact.shape
-        assert error(found, exact) <= 1.5 * error(reference, exact) + 1e-3
+        assert relative_error(found, exact) <= 1.5 * relative_error(reference, exact) + 1e-3
 
 
 def test_stride_2_on_a_map_of_one_column():
@@ -65,7 +62,7 @@ def test_stride_2_on_a_map_of_one_column():
     truth = results(layer, x, grad, torch.float32)
     assert quick_conv(layer) == 1
     for found, exact in zip(results(layer, x, grad, torch.bfloat16), truth, strict=True):
-        assert error(found, exact) < 0.01
+        assert relative_error(found, exact) < 0.01
 
 
 def test_patches():
@@ -127,7 +124,7 @@ def test_a_weight_of_several_maps_is_cast_once():
     sum(y.float().square().sum() for y in outputs).backward()
     found, layer.weight.grad = layer.weight.grad, None
     sum(F.conv2d(x.float(), layer.weight, padding=1).square().sum() for x in maps).backward()
-    assert error(found, layer.weight.grad) < 0.01
+    assert relative_error(found, layer.weight.grad) < 0.01
 
 
 def test_folded_norms_are_quick_too():
@@ -141,4 +138,4 @@ def test_folded_norms_are_quick_too():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = model(x.to(torch.bfloat16, **DENSE))
     assert type(y.grad_fn).__name__ == "_PointwiseConvBackward"
-    assert error(y.float(), expected) < 0.01
+    assert relative_error(y.float(), expected) < 0.01

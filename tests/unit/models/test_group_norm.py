@@ -6,6 +6,7 @@ from mmcv.cnn import ConvModule
 from torch import nn
 
 from fcos_train.models.group_norm import ConvGroupNormReLU, QuickGroupNorm, quick_group_norm
+from tests.support.noise import relative_error
 
 
 def gradients(layer, x, grad):
@@ -14,10 +15,6 @@ def gradients(layer, x, grad):
     y = layer(x)
     y.backward(grad.to(y.dtype))
     return [t.float() for t in (y.detach(), x.grad, layer.weight.grad, layer.bias.grad)]
-
-
-def error(found, truth):
-    return ((found - truth).norm() / truth.norm()).item()
 
 
 @pytest.mark.parametrize("size", [(20, 20), (33, 33), (3, 5), (1, 1)])
@@ -32,9 +29,9 @@ def test_as_exact_as_torchs_own(size):
     own = gradients(layer, x, grad)
     assert quick_group_norm(layer) == 1 and isinstance(layer, QuickGroupNorm)
     quick = gradients(layer, x, grad)
-    assert error(quick[0], truth[0]) <= error(own[0], truth[0]) + 1e-4
+    assert relative_error(quick[0], truth[0]) <= relative_error(own[0], truth[0]) + 1e-4
     for found, reference in zip(quick[1:], truth[1:], strict=True):
-        assert error(found, reference) < 0.01
+        assert relative_error(found, reference) < 0.01
 
 
 def test_other_cases_are_torchs_own():

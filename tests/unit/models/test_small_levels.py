@@ -10,7 +10,7 @@ from torch import nn
 from fcos_train.geometry.rows import membership
 from fcos_train.models.small_levels import _GroupNormReLU, convolve, run_towers
 from tests.support.heads import (
-    FCOS_TRICKS,
+    MERGED_FCOS,
     SCENES,
     Scene,
     assert_equal,
@@ -19,14 +19,6 @@ from tests.support.heads import (
     losses_and_gradients_of_padded,
 )
 
-FCOS = {
-    "group norm": {},
-    "no norm": {"norm_cfg": None},
-    "group norm and bias": {"conv_bias": True},
-    "all tricks": FCOS_TRICKS,
-    "three layers": {"stacked_convs": 3},
-    "three layers, no norm": {"stacked_convs": 3, "norm_cfg": None},
-}
 SIZES = ((5, 7), (3, 4), (1, 2))
 
 
@@ -35,10 +27,10 @@ def with_rows_from(head, first):
     return head
 
 
-@pytest.mark.parametrize("option", FCOS)
+@pytest.mark.parametrize("option", MERGED_FCOS)
 @pytest.mark.parametrize("scene", SCENES)
 def test_fcos_equal_to_mmdet(option, scene):
-    ours, theirs = fcos_pair(**FCOS[option])
+    ours, theirs = fcos_pair(**MERGED_FCOS[option])
     assert ours.canvas_obstacle() is None
     assert_equal(with_rows_from(ours, 2), theirs, Scene(scene), run=losses_and_gradients_of_padded)
 
