@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
+import secrets
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import UserError
+
+
+def unguessable(path: Path, suffix: str) -> Path:
+    """A hidden name beside ``path`` that nobody can have prepared a link under."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{suffix}")
+
+
+def create(path: Path) -> BinaryIO:
+    """Open a new file for writing; an existing file or link of that name is an error (``FileExistsError``)."""
+    return open(path, "xb")
 
 
 def write_whole(path: str | Path, data: bytes | str) -> Path:
@@ -17,11 +28,10 @@ def write_whole(path: str | Path, data: bytes | str) -> Path:
         UserError: the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    # The host too: several machines may prepare the same data set on a shared disk.
-    scratch = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    scratch = unguessable(path, ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(scratch, "wb") as file:
+        with create(scratch) as file:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner.base_loop import BaseLoop
 
+from .. import run_folder
 from ..errors import UserError
+from ..files import create
 from ..timer import paused
 from . import rng
 from .loaders import is_local
 from .ranks import on_master
 from .schedule import keep_config
 from .weights import state_dict_of
-from .writing import NonFiniteWeights, remove_leftovers, replacing, sync_folder
+from .writing import NonFiniteWeights, name_run, remove_leftovers, replacing, sync_folder, temporary
 
 _RNG_KEY = "rng"
 
@@ -32,7 +34,10 @@ class SafeCheckpointHook(CheckpointHook):
     - An old checkpoint is deleted only when the new one is in place (so for a moment there is one more).
     - Weights with inf or nan are not saved: logged, and training goes on with the older checkpoints kept.
     - A checkpoint that cannot be written ends the run on all ranks with one message.
-    - ``latest.pth`` beside the checkpoints is a link to the newest.
+    - ``latest.pth`` beside the checkpoints is a link to the newest; ``last_checkpoint`` names it relative to the work
+      folder, so that both stay right in a copy of the folder.
+    - Checkpoints carry the id of their run, and the work folder is locked while a run writes into it
+      (:mod:`mmcv_overrides.run_folder`).
     - Random states of all ranks are saved, and put back on resume. Validation leaves them as it found them, so
       that a run with and without it, and one resumed before or after it, draw the same numbers.
     - Resuming a checkpoint of another model shape is an error.
@@ -49,15 +54,44 @@ class SafeCheckpointHook(CheckpointHook):
         self._loaded: dict | None = None
         self._own_generator: torch.Generator | None = None
         self._partial = False
+        self._run: str | None = None
+        self._locked = False
 
-    # Random states
+    # The folder of the run
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        if is_main_process() and self._local:
-            remove_leftovers(Path(self.out_dir))
+        on_master(lambda: self._begin_run(runner))
         self._resume_rng(runner)
         self._separate_loader_rng(runner)
+
+    def _begin_run(self, runner) -> None:
+        """Lock the work folder, note the run in it, and remove what its killed predecessors left half written.
+
+        Raises:
+            Occupied: another run writes into the folder.
+        """
+        folder, out_dir = Path(runner.work_dir), Path(self.out_dir)
+        self._locked = run_folder.hold(folder)
+        before = run_folder.read_record(folder)
+        apart = out_dir if self._local and out_dir.resolve() != folder.resolve() else None
+        resumed = (self._loaded["run"], self._loaded["iter"]) if self._resumes(runner) else None
+        record = run_folder.begin(folder, resumed, apart)
+        self._run = record.run
+        name_run(record.run)
+        for place in {folder, apart or folder}:
+            remove_leftovers(place, record.runs() + (before.runs() if before else []))
+
+    def _resumes(self, runner) -> bool:
+        """True where the loop stands where the loaded checkpoint did, so not after ``load_from``."""
+        loaded = self._loaded
+        return loaded is not None and loaded["iter"] > 0 and (runner.epoch, runner.iter) == (loaded["epoch"], loaded["iter"])
+
+    def after_run(self, runner) -> None:
+        if self._locked:
+            run_folder.release(Path(runner.work_dir))
+
+    # Random states
 
     def _resume_rng(self, runner) -> None:
         """Put the random states back; here, as late as a hook can before the loop opens the data loader.
@@ -65,12 +99,8 @@ class SafeCheckpointHook(CheckpointHook):
         Building and loading the model has drawn from the generators by now; the first batch has not. Only on a
         resume: then (and not after ``load_from``) the loop stands where the checkpoint did.
         """
-        loaded, self._loaded = self._loaded, None
-        if (
-            loaded is None
-            or loaded["iter"] == 0
-            or (runner.epoch, runner.iter) != (loaded["epoch"], loaded["iter"])
-        ):
+        resumes, loaded, self._loaded = self._resumes(runner), self._loaded, None
+        if not resumes:
             return
         self._check_same_shapes(runner, loaded["shapes"])
         loaded["schedule"].catch_up()
@@ -134,6 +164,8 @@ class SafeCheckpointHook(CheckpointHook):
         if self._gathered is not None:
             checkpoint[_RNG_KEY] = self._gathered
         self._gathered = None
+        if self._run is not None:
+            checkpoint["meta"]["run"] = self._run
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         _name_classes(runner)
@@ -142,6 +174,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._loaded = {
             "epoch": meta.get("epoch", 0),
             "iter": meta.get("iter", 0),
+            "run": str(meta.get("run", "")),
             "rng": checkpoint.get(_RNG_KEY),
             "schedule": schedule,
             "shapes": {
@@ -231,8 +264,9 @@ class SafeCheckpointHook(CheckpointHook):
         """Write ``last_checkpoint`` (mmengine's text file, in the work folder) and ``latest.pth``."""
         if not is_main_process():
             return
+        inside = self._local and Path(self.out_dir).resolve() == Path(runner.work_dir).resolve()
         with replacing(Path(runner.work_dir) / "last_checkpoint") as file:
-            file.write(str(self.last_ckpt).encode())
+            file.write((name if inside else str(self.last_ckpt)).encode())
         if self._local:
             point_latest(Path(self.out_dir), name)
 
@@ -294,13 +328,12 @@ class SafeCheckpointHook(CheckpointHook):
 
 def point_latest(folder: Path, name: str) -> None:
     """Make ``folder/latest.pth`` a relative link to ``name``; a copy where links are not possible. Atomic."""
-    temp = folder / f".latest.pth.{os.getpid()}.saving"
-    with suppress(FileNotFoundError):
-        temp.unlink()
+    temp = temporary(folder / "latest.pth")
     try:
         os.symlink(name, temp)
     except OSError:
-        shutil.copyfile(folder / name, temp)
+        with open(folder / name, "rb") as source, create(temp) as copy:
+            shutil.copyfileobj(source, copy)
     os.replace(temp, folder / "latest.pth")
     sync_folder(folder)
 

@@ -1,4 +1,4 @@
-"""Finds the checkpoint to resume from: the newest one that can be read."""
+"""Finds the checkpoint to resume from: the newest one of the folder's run that can be read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 
 from ..errors import UserError
+from ..run_folder import read_record
 from .ranks import on_master
 from .reading import load, peek
 
@@ -16,21 +17,35 @@ _PATTERNS = ("epoch_*.pth", "iter_*.pth")
 
 
 def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
-    """The checkpoint with the most iterations in ``work_dir`` that can be read in full, or None.
+    """The newest checkpoint of the run in ``work_dir`` that can be read in full, or None.
 
-    Candidates are what ``latest.pth`` and ``last_checkpoint`` name, and every epoch_N.pth and iter_N.pth. Each
-    one that cannot be read (truncated, refused, without training state) is named in a warning.
+    Candidates are every epoch_N.pth and iter_N.pth, and what ``latest.pth`` and ``last_checkpoint`` name. Where
+    ``run.json`` tells the run, its own checkpoints count and the one with the most iterations is the newest. A folder
+    without that file may hold checkpoints of several runs: what ``latest.pth`` or ``last_checkpoint`` names comes first,
+    then the file that was written last; without either the one with the most iterations. Each file that is passed over
+    (truncated, refused, without training state, of another run) is named in a warning.
 
     Args:
         log: a logging.Logger; default the current one of mmengine.
     """
+    folder = Path(work_dir)
+    record, named = read_record(folder), _named(folder)
     ranked = []
-    for path in candidates(Path(work_dir)):
+    for path in candidates(folder):
         try:
-            ranked.append((*_progress(path), path.stat().st_mtime, path))
+            iterations, epochs, run = _progress(path)
+            written = path.stat().st_mtime
         except (UserError, OSError) as error:
             _warn(path, error, log)
-    for *_, path in sorted(ranked, reverse=True):
+            continue
+        if record is None:
+            first = path.resolve() in named
+            ranked.append(((first, written if named else 0, iterations, epochs, written), path))
+        elif record.owns(run, iterations):
+            ranked.append(((iterations, epochs, written), path))
+        else:
+            _warn(path, f"it is of another run than run.json names; --resume {path} takes it", log)
+    for _, path in sorted(ranked, reverse=True):
         try:
             load(path)
             return path
@@ -41,29 +56,52 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
 
 def candidates(work_dir: Path) -> list[Path]:
     """Files that may be checkpoints to resume from, each once, whether readable or not."""
-    paths = [p for pattern in _PATTERNS for p in work_dir.glob(pattern)]
-    latest, note = work_dir / "latest.pth", work_dir / "last_checkpoint"
-    if latest.exists():
-        paths.append(latest)
-    if note.is_file():
-        named = note.read_text(errors="replace").strip()
-        if named and "://" not in named and Path(named).is_file():
-            paths.append(Path(named))
+    record = read_record(work_dir)
+    folders = [work_dir, *([Path(record.checkpoints)] if record and record.checkpoints else [])]
+    paths = [p for folder in folders for pattern in _PATTERNS for p in folder.glob(pattern)]
+    paths += _named(work_dir)
     unique: dict[Path, Path] = {}
     for path in paths:
         unique.setdefault(path.resolve(), path.resolve() if path.is_symlink() else path)
     return list(unique.values())
 
 
-def _progress(path: Path) -> tuple[int, int]:
-    """(iterations, epochs) of a checkpoint."""
+def _named(work_dir: Path) -> list[Path]:
+    """What ``latest.pth`` and ``last_checkpoint`` lead to, resolved; nothing outside the run's own folders."""
+    found = []
+    latest, note = work_dir / "latest.pth", work_dir / "last_checkpoint"
+    if latest.exists():
+        found.append(latest.resolve())
+    if note.is_file():
+        text = note.read_text(errors="replace").strip()
+        path = work_dir / text  # absolute when the checkpoints are in another folder, and as mmengine writes it
+        if text and "://" not in text and path.is_file():
+            found.append(path.resolve())
+    places = _places(work_dir)
+    return list(dict.fromkeys(path for path in found if places is None or path.parent in places))
+
+
+def _places(work_dir: Path) -> set[Path] | None:
+    """Folders of this run's checkpoints; None (any) where mmengine itself wrote them into a folder of its own.
+
+    A copied work folder still has the absolute path of the original in mmengine's ``last_checkpoint``; it is not followed.
+    """
+    record = read_record(work_dir)
+    if record is not None:
+        return {Path(folder).resolve() for folder in (work_dir, record.checkpoints) if folder is not None}
+    inside = any(True for pattern in _PATTERNS for _ in work_dir.glob(pattern))
+    return {work_dir.resolve()} if inside else None
+
+
+def _progress(path: Path) -> tuple[int, int, str]:
+    """(iterations, epochs, id of the run) of a checkpoint."""
     meta = peek(path).get("meta")
     if not isinstance(meta, dict) or not {"iter", "epoch"} <= meta.keys():
         raise UserError(f"checkpoint {path} has no training state to resume from; use it with --load-from")
-    return int(meta["iter"]), int(meta["epoch"])
+    return int(meta["iter"]), int(meta["epoch"]), str(meta.get("run", ""))
 
 
-def _warn(path: Path, error: Exception, log: Any) -> None:
+def _warn(path: Path, error: Exception | str, log: Any) -> None:
     print_log(f"passed over {path.name}: {error}", logger=log or "current", level=logging.WARNING)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,9 +13,22 @@ from typing import Any, BinaryIO
 import torch
 
 from ..errors import UserError
+from ..files import create, unguessable
 from .plain import plain
 
 TEMP_SUFFIX = ".saving"
+_run = "alone"
+
+
+def name_run(run: str) -> None:
+    """Say whose the temporary files are that this process writes from now on (see :func:`remove_leftovers`)."""
+    global _run
+    _run = run
+
+
+def temporary(path: Path) -> Path:
+    """Name of the temporary file for ``path``: in its folder, as a rename is atomic only within one."""
+    return unguessable(path, f".{_run}{TEMP_SUFFIX}")
 
 
 class NonFiniteWeights(UserError):
@@ -89,12 +102,9 @@ def replacing(path: Path) -> Iterator[_Writer]:
     Raises:
         OSError: the first error that the system gave.
     """
-    temp = path.with_name(
-        f".{path.name}.{os.getpid()}{TEMP_SUFFIX}"
-    )  # same folder: a rename is atomic only within one
-    writer = None
+    temp, writer = temporary(path), None
     try:
-        with open(temp, "wb") as file:
+        with create(temp) as file:
             writer = _Writer(file)
             yield writer
             file.flush()
@@ -119,9 +129,9 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> list[str]:
-    """Delete the temporary files of a run that was killed while it saved; returns their names."""
-    found = sorted(Path(folder).glob(f".*{TEMP_SUFFIX}"))
+def remove_leftovers(folder: Path, runs: Iterable[str]) -> list[str]:
+    """Delete the temporary files of ``runs`` (ids), which were killed while they saved; returns their names."""
+    found = sorted(temp for run in set(runs) for temp in Path(folder).glob(f".*.{run}{TEMP_SUFFIX}"))
     for temp in found:
         with suppress(OSError):
             temp.unlink()

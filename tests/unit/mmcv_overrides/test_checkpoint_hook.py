@@ -2,20 +2,16 @@
 
 import logging
 import os
-import random
 
 import numpy as np
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
 
 from mmcv_overrides import checkpoint, seams
 from mmcv_overrides.errors import UserError
+from tests.support.toy_runner import Record, Toy, checkpoint_names, toy_runner
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,110 +19,14 @@ def _overrides():
     seams.apply(checkpoint.OVERRIDES)
 
 
-class Points(Dataset):
-    metainfo = {"classes": ("a", "b"), "palette": [(1, 2, 3), (1, 2, 3)]}
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        noise = random.random() + np.random.rand() + torch.rand(())
-        return {"x": torch.full((4,), float(index)) / 8 + noise}
-
-
-class Toy(BaseModel):
-    def __init__(self, width=4):
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = torch.nn.Linear(4, 4)
-        self.conv_cls = torch.nn.Linear(4, width)
-        self.drop = torch.nn.Dropout(0.5)
-
-    def forward(self, x, mode="loss"):
-        y = self.drop(self.conv_cls(self.body(x)))
-        return {"loss": (y**2).mean()} if mode == "loss" else [y.mean().item() + torch.rand(()).item()]
-
-
-class Scores(BaseMetric):
-    """Gives the next of ``values`` at each validation."""
-
-    values: list = []
-
-    def process(self, data_batch, data_samples):
-        random.random(), np.random.rand(), torch.rand(3)
-        self.results.append(0)
-
-    def compute_metrics(self, results):
-        return {"mAP": self.values.pop(0)}
-
-
-class Record(Hook):
-    """Every loss in full precision; can poison the weights, or stop the run, at an iteration."""
-
-    def __init__(self, poison=None, stop=None):
-        self.losses, self.poison, self.stop = [], poison, stop
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(float(outputs["loss"].detach()))
-        if runner.iter + 1 == self.poison:
-            runner.model.conv_cls.weight.data[0, 0] = float("nan")
-        if self.poison and runner.iter + 1 == self.poison + 4:
-            runner.model.conv_cls.weight.data[0, 0] = 1.0
-
-    def after_train_epoch(self, runner):
-        if runner.epoch + 1 == self.stop:
-            runner.train_loop.stop_training = True
-
-
-def _runner(folder, epochs=4, scores=None, record=None, model=None, loop=None, **options):
-    """A runner over 4 batches of 2 per epoch; validates each epoch when ``scores`` are given."""
-    hook_options = {
-        k: options.pop(k)
-        for k in list(options)
-        if k in ("interval", "by_epoch", "max_keep_ckpts", "save_best", "out_dir")
-    }
-    hook = dict(type="CheckpointHook", **{"interval": 1, **hook_options})
-    loader = dict(
-        batch_size=2,
-        num_workers=0,
-        dataset=Points(),
-        sampler=dict(type="DefaultSampler", shuffle=True),
-        collate_fn=dict(type="default_collate"),
-    )
-    validation = {}
-    if scores is not None:
-        Scores.values = list(scores)
-        validation = dict(val_dataloader=dict(loader), val_cfg=dict(), val_evaluator=Evaluator([Scores()]))
-    runner = Runner(
-        model=model or Toy(),
-        work_dir=str(folder),
-        train_dataloader=dict(loader),
-        train_cfg=dict(loop or dict(by_epoch=True), max_epochs=epochs),
-        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
-        param_scheduler=dict(type="MultiStepLR", milestones=[2], gamma=0.5),
-        default_hooks=dict(checkpoint=hook, logger=None),
-        custom_hooks=[record or Record()],
-        randomness=dict(seed=3),
-        default_scope="mmengine",
-        experiment_name=f"{folder.name}_{np.random.default_rng().integers(1 << 40)}",
-        **validation,
-        **options,
-    )
-    return runner
-
-
-def _names(folder):
-    return sorted(n for n in os.listdir(folder) if n.endswith(".pth") or "saving" in n)
-
-
 @pytest.mark.parametrize("scores", [None, [0.1, 0.2, 0.3, 0.4]])
 def test_two_and_two_epochs_are_four_bit_for_bit(tmp_path, scores, caplog):
     whole, first, second = Record(), Record(stop=2), Record()
     best = dict(save_best="mAP") if scores else {}
-    _runner(tmp_path / "whole", scores=scores, record=whole, **best).train()
-    _runner(tmp_path / "parts", scores=scores, record=first, **best).train()
+    toy_runner(tmp_path / "whole", scores=scores, record=whole, **best).train()
+    toy_runner(tmp_path / "parts", scores=scores, record=first, **best).train()
     caplog.clear()
-    resumed = _runner(tmp_path / "parts", scores=scores and scores[2:], record=second, resume=True, **best)
+    resumed = toy_runner(tmp_path / "parts", scores=scores and scores[2:], record=second, resume=True, **best)
     resumed.train()
     assert len(whole.losses) == 16 and first.losses + second.losses == whole.losses
     a, b = (checkpoint.load(tmp_path / n / "epoch_4.pth") for n in ("whole", "parts"))
@@ -140,19 +40,19 @@ def test_two_and_two_epochs_are_four_bit_for_bit(tmp_path, scores, caplog):
 
 def test_validation_does_not_change_the_training(tmp_path):
     without, with_ = Record(), Record()
-    _runner(tmp_path / "a", epochs=3, record=without).train()
-    _runner(tmp_path / "b", epochs=3, record=with_, scores=[0.1, 0.2, 0.3]).train()
+    toy_runner(tmp_path / "a", epochs=3, record=without).train()
+    toy_runner(tmp_path / "b", epochs=3, record=with_, scores=[0.1, 0.2, 0.3]).train()
     assert without.losses == with_.losses
 
 
 def test_message_hub_history_comes_back_as_history(tmp_path):
-    runner = _runner(tmp_path / "a", epochs=1)
+    runner = toy_runner(tmp_path / "a", epochs=1)
     for value in (0.5, 0.25, 0.125):
         runner.message_hub.update_scalar("train/mine", value)
     runner.message_hub.update_info("mine", {"at": np.float64(0.5)})
     runner.train()
     torch.load(tmp_path / "a" / "latest.pth", weights_only=True)
-    resumed = _runner(tmp_path / "a", epochs=2, resume=True)
+    resumed = toy_runner(tmp_path / "a", epochs=2, resume=True)
     resumed.train()
     mine = resumed.message_hub.get_scalar("train/mine")
     assert type(mine) is HistoryBuffer
@@ -161,10 +61,10 @@ def test_message_hub_history_comes_back_as_history(tmp_path):
 
 
 def test_load_from_does_not_restore_random_states(tmp_path):
-    _runner(tmp_path / "a", epochs=1).train()
+    toy_runner(tmp_path / "a", epochs=1).train()
     fresh, loaded = Record(), Record()
-    _runner(tmp_path / "b", epochs=1, record=fresh).train()
-    runner = _runner(tmp_path / "c", epochs=1, record=loaded, load_from=str(tmp_path / "a" / "epoch_1.pth"))
+    toy_runner(tmp_path / "b", epochs=1, record=fresh).train()
+    runner = toy_runner(tmp_path / "c", epochs=1, record=loaded, load_from=str(tmp_path / "a" / "epoch_1.pth"))
     runner.load_or_resume()
     runner._has_loaded = False
     state = torch.get_rng_state()
@@ -189,7 +89,7 @@ def test_keep_n_latest_and_order(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Runner, "save_checkpoint", save)
     monkeypatch.setattr(checkpoint.SafeCheckpointHook, "_remove", remove)
-    _runner(tmp_path / "a", max_keep_ckpts=2).train()
+    toy_runner(tmp_path / "a", max_keep_ckpts=2).train()
     assert events == [
         "+epoch_1.pth",
         "+epoch_2.pth",
@@ -198,35 +98,35 @@ def test_keep_n_latest_and_order(tmp_path, monkeypatch):
         "+epoch_4.pth",
         "-epoch_2.pth",
     ]
-    assert _names(tmp_path / "a") == ["epoch_3.pth", "epoch_4.pth", "latest.pth"]
+    assert checkpoint_names(tmp_path / "a") == ["epoch_3.pth", "epoch_4.pth", "latest.pth"]
     assert os.readlink(tmp_path / "a" / "latest.pth") == "epoch_4.pth"
-    assert (tmp_path / "a" / "last_checkpoint").read_text() == str(tmp_path / "a" / "epoch_4.pth")
+    assert (tmp_path / "a" / "last_checkpoint").read_text() == "epoch_4.pth"
     assert checkpoint.load(tmp_path / "a" / "latest.pth")["message_hub"]["runtime_info"]["keep_ckpt_ids"] == [
         3,
         4,
     ]
-    _runner(tmp_path / "a", epochs=6, max_keep_ckpts=2, resume=True).train()
-    assert _names(tmp_path / "a") == ["epoch_5.pth", "epoch_6.pth", "latest.pth"]
+    toy_runner(tmp_path / "a", epochs=6, max_keep_ckpts=2, resume=True).train()
+    assert checkpoint_names(tmp_path / "a") == ["epoch_5.pth", "epoch_6.pth", "latest.pth"]
 
 
 def test_best_is_kept_and_replaced(tmp_path):
-    _runner(tmp_path / "a", scores=[0.2, 0.5, 0.3, 0.4], save_best="mAP", max_keep_ckpts=1).train()
-    assert _names(tmp_path / "a") == ["best_mAP_epoch_2.pth", "epoch_4.pth", "latest.pth"]
+    toy_runner(tmp_path / "a", scores=[0.2, 0.5, 0.3, 0.4], save_best="mAP", max_keep_ckpts=1).train()
+    assert checkpoint_names(tmp_path / "a") == ["best_mAP_epoch_2.pth", "epoch_4.pth", "latest.pth"]
     info = checkpoint.load(tmp_path / "a" / "latest.pth")["message_hub"]["runtime_info"]
     assert info["best_score"] == 0.5 and info["best_ckpt"].endswith("best_mAP_epoch_2.pth")
-    _runner(tmp_path / "a", epochs=5, scores=[0.6], save_best="mAP", max_keep_ckpts=1, resume=True).train()
-    assert _names(tmp_path / "a") == ["best_mAP_epoch_5.pth", "epoch_5.pth", "latest.pth"]
+    toy_runner(tmp_path / "a", epochs=5, scores=[0.6], save_best="mAP", max_keep_ckpts=1, resume=True).train()
+    assert checkpoint_names(tmp_path / "a") == ["best_mAP_epoch_5.pth", "epoch_5.pth", "latest.pth"]
 
 
 def test_unknown_metric_name_lists_the_valid_ones(tmp_path):
     with pytest.raises(UserError, match="save_best='bbox_mAP' .* it has: mAP"):
-        _runner(tmp_path / "a", scores=[0.2] * 4, save_best="bbox_mAP").train()
+        toy_runner(tmp_path / "a", scores=[0.2] * 4, save_best="bbox_mAP").train()
 
 
 def test_non_finite_weights_are_skipped_and_older_ones_kept(tmp_path, caplog):
     """nan from iteration 5 to 9: epoch 2 cannot be saved, nor be the best; epoch 1 stays until epoch 3 is there."""
     caplog.set_level(logging.ERROR)
-    runner = _runner(
+    runner = toy_runner(
         tmp_path / "a",
         epochs=2,
         scores=[0.1, 0.9],
@@ -235,7 +135,7 @@ def test_non_finite_weights_are_skipped_and_older_ones_kept(tmp_path, caplog):
         record=Record(poison=5),
     )
     runner.train()
-    assert _names(tmp_path / "a") == ["best_mAP_epoch_1.pth", "epoch_1.pth", "latest.pth"]
+    assert checkpoint_names(tmp_path / "a") == ["best_mAP_epoch_1.pth", "epoch_1.pth", "latest.pth"]
     assert os.readlink(tmp_path / "a" / "latest.pth") == "epoch_1.pth"
     info = runner.message_hub.runtime_info
     assert info["keep_ckpt_ids"] == [1] and info["best_score"] == 0.1
@@ -256,14 +156,14 @@ def test_failed_write_ends_the_run_with_the_old_ones_intact(tmp_path, monkeypatc
 
     monkeypatch.setattr(writing.torch, "save", full)
     with pytest.raises(UserError, match="No space left.*epoch_3|epoch_3.*No space left"):
-        _runner(tmp_path / "a", max_keep_ckpts=1).train()
-    assert _names(tmp_path / "a") == ["epoch_2.pth", "latest.pth"]
+        toy_runner(tmp_path / "a", max_keep_ckpts=1).train()
+    assert checkpoint_names(tmp_path / "a") == ["epoch_2.pth", "latest.pth"]
     assert checkpoint.load(tmp_path / "a" / "latest.pth")["meta"]["epoch"] == 2
 
 
 def test_save_by_iteration_in_mid_epoch(tmp_path):
-    _runner(tmp_path / "a", epochs=2, by_epoch=False, interval=3).train()
-    assert _names(tmp_path / "a") == ["iter_3.pth", "iter_6.pth", "iter_8.pth", "latest.pth"]
+    toy_runner(tmp_path / "a", epochs=2, by_epoch=False, interval=3).train()
+    assert checkpoint_names(tmp_path / "a") == ["iter_3.pth", "iter_6.pth", "iter_8.pth", "latest.pth"]
     metas = [checkpoint.load(tmp_path / "a" / f"iter_{n}.pth")["meta"] for n in (3, 6, 8)]
     assert [(m["epoch"], m["iter"]) for m in metas] == [(0, 3), (1, 6), (1, 8)]
 
@@ -300,11 +200,11 @@ def resumable_loop():
 def test_killed_in_mid_epoch_goes_on_bit_for_bit(tmp_path, resumable_loop, killed, saved):
     often = dict(by_epoch=False, interval=3, loop=LOOP, epochs=3, scores=[0.1, 0.2, 0.3])
     whole, first, second = Record(), Kill(killed), Record()
-    _runner(tmp_path / "whole", record=whole, **often).train()
+    toy_runner(tmp_path / "whole", record=whole, **often).train()
     with pytest.raises(Killed):
-        _runner(tmp_path / "parts", record=first, **often).train()
+        toy_runner(tmp_path / "parts", record=first, **often).train()
     assert os.readlink(tmp_path / "parts" / "latest.pth") == f"iter_{saved}.pth"
-    _runner(tmp_path / "parts", record=second, resume=True, **often).train()
+    toy_runner(tmp_path / "parts", record=second, resume=True, **often).train()
     assert len(whole.losses) == 12
     assert first.losses == whole.losses[:killed] and second.losses == whole.losses[saved:]
 
@@ -312,17 +212,17 @@ def test_killed_in_mid_epoch_goes_on_bit_for_bit(tmp_path, resumable_loop, kille
 def test_max_iters_in_mid_epoch_saves_the_last_state(tmp_path, resumable_loop):
     whole, first, second = Record(), Record(), Record()
     options = dict(epochs=3, scores=[0.3, 0.9, 0.5, 0.6], save_best="mAP", max_keep_ckpts=1)
-    _runner(tmp_path / "whole", record=whole, loop=LOOP, **{**options, "save_best": None}).train()
-    _runner(tmp_path / "a", record=first, loop={**LOOP, "max_iters": 6}, **options).train()
-    assert _names(tmp_path / "a") == ["best_mAP_iter_6.pth", "epoch_1.pth", "iter_6.pth", "latest.pth"]
+    toy_runner(tmp_path / "whole", record=whole, loop=LOOP, **{**options, "save_best": None}).train()
+    toy_runner(tmp_path / "a", record=first, loop={**LOOP, "max_iters": 6}, **options).train()
+    assert checkpoint_names(tmp_path / "a") == ["best_mAP_iter_6.pth", "epoch_1.pth", "iter_6.pth", "latest.pth"]
     state = checkpoint.load(tmp_path / "a" / "latest.pth")
     assert (state["meta"]["epoch"], state["meta"]["iter"]) == (1, 6)
     assert state["message_hub"]["runtime_info"]["best_score"] == 0.9
-    _runner(
+    toy_runner(
         tmp_path / "a", record=second, loop=LOOP, resume=True, **{**options, "scores": [0.5, 0.6]}
     ).train()
     assert first.losses + second.losses == whole.losses
-    assert _names(tmp_path / "a") == ["best_mAP_iter_6.pth", "epoch_3.pth", "iter_6.pth", "latest.pth"]
+    assert checkpoint_names(tmp_path / "a") == ["best_mAP_iter_6.pth", "epoch_3.pth", "iter_6.pth", "latest.pth"]
 
 
 def test_saving_is_no_training_time(tmp_path, monkeypatch):
@@ -335,38 +235,38 @@ def test_saving_is_no_training_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Runner, "save_checkpoint", save)
     monkeypatch.setattr(checkpoint.SafeCheckpointHook, "_point_to_latest", lambda *_: None)
-    _runner(tmp_path / "a", epochs=1).train()
+    toy_runner(tmp_path / "a", epochs=1).train()
     assert len(inside) == 1 and timer.CLOCKS.paused > inside[0]
 
 
 def test_missing_checkpoint_has_one_message(tmp_path):
     with pytest.raises(UserError, match="gone.pth does not exist"):
-        _runner(tmp_path / "a", epochs=1, load_from=str(tmp_path / "gone.pth")).train()
+        toy_runner(tmp_path / "a", epochs=1, load_from=str(tmp_path / "gone.pth")).train()
 
 
 def test_resume_from_before_a_truncated_latest(tmp_path):
-    _runner(tmp_path / "a", epochs=3).train()
+    toy_runner(tmp_path / "a", epochs=3).train()
     newest = tmp_path / "a" / "epoch_3.pth"
     newest.write_bytes(newest.read_bytes()[:-500])
     record = Record()
-    runner = _runner(tmp_path / "a", epochs=3, record=record, resume=True)
+    runner = toy_runner(tmp_path / "a", epochs=3, record=record, resume=True)
     runner.train()
     assert len(record.losses) == 4 and checkpoint.load(newest)["meta"]["epoch"] == 3
 
 
 def test_resume_of_another_shape_is_an_error(tmp_path):
-    _runner(tmp_path / "a", epochs=1).train()
+    toy_runner(tmp_path / "a", epochs=1).train()
     with pytest.raises(UserError, match="cannot resume: 2 tensors .*--load-from"):
-        _runner(tmp_path / "a", epochs=2, model=Toy(width=3), resume=True).train()
+        toy_runner(tmp_path / "a", epochs=2, model=Toy(width=3), resume=True).train()
 
 
 @pytest.mark.parametrize("first", [1, 2])
 def test_schedule_of_a_longer_run_is_followed_after_a_resume(tmp_path, first):
     """The checkpoint has stored an end at or before the milestone; the losses are those of one long run."""
     whole, a, b = Record(), Record(), Record()
-    _runner(tmp_path / "whole", epochs=4, record=whole).train()
-    _runner(tmp_path / "a", epochs=first, record=a).train()
-    runner = _runner(tmp_path / "a", epochs=4, record=b, resume=True)
+    toy_runner(tmp_path / "whole", epochs=4, record=whole).train()
+    toy_runner(tmp_path / "a", epochs=first, record=a).train()
+    runner = toy_runner(tmp_path / "a", epochs=4, record=b, resume=True)
     runner.train()
     assert runner.param_schedulers[0].end == 4 and runner.param_schedulers[0].last_step == 3
     assert a.losses + b.losses == whole.losses
@@ -393,13 +293,6 @@ def test_progress_of_a_scheduler_is_not_a_setting():
 
 
 def test_out_dir_apart_from_work_dir(tmp_path):
-    _runner(tmp_path / "work", epochs=1, out_dir=str(tmp_path / "out")).train()
-    assert _names(tmp_path / "out" / "work") == ["epoch_1.pth", "latest.pth"]
+    toy_runner(tmp_path / "work", epochs=1, out_dir=str(tmp_path / "out")).train()
+    assert checkpoint_names(tmp_path / "out" / "work") == ["epoch_1.pth", "latest.pth"]
     assert checkpoint.newest_readable(tmp_path / "work") == tmp_path / "out" / "work" / "epoch_1.pth"
-
-
-def test_leftovers_of_a_killed_save_are_removed(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / ".epoch_1.pth.77.saving").write_bytes(b"half")
-    _runner(tmp_path / "a", epochs=1).train()
-    assert _names(tmp_path / "a") == ["epoch_1.pth", "latest.pth"]

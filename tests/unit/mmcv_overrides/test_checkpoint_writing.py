@@ -214,8 +214,11 @@ def test_interrupt_leaves_nothing(tmp_path, monkeypatch):
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     path, before = _old_file(tmp_path)
-    (tmp_path / f".epoch_2.pth.123{writing.TEMP_SUFFIX}").write_bytes(b"half")
-    assert writing.remove_leftovers(tmp_path) == [".epoch_2.pth.123.saving"]
+    for run in ("a1", "b2"):
+        (tmp_path / f".epoch_2.pth.0123.{run}{writing.TEMP_SUFFIX}").write_bytes(b"half")
+    assert writing.remove_leftovers(tmp_path, ["a1", "c3"]) == [".epoch_2.pth.0123.a1.saving"]
+    assert (tmp_path / ".epoch_2.pth.0123.b2.saving").is_file()  # somebody else may be writing it
+    (tmp_path / ".epoch_2.pth.0123.b2.saving").unlink()
     _check_intact(path, before)
 
 

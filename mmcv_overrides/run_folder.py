@@ -1,0 +1,166 @@
+"""A run owns its folder: the lock that keeps others out, and the record of which checkpoints are the run's own.
+
+``.run.lock`` is held by the operating system for as long as the process lives, so a lock never outlives a crash.
+``run.json`` says whose the folder is::
+
+    {"run": "1f3a...", "host": "node0", "pid": 4711, "started": "2026-01-31T12:00:00+00:00",
+     "lineage": [["1f3a...", 600], ["77b0...", null]], "checkpoints": null}
+
+``lineage`` lists the runs that this training consists of, oldest first: one for the first start and one for each resume,
+each with the last iteration that counts (null: all). A checkpoint carries the id of its run as ``meta["run"]``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import UserError
+from .files import write_whole
+
+LOCK = ".run.lock"
+RECORD = "run.json"
+DYING_S = 10.0  # loader workers of a killed process end within about 5 s and may keep its lock until then
+
+_held: dict[Path, FileLock] = {}
+
+
+class Occupied(UserError):
+    """Another process holds the folder."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Content of ``run.json``; see the module."""
+
+    run: str
+    host: str = ""
+    pid: int = 0
+    started: str = ""
+    lineage: list[tuple[str, int | None]] = field(default_factory=list)
+    checkpoints: str | None = None  # where they are, when not in the folder itself
+
+    def owns(self, run: str, iteration: int) -> bool:
+        """Whether a checkpoint of ``run`` (empty: it names none) at ``iteration`` is part of this training."""
+        return any(run == known and (until is None or iteration <= until) for known, until in self.lineage)
+
+    def runs(self) -> list[str]:
+        return [run for run, _ in self.lineage]
+
+    def continued(self, run: str, iteration: int) -> list[tuple[str, int | None]]:
+        """The lineage up to a checkpoint of ``run`` at ``iteration``; the checkpoint alone when it is of another training."""
+        if not self.owns(run, iteration):
+            return [(run, iteration)]
+        place = self.runs().index(run)
+        return [*self.lineage[:place], (run, iteration)]
+
+
+def hold(folder: Path) -> bool:
+    """Take the folder for this process until :func:`release` or the end of the process.
+
+    Returns:
+        False when this process holds it already.
+
+    Raises:
+        Occupied: another process holds it; the message names it.
+        UserError: the folder cannot be written.
+    """
+    folder = Path(folder).resolve()
+    if folder in _held:
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, is_singleton=False)
+        _acquire(lock, folder)
+    except OSError as error:
+        raise UserError(f"work dir {folder} cannot be used: {error.strerror or error}") from error
+    _held[folder] = lock
+    return True
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    deadline = time.monotonic() + DYING_S
+    while True:
+        try:
+            lock.acquire(blocking=False)
+            return
+        except Timeout:
+            owner = read_record(folder)
+            if not _has_died(owner) or time.monotonic() > deadline:
+                raise Occupied(f"work dir {folder} is in use by {_name(owner)}") from None
+            time.sleep(0.2)
+
+
+def _has_died(owner: Record | None) -> bool:
+    if owner is None or owner.host != socket.gethostname():
+        return False
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it lives and is somebody else's
+        return False
+    return False
+
+
+def _name(owner: Record | None) -> str:
+    if owner is None:
+        return "another process that is starting or evaluating there"
+    return f"another run (process {owner.pid} on {owner.host}, started {owner.started})"
+
+
+def release(folder: Path) -> None:
+    """Give up a folder that :func:`hold` took; without effect on others."""
+    lock = _held.pop(Path(folder).resolve(), None)
+    if lock is not None:
+        lock.release()
+
+
+def begin(folder: Path, resumed: tuple[str, int] | None = None, checkpoints: Path | None = None) -> Record:
+    """Note a new run in a folder that is held.
+
+    Args:
+        resumed: id (empty: none) and iteration of the checkpoint that the run goes on from.
+        checkpoints: the folder of its checkpoints, when it is another one.
+    """
+    run = uuid.uuid4().hex[:16]
+    lineage: list[tuple[str, int | None]] = []
+    if resumed is not None:
+        before = read_record(folder) or Record(run="")
+        lineage = before.continued(*resumed)
+    record = Record(
+        run=run,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        lineage=[*lineage, (run, None)],
+        checkpoints=None if checkpoints is None else str(checkpoints),
+    )
+    write_whole(Path(folder) / RECORD, json.dumps(asdict(record)) + "\n")
+    return record
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a folder; None when there is none or it is damaged."""
+    try:
+        found = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        lineage = [(str(run), None if until is None else int(until)) for run, until in found["lineage"]]
+        where = found.get("checkpoints")
+        return Record(
+            run=str(found["run"]),
+            host=str(found.get("host", "")),
+            pid=int(found.get("pid", 0)),
+            started=str(found.get("started", "")),
+            lineage=lineage,
+            checkpoints=None if where is None else str(where),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
