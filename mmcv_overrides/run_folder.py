@@ -1,9 +1,9 @@
 """A run owns its folder: the lock that keeps others out, and the record of which checkpoints are the run's own.
 
-``.run.lock`` is held by the operating system for as long as the process lives, so a lock never outlives a crash.
-``run.json`` says whose the folder is::
+``.run.lock`` is locked through the operating system for as long as the process lives, so a lock never outlives a crash; the
+file says who holds it. ``run.json`` says which run the folder is of::
 
-    {"run": "1f3a...", "host": "node0", "pid": 4711, "started": "2026-01-31T12:00:00+00:00",
+    {"run": "77b0...", "started": "2026-01-31T12:00:00+00:00",
      "lineage": [["1f3a...", 600], ["77b0...", null]], "checkpoints": null}
 
 ``lineage`` lists the runs that this training consists of, oldest first: one for the first start and one for each resume,
@@ -18,6 +18,8 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -42,8 +44,6 @@ class Record:
     """Content of ``run.json``; see the module."""
 
     run: str
-    host: str = ""
-    pid: int = 0
     started: str = ""
     lineage: list[tuple[str, int | None]] = field(default_factory=list)
     checkpoints: str | None = None  # where they are, when not in the folder itself
@@ -91,30 +91,45 @@ def _acquire(lock: FileLock, folder: Path) -> None:
     while True:
         try:
             lock.acquire(blocking=False)
-            return
+            break
         except Timeout:
-            owner = read_record(folder)
+            owner = _owner(folder)
             if not _has_died(owner) or time.monotonic() > deadline:
                 raise Occupied(f"work dir {folder} is in use by {_name(owner)}") from None
             time.sleep(0.2)
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+    (folder / LOCK).write_text(json.dumps(mine) + "\n", encoding="utf-8")  # in place: the lock is on the file itself
 
 
-def _has_died(owner: Record | None) -> bool:
-    if owner is None or owner.host != socket.gethostname():
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _owner(folder: Path) -> dict | None:
+    """What the holder wrote into the lock file; None in the moment before it does."""
+    try:
+        found = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        return {"host": str(found["host"]), "pid": int(found["pid"]), "since": str(found["since"])}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _has_died(owner: dict | None) -> bool:
+    if owner is None or owner["host"] != socket.gethostname():
         return False
     try:
-        os.kill(owner.pid, 0)
+        os.kill(owner["pid"], 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it lives and is somebody else's
+    except OSError:  # it lives and is another user's
         return False
     return False
 
 
-def _name(owner: Record | None) -> str:
+def _name(owner: dict | None) -> str:
     if owner is None:
-        return "another process that is starting or evaluating there"
-    return f"another run (process {owner.pid} on {owner.host}, started {owner.started})"
+        return "another process"
+    return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
 
 
 def release(folder: Path) -> None:
@@ -122,6 +137,21 @@ def release(folder: Path) -> None:
     lock = _held.pop(Path(folder).resolve(), None)
     if lock is not None:
         lock.release()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the folder within a ``with`` block.
+
+    Raises:
+        Occupied, UserError: as :func:`hold`.
+    """
+    newly = hold(folder)
+    try:
+        yield
+    finally:
+        if newly:
+            release(folder)
 
 
 def begin(folder: Path, resumed: tuple[str, int] | None = None, checkpoints: Path | None = None) -> Record:
@@ -138,9 +168,7 @@ def begin(folder: Path, resumed: tuple[str, int] | None = None, checkpoints: Pat
         lineage = before.continued(*resumed)
     record = Record(
         run=run,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        started=_now(),
         lineage=[*lineage, (run, None)],
         checkpoints=None if checkpoints is None else str(checkpoints),
     )
@@ -156,8 +184,6 @@ def read_record(folder: Path) -> Record | None:
         where = found.get("checkpoints")
         return Record(
             run=str(found["run"]),
-            host=str(found.get("host", "")),
-            pid=int(found.get("pid", 0)),
             started=str(found.get("started", "")),
             lineage=lineage,
             checkpoints=None if where is None else str(where),

@@ -13,7 +13,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("config", help="the config it was trained with ('-': the config.py beside the checkpoint)")
     add("checkpoint")
     add("--data-path", metavar="DIR", help="data set in COCO or VOC layout (default: the config's)")
-    add("--work-dir", metavar="DIR", help="where the results go (default: work_dirs/<config name>)")
+    add("--work-dir", metavar="DIR", help="where the results go (default: eval/ beside the checkpoint)")
     add("--device", default="auto", help="auto, cpu, cuda or npu (default auto)")
     add("--batch-size", type=int, metavar="N", help="images per device")
     add("--workers", type=int, metavar="N", help="loader processes per rank")
@@ -22,7 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--show-dir", metavar="DIR", help="draw the detections of every image")
     add("--show-score-thr", type=float, default=0.3, metavar="S", help="smallest score that is drawn (default 0.3)")
     add("--classes", nargs="+", metavar="NAME", help="the classes it was trained on, when only some of the data set's")
-    add("--launcher", default="none", choices=("none", "pytorch"), help="pytorch when started by torchrun")
+    add("--launcher", choices=("none", "pytorch"), help="pytorch: join the other ranks (default under torchrun); none: run alone")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser

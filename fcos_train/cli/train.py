@@ -11,7 +11,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("config", help="a config file, its name within configs/, or mmdet::folder/name")
     add("--data-path", metavar="DIR", help="data set in COCO or VOC layout; class names come from its annotations")
-    add("--work-dir", metavar="DIR", help="where logs and checkpoints go (default work_dirs/<config name>)")
+    add("--work-dir", metavar="DIR", help="where logs and checkpoints go (default work_dirs/<config name>; with -2, -3, ... behind it where that holds another run)")
+    add("--overwrite", action="store_true", help="replace the run in the work dir: its checkpoints, logs and curves are removed")
     add("--device", default="auto", help="auto, cpu, cuda or npu (default auto)")
     add("--opt-level", default="O1", choices=("O0", "O1", "O2", "bf16"), help="mixed precision (default O1)")
     add("--amp-dtype", choices=("fp16", "bf16"), help="half type of O1 and O2 (default: the device's good one)")
@@ -31,7 +32,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--no-validate", dest="validate", action="store_false", help="no evaluation during training")
     add("--no-check", dest="check", action="store_false", help="do not print the data report")
     add("--classes", nargs="+", metavar="NAME", help="train on these classes only")
-    add("--launcher", default="none", choices=("none", "pytorch"), help="pytorch when started by torchrun")
+    add("--launcher", choices=("none", "pytorch"), help="pytorch: join the other ranks (default under torchrun); none: run alone")
     add("--npu-ids", type=int, metavar="N", help="first card to use")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")

@@ -259,9 +259,8 @@ def set_hooks(cfg: Config, options: TrainOptions) -> None:
     if "NonFiniteGuardHook" not in present:
         custom.append(ConfigDict(type="NonFiniteGuardHook"))
     cfg["custom_hooks"] = custom
-    cfg["visualizer"] = ConfigDict(
-        type="DetLocalVisualizer", name="visualizer", vis_backends=[dict(type="TensorboardVisBackend")]
-    )
+    # Without a name of its own it gets the run's; under one name a second run of a process would get the first one's.
+    cfg["visualizer"] = ConfigDict(type="DetLocalVisualizer", vis_backends=[dict(type="TensorboardVisBackend")])
 
 
 def drop_validation(cfg: Config) -> None:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmcv_overrides.errors import UserError
 
 PRETRAINED = ("require", "auto", "none")
 STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
+Launchable = TypeVar("Launchable", "TrainOptions", "EvalOptions")
 
 
 def _complain(faults: list[str]) -> None:
     if faults:
         raise UserError("; ".join(faults))
+
+
+def under_torchrun() -> bool:
+    """Whether this process is one of several ranks that torchrun started."""
+    told = all(os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return told and os.environ["WORLD_SIZE"] != "1"
+
+
+def launched(options: Launchable) -> Launchable:
+    """The options with their launcher decided; without ``--launcher`` the ranks of torchrun join each other."""
+    if options.launcher is not None:
+        return options
+    return replace(options, launcher="pytorch" if under_torchrun() else "none")
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,7 @@ class TrainOptions:
     config: str
     data_path: str | None = None
     work_dir: str | None = None
+    overwrite: bool = False
     device: str = "auto"
     opt_level: str = "O1"
     amp_dtype: str | None = None
@@ -48,7 +63,7 @@ class TrainOptions:
     validate: bool = True
     check: bool = True
     classes: tuple[str, ...] | None = None
-    launcher: str = "none"
+    launcher: str | None = None  # None: pytorch under torchrun, else none (see :func:`launched`)
     npu_ids: int | None = None
     trust_checkpoint: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +78,8 @@ class TrainOptions:
             faults.append(f"--pretrained {self.pretrained}: choose one of {', '.join(PRETRAINED)}")
         if self.step_mode not in STEP_MODES:
             faults.append(f"--step-mode {self.step_mode}: choose one of {', '.join(STEP_MODES)}")
+        if self.resume and self.overwrite:
+            faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:
             faults.append("--resume continues a run and --load-from starts a new one from its weights: give one of them")
         for flag, value in (("--data-path", self.data_path), ("--load-from", self.load_from)):
@@ -94,7 +111,7 @@ class EvalOptions:
     show_dir: str | None = None
     show_score_thr: float = 0.3
     classes: tuple[str, ...] | None = None
-    launcher: str = "none"
+    launcher: str | None = None  # None: pytorch under torchrun, else none (see :func:`launched`)
     trust_checkpoint: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
 

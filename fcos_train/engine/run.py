@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import mmcv_overrides
 from mmcv_overrides import checkpoint as checkpoints
-from mmcv_overrides import device
+from mmcv_overrides import device, run_folder
 from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
 
-from .options import EvalOptions, TrainOptions
+from .options import EvalOptions, TrainOptions, launched
 
 mmcv_overrides.activate()
 
@@ -28,7 +29,7 @@ from mmengine.runner import Runner  # noqa: E402
 
 from ..data import DataSpec, resolve  # noqa: E402
 from . import config as configs  # noqa: E402
-from . import static  # noqa: E402
+from . import static, work_dir  # noqa: E402
 from .data import data_of_config  # noqa: E402
 
 # --cfg-options keys of old scripts that stand for a flag.
@@ -119,20 +120,21 @@ def _pretrained(cfg: Config, mode: str) -> list[str]:
     return notes
 
 
-def _work_dir(options: TrainOptions | EvalOptions, cfg_name: str) -> Path:
-    path = Path(options.work_dir or Path("work_dirs") / configs.stem(cfg_name)).absolute()
+@contextmanager
+def _folder(claim: Callable[[], tuple[Path, list[str]]]) -> Iterator[tuple[Path, list[str]]]:
+    """The folder that rank 0 claims, the same on all ranks, and lines for the log; given up at the end."""
+    folder, notes = on_master(claim)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError("not writable")
-    except OSError as error:
-        raise UserError(f"--work-dir {path}: {error}") from error
-    return path
+        folder.mkdir(parents=True, exist_ok=True)  # another machine may have a disk of its own
+        yield folder, notes
+    finally:
+        if dist.is_main_process():
+            run_folder.release(folder)
 
 
-def _data(cfg: Config, options: TrainOptions | EvalOptions, work_dir: Path) -> DataSpec | None:
+def _data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path) -> DataSpec | None:
     """The checked data set; rank 0 prepares it, the others read what it wrote."""
-    cache = work_dir / "data"
+    cache = folder / "data"
 
     def prepare() -> DataSpec | None:
         if options.data_path is not None:
@@ -148,33 +150,46 @@ def _runner(cfg: Config, name: str) -> Runner:
 
     check_keys(cfg)
     cfg = Config(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
-    cfg["experiment_name"] = name
+    cfg["experiment_name"] = f"{name}_{secrets.token_hex(4)}"  # mmengine hands out loggers and writers by this name
     return DetectionRunner.from_cfg(cfg)
 
 
-def _resume_from(options: TrainOptions, cfg: Config, work_dir: Path) -> str | None:
-    wanted = options.resume or ("auto" if cfg.get("resume") else None)
+def _wanted_resume(options: TrainOptions, cfg: Config) -> str | None:
+    """``auto``, a checkpoint, or None. A config says ``resume=True``, with a checkpoint in ``load_from`` or without."""
+    if options.resume is None and cfg.get("resume"):
+        return cfg.get("load_from") or "auto"
+    return options.resume
+
+
+def _resume_from(wanted: str | None, folder: Path) -> str | None:
     if wanted != "auto":
         return wanted
-    if cfg.get("load_from"):
-        return cfg.load_from
-    newest = on_master(lambda: checkpoints.newest_readable(work_dir))
+    newest = on_master(lambda: checkpoints.newest_readable(folder))
     if newest is None:
-        raise UserError(f"--resume: no readable checkpoint in {work_dir}; leave --resume out to start afresh")
+        raise UserError(f"--resume: no readable checkpoint in {folder}; leave --resume out to start afresh")
     return str(newest)
 
 
-def prepare(options: TrainOptions, accelerator: device.Accelerator, work_dir: Path) -> tuple[Config, list[str]]:
-    """The complete config of a training, and the lines that tell what was decided.
-
-    Raises:
-        UserError: anything that would make the run fail later.
-    """
+def _configured(options: TrainOptions) -> tuple[Config, TrainOptions, list[str]]:
+    """The config with ``--cfg-options`` in it, the options with what those said of them, and lines for the log."""
     cfg = configs.load_config(options.config)
     special, notes = _apply_cfg_options(cfg, options.cfg_options)
     options = replace(options, **{k: v for k, v in special.items() if k != "data_path" or not options.data_path})
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    spec = _data(cfg, options, work_dir)
+    return cfg, options, notes
+
+
+def prepare(cfg: Config, options: TrainOptions, accelerator: device.Accelerator, folder: Path, resume: str | None) -> list[str]:
+    """Complete the config of a training. Returns the lines that tell what was decided.
+
+    Args:
+        folder: where the training writes. resume: the checkpoint to go on from.
+
+    Raises:
+        UserError: anything that would make the run fail later.
+    """
+    notes: list[str] = []
+    spec = _data(cfg, options, folder)
     images = 0
     if spec is not None:
         configs.point_at_data(cfg, spec)
@@ -190,15 +205,14 @@ def prepare(options: TrainOptions, accelerator: device.Accelerator, work_dir: Pa
     notes += [configs.set_precision(cfg, options, accelerator), configs.scale_learning_rate(cfg, options, world)]
     notes += configs.safe_schedule(cfg, configs.total_iterations(cfg, images, world))
     configs.set_hooks(cfg, options)
-    cfg["work_dir"] = str(work_dir)
-    cfg.visualizer["save_dir"] = str(work_dir / "tb")
+    cfg["work_dir"] = str(folder)
+    cfg.visualizer["save_dir"] = str(folder / "tb")
     cfg["launcher"] = options.launcher
     cfg["randomness"] = ConfigDict(seed=options.seed, deterministic=options.deterministic)
-    resume = _resume_from(options, cfg, work_dir)
     cfg["resume"] = resume is not None
     cfg["load_from"] = resume or options.load_from or cfg.get("load_from")
     notes += _pretrained(cfg, "none" if cfg["load_from"] else options.pretrained)
-    return cfg, notes
+    return notes
 
 
 def train(options: TrainOptions) -> Runner:
@@ -210,15 +224,23 @@ def train(options: TrainOptions) -> Runner:
     Raises:
         UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
     """
+    options = launched(options)
     if options.npu_ids is not None:
         os.environ["NPUID"] = str(options.npu_ids)
     with _processes(options) as (accelerator, reason):
-        work_dir = _work_dir(options, options.config)
-        cfg, notes = prepare(options, accelerator, work_dir)
-        _say([reason, *notes])
-        runner = _runner(cfg, configs.stem(options.config))
-        runner.train()
-        return runner
+        cfg, options, notes = _configured(options)
+        resume = _wanted_resume(options, cfg)
+        stem = configs.stem(options.config)
+        wanted = Path(options.work_dir or Path("work_dirs") / stem)
+        given = options.work_dir is not None
+        with _folder(lambda: work_dir.claim(wanted, given, resume, options.overwrite)) as (folder, where):
+            _say([*where, reason, *notes])
+            _say(prepare(cfg, options, accelerator, folder, _resume_from(resume, folder)))
+            stale = work_dir.stale_files(folder, cfg.load_from) if options.overwrite else []
+            runner = _runner(cfg, stem)
+            runner.register_hook(work_dir.ReplaceRunHook(stale))
+            runner.train()
+            return runner
 
 
 def evaluate(options: EvalOptions) -> dict[str, float]:
@@ -230,32 +252,34 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
     Raises:
         UserError: a fault in the options, the config, the data or the checkpoint.
     """
+    options = launched(options)
     with _processes(options) as (accelerator, reason):
         beside = Path(options.checkpoint).resolve().parent / "config.py"
         name = options.config or (str(beside) if beside.is_file() else None)
         if name is None:
             raise UserError(f"no config given, and none beside {options.checkpoint}: name the config it was trained with")
-        work_dir = _work_dir(options, name if options.config else options.checkpoint)
         cfg = configs.load_config(name)
         special, notes = _apply_cfg_options(cfg, options.cfg_options)
         options = replace(options, data_path=options.data_path or special.get("data_path"))
         init_default_scope(cfg.get("default_scope", "mmdet"))
-        spec = _data(cfg, options, work_dir)
-        if spec is not None:
-            configs.point_at_data(cfg, spec)
-        configs.use_clear_loading(cfg)
-        for part in configs.pretrained_sources(cfg):
-            part["init_cfg"] = None
-        _only_test(cfg, options, accelerator)
-        cfg["work_dir"] = str(work_dir)
-        cfg["launcher"] = options.launcher
-        cfg["load_from"], cfg["resume"] = options.checkpoint, False
-        _say([reason, *notes])
-        runner = _runner(cfg, "evaluation")
-        start = time.perf_counter()
-        metrics = runner.test()
-        runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
-        return metrics
+        wanted = Path(options.work_dir) if options.work_dir else Path(options.checkpoint).absolute().parent / "eval"
+        with _folder(lambda: work_dir.claim_evaluation(wanted)) as (folder, where):
+            spec = _data(cfg, options, folder)
+            if spec is not None:
+                configs.point_at_data(cfg, spec)
+            configs.use_clear_loading(cfg)
+            for part in configs.pretrained_sources(cfg):
+                part["init_cfg"] = None
+            _only_test(cfg, options, accelerator)
+            cfg["work_dir"] = str(folder)
+            cfg["launcher"] = options.launcher
+            cfg["load_from"], cfg["resume"] = options.checkpoint, False
+            _say([*where, reason, *notes])
+            runner = _runner(cfg, "evaluation")
+            start = time.perf_counter()
+            metrics = runner.test()
+            runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
+            return metrics
 
 
 def _only_test(cfg: Config, options: EvalOptions, accelerator: device.Accelerator) -> None:
@@ -268,7 +292,7 @@ def _only_test(cfg: Config, options: EvalOptions, accelerator: device.Accelerato
     configs.set_loaders(cfg, as_train, accelerator)
     if options.batch_size:
         cfg.test_dataloader["batch_size"] = options.batch_size
-    cfg["visualizer"] = ConfigDict(type="DetLocalVisualizer", name="visualizer", vis_backends=[])
+    cfg["visualizer"] = ConfigDict(type="DetLocalVisualizer", vis_backends=[])
     if options.show_dir:
         hooks["visualization"] = ConfigDict(
             type="DetVisualizationHook", draw=True, test_out_dir=options.show_dir, score_thr=options.show_score_thr

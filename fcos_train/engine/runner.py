@@ -56,6 +56,11 @@ class DetectionRunner(Runner):
     def log_dir(self) -> str:
         return str(self.work_dir)
 
+    def dump_config(self) -> None:
+        """Write ``config.py`` for a training; that of an evaluation could not train, and is of no use."""
+        if self.cfg.get("train_cfg") is not None:
+            super().dump_config()
+
     def _log_env(self, env_cfg: dict) -> None:
         """What runs here in a few lines; the whole config goes to ``config.py`` beside the log."""
         self.logger.info(

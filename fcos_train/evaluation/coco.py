@@ -54,7 +54,7 @@ class FastCocoMetric(BaseMetric):
         proposal_nums: three ascending detection limits per image and category; AP uses the largest.
         iou_thrs: a threshold or several; default 0.50:0.05:0.95. ``mAP_50`` is -1 when 0.5 is not among them.
         format_only: write the detections and skip the counting.
-        outfile_prefix: where the two JSON files go; default ``<work_dir>/eval/detections``.
+        outfile_prefix: where the two JSON files go; default ``<work_dir>/detections``.
         work_dir: see ``outfile_prefix``; default the folder of the run's log file. Without one nothing is written.
         backend_args, collect_device, collect_dir: as mmengine and mmdet define them.
         prefix: prepended to the result names with a slash; none by default, so that log lines read ``bbox_mAP: ``.
@@ -98,7 +98,7 @@ class FastCocoMetric(BaseMetric):
         self.iou_thrs = np.atleast_1d(COCO_IOU_THRS if iou_thrs is None else iou_thrs)
         self.ann_file, self.classwise, self.format_only = str(ann_file), classwise, format_only
         if outfile_prefix is None and work_dir is not None:
-            outfile_prefix = str(Path(work_dir) / "eval" / "detections")
+            outfile_prefix = str(Path(work_dir) / "detections")
         if format_only and outfile_prefix is None:
             raise UserError("format_only=True needs outfile_prefix=...: where to write the detections")
         self.outfile_prefix = outfile_prefix
@@ -245,7 +245,7 @@ class FastCocoMetric(BaseMetric):
 def _beside_log(log: logging.Logger) -> str | None:
     """mmengine does not tell a metric the work directory; the run's log file lies there."""
     files = [handler.baseFilename for handler in log.handlers if isinstance(handler, logging.FileHandler)]
-    return str(Path(files[0]).parent / "eval" / "detections") if files else None
+    return str(Path(files[0]).parent / "detections") if files else None
 
 
 def _classes(dataset_meta: dict | None) -> list[str]:

@@ -77,10 +77,10 @@ def test_perfect_detections(gt, tmp_path, log_lines):
     assert "evaluated 3 detections in 2 images in " in text and "faster-coco-eval" in text
     assert any(line.split()[1:5] == ["plum", "0", "-", "-"] for line in log_lines)
 
-    found = json.loads((tmp_path / "run/eval/detections.bbox.json").read_text())
+    found = json.loads((tmp_path / "run/detections.bbox.json").read_text())
     pear = {"image_id": 1, "category_id": 2, "bbox": [50, 50, 60, 60], "score": pytest.approx(0.8)}
     assert [d for d in found if d["category_id"] == 2] == [pear]
-    summary = json.loads((tmp_path / "run/eval/detections.metrics.json").read_text())
+    summary = json.loads((tmp_path / "run/detections.metrics.json").read_text())
     assert summary["metrics"] == result and summary["per_class"]["plum"]["AP"] is None
     assert sorted(p.name for p in (tmp_path / "run/eval").iterdir()) == [
         "detections.bbox.json",
@@ -98,7 +98,7 @@ def test_files_go_beside_the_log_by_default(gt, tmp_path):
     finally:
         logger.removeHandler(handler)
         handler.close()
-    assert (tmp_path / "eval/detections.metrics.json").is_file()
+    assert (tmp_path / "detections.metrics.json").is_file()
 
 
 def test_undefined_sizes_stay_minus_one(tmp_path):

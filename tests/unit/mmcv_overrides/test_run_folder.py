@@ -96,7 +96,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
         [sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"is in use by another run .process {other.pid} on "):
+        with pytest.raises(UserError, match=f"is in use by process {other.pid} on "):
             toy_runner(folder, epochs=1).train()
         other.kill()
     toy_runner(folder, epochs=1).train()  # the lock ended with its process
