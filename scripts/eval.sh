@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
 unset opt
 declare -A opt=([data_path]="" [config]="" [device]=auto [batch_size]="" [work_dir]="")
 
-# The newest work_dirs/*/latest.pth; -nt looks through the link at the checkpoint itself.
+# The newest work_dirs/*/latest.pth (speed runs are one level deeper); -nt looks through the link at the checkpoint itself.
 newest_checkpoint() {
     local candidate newest=""
     for candidate in "$root"/work_dirs/*/latest.pth; do
@@ -42,8 +42,6 @@ check_install
 command=("$PYTHON" -m fcos_train eval "$config" "$checkpoint" --device "${opt[device]}")
 add --data-path "$data_path"
 add --batch-size "${opt[batch_size]}"
-# Into a folder of its own: an evaluation writes a config.py too, and the training's is still needed.
-if [[ -n ${opt[work_dir]} ]]; then work_dir=$(from_caller "${opt[work_dir]}"); else work_dir=$(dirname "$checkpoint")/eval; fi
-add --work-dir "$work_dir"
+if [[ -n ${opt[work_dir]} ]]; then command+=(--work-dir "$(from_caller "${opt[work_dir]}")"); fi
 command+=(${extra[@]+"${extra[@]}"})
 exec "${command[@]}"

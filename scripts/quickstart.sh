@@ -8,7 +8,7 @@ cd "$root"
 
 config=configs/fcos/fcos_r18_fpn_shapes.py
 data=data/shapes
-work_dir=work_dirs/fcos_r18_fpn_shapes
+work_dir=work_dirs/quickstart
 
 stage "Python environment"
 ensure_python
@@ -23,7 +23,7 @@ else
 fi
 
 stage "training: $config"
-"$PYTHON" -m fcos_train train "$config" --data-path "$data" --work-dir "$work_dir" --seed 0 \
+"$PYTHON" -m fcos_train train "$config" --data-path "$data" --work-dir "$work_dir" --overwrite --seed 0 \
     ${QUICKSTART_ITERS:+--max-iters "$QUICKSTART_ITERS"}
 
 stage "evaluation"

@@ -19,6 +19,7 @@ default_config=configs/fcos/fcos_r50_caffe_fpn_4x4_1x_coco.py
 default_batch=""   # images per device when neither --batch_size nor --config is given
 default_epochs=""  # epochs when neither --max_epochs nor --max_iters is given
 train_defaults=()  # what a launcher adds to every training, e.g. --no-validate
+speed_run=""       # set: a measurement of speed, with work dir and results apart from those of trainings
 extra=()           # everything after --
 positional=()
 child=""
@@ -139,7 +140,7 @@ resolve_config() {
         die "--config=$config: no such file, neither from $caller_dir nor from $root"
     fi
     stem=$(basename "${config##*::}" .py)
-    work_dir=$root/work_dirs/$stem
+    work_dir=$root/work_dirs/${speed_run:+performance/}$stem
     if [[ -n ${opt[work_dir]} ]]; then work_dir=$(from_caller "${opt[work_dir]}"); fi
 }
 
@@ -216,6 +217,17 @@ add_learning_rate() {
     command+=(--cfg-options "$setting")
 }
 
+# Without the flag the trainer uses its own default, so that --resume finds the newest of work_dirs/NAME, NAME-2, ...
+# A speed run replaces the one before it: its checkpoints are of no use.
+add_work_dir() {
+    if [[ -n ${opt[work_dir]} ]]; then
+        command+=(--work-dir "$work_dir")
+    elif [[ -n $speed_run ]]; then
+        command+=(--work-dir "$work_dir")
+        [[ " ${extra[*]-} " == *" --resume"* || " ${extra[*]-} " == *" --overwrite "* ]] || command+=(--overwrite)
+    fi
+}
+
 # Sets command: plain python for one rank, torchrun for more.
 build_command() {
     command=("$PYTHON")
@@ -225,7 +237,8 @@ build_command() {
     fi
     command+=(-m fcos_train train "$config")
     if ((world_size > 1)); then command+=(--launcher pytorch); fi
-    command+=(--work-dir "$work_dir" --device "${opt[device]}" --npu-ids "$ASCEND_DEVICE_ID" --seed "${opt[seed]}"
+    add_work_dir
+    command+=(--device "${opt[device]}" --npu-ids "$ASCEND_DEVICE_ID" --seed "${opt[seed]}"
         --opt-level "${opt[opt_level]}" --loss-scale "${opt[loss_scale]}")
     add --data-path "$data_path"
     add --batch-size "${opt[batch_size]}"
@@ -266,13 +279,6 @@ link_data() {
     if ! { mkdir -p data && ln -nsf "$data_path" ./data/; } 2>/dev/null; then
         echo "note: could not link $data_path into data/; going on without the link"
     fi
-}
-
-prepare_output() {
-    output=test/output/$ASCEND_DEVICE_ID
-    rm -rf "$output"
-    mkdir -p "$output/ckpt"
-    log=$output/train_$ASCEND_DEVICE_ID.log
 }
 
 # descendants PID: every process below it (Linux); torchrun puts its ranks into sessions of their own.
@@ -353,6 +359,7 @@ launch() {
         exit "$status"
     fi
     if ((node_rank == 0)); then
+        find_work_dir
         report $(($(date +%s) - start))
         echo "checkpoints: $work_dir"
     else

@@ -1,29 +1,68 @@
-# What a training left in its log: speed, accuracy, losses, the reason of a failure; sourced by lib.sh.
+# Where the results of a training go, and what it left in its log: speed, accuracy, losses, the reason of a failure; sourced by lib.sh.
 # shellcheck shell=bash disable=SC2154
 
-# values_after KEY: what follows "KEY: " in the log, one per line. data_time is not time, loss_cls is not loss.
+# Sets output: test/output/ID for a training, ID/performance for a speed run, a folder within it for each further node
+# (nodes may share a disk), and -2, -3 ... behind it while another launcher writes there.
+prepare_output() {
+    local base=test/output/$ASCEND_DEVICE_ID${speed_run:+/performance} number=1
+    if ((node_rank > 0)); then base+=/node$node_rank; fi
+    output=$base
+    mkdir -p "$output"
+    until lock_output; do
+        number=$((number + 1))
+        output=$base-$number
+        mkdir -p "$output"
+    done
+    if ((number > 1)); then echo "note: another training writes into $base; this one uses $output"; fi
+    rm -rf "$output/ckpt"
+    find "$output" -maxdepth 1 -type f ! -name .lock -delete # the results of the run before; folders are of others
+    mkdir "$output/ckpt"
+    log=$output/train_$ASCEND_DEVICE_ID.log
+}
+
+# Held by this script and the training that it starts, for as long as one of them lives. Systems without flock go without.
+lock_output() {
+    command -v flock >/dev/null || return 0
+    exec {output_lock}>>"$output/.lock"
+    flock --nonblock "$output_lock"
+}
+
+# lines_of KINDS: what the training logged about its progress. Names from a data set cannot begin such a line.
+lines_of() {
+    grep -E "^([0-9]{4}-[0-9: ,-]+ - [a-z]+ - INFO - )?($1)" "$log" || true
+}
+
+# values_after KEY: what follows "KEY: " in lines of standard input, one per line. data_time is not time, loss_cls is not loss.
 values_after() {
-    grep -oE "(^|[[:space:]])$1: [^,[:space:]]+" "$log" | sed 's/.*: //' || true
+    grep -oE "(^|[[:space:]])$1: [^,[:space:]]+" | sed 's/.*: //' || true
 }
 
 # The last total that the training logged; a log without one (plain mmcv) gives images per mean step time.
 harvest_fps() {
     local fps
-    fps=$(values_after FPS | tail -n 1)
+    fps=$(lines_of 'Epoch \[|Iter \[|Training done|FPS: ' | values_after FPS | tail -n 1)
     if [[ -z $fps ]]; then
-        fps=$(values_after time | tail -n 30 | awk -v images="$((batch_size * world_size))" \
+        fps=$(lines_of 'Epoch \[|Iter \[' | values_after time | tail -n 30 | awk -v images="$((batch_size * world_size))" \
             '$1 > 0 { sum += $1; n++ } END { if (n) printf "%.2f", images * n / sum }')
     fi
     echo "${fps:-n/a}"
 }
 
 harvest_accuracy() {
-    values_after bbox_mAP | awk '/^-?[0-9.]+$/ && (!n++ || $1 > best + 0) { best = $1 } END { print n ? best : "n/a" }'
+    lines_of 'Epoch\(val\) \[' | values_after bbox_mAP |
+        awk '/^-?[0-9.]+$/ && (!n++ || $1 > best + 0) { best = $1 } END { print n ? best : "n/a" }'
+}
+
+# Sets work_dir to the folder that the training chose; its first line says it.
+find_work_dir() {
+    local said
+    said=$(sed -n '/^work dir: /{s///;s/ (--overwrite: .*//;p;q}' "$log")
+    if [[ -n $said ]]; then work_dir=$said; fi
 }
 
 # One loss per training line; validation lines have no eta.
 harvest_losses() {
-    grep -E '(Epoch|Iter) \[.*eta:' "$log" | grep -oE '[[:space:]]loss: [^,[:space:]]+' | sed 's/.*: //' || true
+    lines_of '(Epoch|Iter) \[.*eta:' | values_after loss
 }
 
 # The batch that was used, from the config that the training wrote; the one asked for when there is none.

@@ -7,5 +7,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 default_batch=16
 default_epochs=1
+speed_run=1
 train_defaults=(--no-validate --pretrained auto)  # speed does not depend on the weights
 launch "$@"

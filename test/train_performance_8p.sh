@@ -8,5 +8,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 opt[nproc]=8
 default_batch=2
 default_epochs=1
+speed_run=1
 train_defaults=(--no-validate --pretrained auto)  # speed does not depend on the weights
 launch "$@"

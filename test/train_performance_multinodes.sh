@@ -11,5 +11,6 @@ opt+=([nnodes]=1 [node_rank]=0 [local_addr]="" [master_addr]=127.0.0.1 [master_p
 opt[nproc]=8
 opt[batch_size]=2
 default_epochs=1
+speed_run=1
 train_defaults=(--no-validate --pretrained auto)  # speed does not depend on the weights
 launch "$@"

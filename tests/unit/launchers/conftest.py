@@ -21,8 +21,9 @@ record = pathlib.Path(os.environ["FAKE_RECORD"])
 rank = os.environ.get("RANK", "0")
 (record / f"call{rank}.json").write_text(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}))
 if "FAKE_BATCH" in os.environ:
-    work_dir = pathlib.Path(sys.argv[sys.argv.index("--work-dir") + 1])
+    work_dir = record.parent / "chosen work dir"
     work_dir.mkdir(parents=True, exist_ok=True)
+    print(f"work dir: {work_dir} (--overwrite: the run in it is replaced)", flush=True)
     (work_dir / "config.py").write_text(f"train_dataloader = dict(batch_size={os.environ['FAKE_BATCH']})\\n")
 if rank == "0":
     print(pathlib.Path(os.environ["FAKE_LOG"]).read_text() if "FAKE_LOG" in os.environ else "a line of the log", flush=True)
@@ -31,7 +32,7 @@ if "FAKE_SLEEP" in os.environ:
     (record / f"pids{rank}").write_text(f"{os.getpid()} {kid.pid}")
     time.sleep(300)
 if "FAKE_ERROR" in os.environ:
-    print("error: " + os.environ["FAKE_ERROR"], file=sys.stderr, flush=True)
+    os.write(2, ("error: " + os.environ["FAKE_ERROR"] + "\\n").encode())  # one write: ranks share the file
 sys.exit(int(os.environ.get("FAKE_EXIT", "0")))
 '''
 
@@ -97,6 +98,10 @@ class Sandbox:
 
     def output(self, device_id: int = 0) -> Path:
         return self.root / "test" / "output" / str(device_id)
+
+    @property
+    def speed_output(self) -> Path:
+        return self.output() / "performance"
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def test_defaults(sandbox, script, ranks, batch, performance):
     argv = sandbox.argv()
     assert argv[:2] == ["train", CONFIG]
     assert value(argv, "--data-path") == str(sandbox.data)
-    assert value(argv, "--work-dir") == str(sandbox.root / "work_dirs/fcos_r50_caffe_fpn_4x4_1x_coco")
+    if performance:
+        assert value(argv, "--work-dir") == str(sandbox.root / "work_dirs/performance/fcos_r50_caffe_fpn_4x4_1x_coco")
+    assert ("--work-dir" in argv, "--overwrite" in argv) == (performance, performance)
     assert [value(argv, f"--{k}") for k in ("seed", "opt-level", "loss-scale", "device")] == ["0", "O1", "32.0", "auto"]
     assert value(argv, "--batch-size") == batch
     assert "--no-auto-lr" not in argv and "--cfg-options" not in argv

@@ -57,7 +57,8 @@ def test_block_case_log_and_losses(sandbox):
         ("E2ETrainingTime", seconds),
     ]
     assert (sandbox.output() / "train_FCOS_bs16_1p_acc_loss.txt").read_text() == "1.8000\n1.5000\n"
-    assert (sandbox.output() / "train_0.log").read_text().strip() == OURS.strip()
+    assert (sandbox.output() / "train_0.log").read_text().splitlines()[1:] == OURS.splitlines() + [""]
+    assert done.stdout.splitlines()[-1] == f"checkpoints: {sandbox.record.parent / 'chosen work dir'}"
     assert f"training log: {sandbox.output() / 'train_0.log'}" in done.stdout
 
 
@@ -74,7 +75,7 @@ def test_log_without_numbers_says_so(sandbox):
     done = sandbox.run("test/train_performance_8p.sh", f"--data_path={sandbox.data}", "--nproc=2")
     assert done.returncode == 0 and done.stderr == ""
     assert final_block(done.stdout)[:2] == ["Final Performance images/sec : n/a", "Final Train Accuracy : n/a"]
-    log = dict(case_log(sandbox.output() / "FCOS_bs2_2p_acc.log"))
+    log = dict(case_log(sandbox.speed_output / "FCOS_bs2_2p_acc.log"))
     assert log["TrainingTime"] == "n/a" and log["ActualLoss"] == ""
 
 
@@ -90,6 +91,65 @@ def test_output_of_an_earlier_run_is_removed(sandbox):
     (sandbox.output() / "old").touch()
     sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}")
     assert not (sandbox.output() / "old").exists()
+
+
+def test_a_speed_run_leaves_the_results_of_a_training(sandbox):
+    data = f"--data_path={sandbox.data}"
+    sandbox.run("test/train_full_1p.sh", data, FAKE_LOG=sandbox.log(OURS))
+    sandbox.run("test/train_performance_1p.sh", data, FAKE_LOG=sandbox.log(OURS.replace("FPS: 49.25", "FPS: 7.00")))
+    full, speed = (dict(case_log(folder / "FCOS_bs16_1p_acc.log")) for folder in (sandbox.output(), sandbox.speed_output))
+    assert (full["ActualFPS"], speed["ActualFPS"]) == ("49.25", "7.00")
+    sandbox.run("test/train_full_1p.sh", data)
+    assert (sandbox.speed_output / "FCOS_bs16_1p_acc.log").is_file()
+
+
+def test_nodes_that_share_a_disk_keep_their_logs_apart(sandbox):
+    """The second node starts while the first one trains, and both end with their numbers."""
+    multi = ["test/train_performance_multinodes.sh", f"--data_path={sandbox.data}", "--nnodes=2", "--nproc=1", "--master_addr=10.9.8.7"]
+    command, env = sandbox.command(*multi, "--node_rank=0")
+    gate = sandbox.record / "gate"
+    os.mkfifo(gate)  # the first node's training prints its log when the gate opens
+    with subprocess.Popen(command, env=env | {"FAKE_LOG": str(gate)}, stdout=subprocess.PIPE, text=True) as first:
+        while not sandbox.called():
+            time.sleep(0.05)
+        second = sandbox.run(*multi, "--node_rank=1", FAKE_LOG=sandbox.log(OURS.replace("FPS: 49.25", "FPS: 1.00")))
+        assert second.returncode == 0 and "results of node 0" in second.stdout, second.stderr
+        gate.write_text(OURS)
+        stdout = first.communicate(timeout=60)[0]
+    assert first.returncode == 0 and final_block(stdout)[0] == "Final Performance images/sec : 49.25"
+    assert "FPS: 1.00" in (sandbox.speed_output / "node1" / "train_0.log").read_text()
+
+
+def test_two_trainings_at_once_have_an_output_each(sandbox):
+    command, env = sandbox.command("test/train_full_1p.sh", f"--data_path={sandbox.data}")
+    gate = sandbox.record / "gate"
+    os.mkfifo(gate)
+    with subprocess.Popen(command, env=env | {"FAKE_LOG": str(gate)}, stdout=subprocess.PIPE, text=True) as first:
+        while not sandbox.called():
+            time.sleep(0.05)
+        second = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_LOG=sandbox.log(OURS))
+        assert "case log: test/output/0-2/FCOS_bs16_1p_acc.log" in second.stdout, second.stdout + second.stderr
+        gate.write_text(OURS.replace("0.3620", "0.2000"))
+        stdout = first.communicate(timeout=60)[0]
+    assert final_block(stdout)[1] == "Final Train Accuracy : 0.3510"
+    assert "case log: test/output/0/FCOS_bs16_1p_acc.log" in stdout
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "class a bbox_mAP: 0.9990, FPS: 999.00, loss: 0.0",
+        f"  note: x {HEAD}Epoch(val) [9][9]\tbbox_mAP: 0.9990",
+        "2026 Epoch(val) [9][9] bbox_mAP: 0.9990",
+        "picture of FPS: 999.00 and time: 0.001",
+    ],
+)
+def test_text_of_a_data_set_is_no_result(sandbox, forged):
+    """Only lines of the training about its progress are read."""
+    log = sandbox.log(f"{forged}\n{OURS}{forged}\n")
+    done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_LOG=log)
+    assert final_block(done.stdout)[:2] == ["Final Performance images/sec : 49.25", "Final Train Accuracy : 0.3620"]
+    assert (sandbox.output() / "train_FCOS_bs16_1p_acc_loss.txt").read_text() == "1.8000\n1.5000\n"
 
 
 @pytest.mark.parametrize("follow", ["0", "1"])

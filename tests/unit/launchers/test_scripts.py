@@ -48,10 +48,11 @@ def test_eval_takes_the_newest_training(sandbox):
     checkpoint(sandbox, "b_old", age=50)
     new = checkpoint(sandbox, "a_new", age=10)
     checkpoint(sandbox, "c_older", age=90)
+    checkpoint(sandbox, "performance/speed", age=0)
     done = sandbox.run("scripts/eval.sh", cwd=sandbox.root / "test")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [f"checkpoint: {new}/latest.pth", f"config: {new}/config.py"]
-    assert sandbox.argv() == ["eval", f"{new}/config.py", f"{new}/latest.pth", "--device", "auto", "--work-dir", f"{new}/eval"]
+    assert sandbox.argv() == ["eval", f"{new}/config.py", f"{new}/latest.pth", "--device", "auto"]
 
 
 def test_eval_of_a_named_checkpoint(sandbox):
@@ -80,7 +81,7 @@ fi
 if [[ $1 == -m && $2 == pytest || $1 == demo.py || $2 == fcos_train ]]; then
     echo "$*" >>"$FAKE_RECORD/calls"
     [[ "$*" == *make-shapes* ]] && mkdir -p data/shapes/val2017 data/shapes/annotations && touch data/shapes/val2017/{a,b}.jpg data/shapes/annotations/instances_val2017.json
-    [[ "$*" == *"fcos_train train"* ]] && mkdir -p work_dirs/fcos_r18_fpn_shapes && touch work_dirs/fcos_r18_fpn_shapes/{latest.pth,config.py}
+    [[ "$*" == *"fcos_train train"* ]] && mkdir -p work_dirs/quickstart && touch work_dirs/quickstart/{latest.pth,config.py}
     [[ $2 == pytest ]] && exit "${FAKE_PYTEST:-0}"
     exit 0
 fi
@@ -132,14 +133,14 @@ def test_quickstart(sandbox, environment):
         "Python environment", "install", "data", "training", "evaluation", "picture", "done",
     ]  # fmt: skip
     pip = "pip install -qq --disable-pip-version-check"
-    work = "work_dirs/fcos_r18_fpn_shapes"
+    work = "work_dirs/quickstart"
     assert calls() == [
         f"{pip} torch==2.13.0+cpu",
         f"{pip} -c FILE -e ROOT",
         "-m fcos_train doctor --fix",
         "-m fcos_train make-shapes data/shapes --train 400 --val 80",
-        f"-m fcos_train train configs/fcos/fcos_r18_fpn_shapes.py --data-path data/shapes --work-dir {work} --seed 0 --max-iters 4",
-        f"-m fcos_train eval ROOT/{work}/config.py ROOT/{work}/latest.pth --device auto --work-dir ROOT/{work}/eval",
+        f"-m fcos_train train configs/fcos/fcos_r18_fpn_shapes.py --data-path data/shapes --work-dir {work} --overwrite --seed 0 --max-iters 4",
+        f"-m fcos_train eval ROOT/{work}/config.py ROOT/{work}/latest.pth --device auto",
         f"demo.py {work}/latest.pth --img data/shapes/val2017/a.jpg --show-dir {work}/pictures",
     ]
     assert f"{work}/latest.pth" in done.stdout and "bash test/train_full_1p.sh" in done.stdout
