@@ -32,10 +32,10 @@ def run(*args, cwd: Path | None = None, timeout: float = 300, **env: str) -> sub
     return _finish([sys.executable, "-m", "fcos_train", *map(str, args)], cwd, timeout, env)
 
 
-def run_ranks(ranks: int, *args, cwd: Path | None = None, timeout: float = 300, **env: str):
-    """``torchrun`` with real gloo ranks on this machine and a free port."""
+def run_ranks(ranks: int, *args, cwd: Path | None = None, timeout: float = 300, launcher: bool = True, **env: str):
+    """``torchrun`` with real gloo ranks on this machine and a free port; ``launcher``: with ``--launcher pytorch``."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command = [*launch, "-m", "fcos_train", *map(str, args), "--launcher", "pytorch"]
+    command = [*launch, "-m", "fcos_train", *map(str, args), *(["--launcher", "pytorch"] if launcher else [])]
     return _finish(command, cwd, timeout, env)
 
 
