@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
@@ -112,14 +113,19 @@ def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Co
     """Prepare the validation images, run export and checkpoint on them, and count both.
 
     Raises:
-        UserError: a fault in the options, the data, the checkpoint or the model.
+        UserError: a fault in the options, the data, the checkpoint or the model; the work dir is in use.
     """
+    work = Path(options.work_dir)
+    with run_folder.held(work):
+        return _evaluate(options, work, say)
+
+
+def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) -> Comparison:
     import mmcv_overrides
 
     mmcv_overrides.activate()
     from fcos_train.infer.detector import Detector
 
-    work = Path(options.work_dir)
     if (options.model or "").endswith(".om"):
         ais_bench(options.model)  # refused before anything is computed
     detector = Detector.from_checkpoint(options.checkpoint, options.config, options.device, options.trust_checkpoint)
