@@ -35,7 +35,7 @@ INSTEAD = "--step-mode eager runs the same step without a graph"
 Outputs = tuple[Tensor, Tensor]
 
 
-def check(accelerator: Accelerator, launcher: str, accumulative_counts: int) -> None:
+def check(accelerator: Accelerator, launcher: str | None, accumulative_counts: int) -> None:
     """Refuse what cannot be captured, before anything is read.
 
     Raises:
@@ -43,7 +43,7 @@ def check(accelerator: Accelerator, launcher: str, accumulative_counts: int) -> 
     """
     faults = [
         (accelerator.name != "cuda", f"a CUDA graph needs --device cuda, this is {accelerator.name}"),
-        (launcher != "none" or dist.is_distributed(), "not together with DDP (start one process, without --launcher)"),
+        (launcher == "pytorch" or dist.is_distributed(), "not together with DDP (start one process, without --launcher)"),
         (accumulative_counts > 1, f"not with accumulated gradients (accumulative_counts={accumulative_counts})"),
     ]
     found = [text for fault, text in faults if fault]
