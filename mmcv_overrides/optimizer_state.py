@@ -13,8 +13,8 @@ from .errors import UserError
 def fit_groups(saved: dict, groups: list[dict]) -> tuple[list[dict], list[int | None]]:
     """The saved parameter groups with a place for every parameter of the optimizer.
 
-    Up to version 0.9 the optimizer held trainable parameters only, and one that two modules share twice. Such a group is
-    paired off with the parameters that require gradients now, in their order, which is the same.
+    Without ``paramwise_cfg`` the optimizer once held trainable parameters only, and one that two modules share twice. Such a
+    group is paired off with the parameters that require gradients now, in their order, which is the same.
 
     Args:
         saved: state dict of an optimizer. groups: ``param_groups`` of the optimizer that is to load it.
