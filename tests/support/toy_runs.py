@@ -30,6 +30,13 @@ class Points(Dataset):
         return {"x": self.points[index]}
 
 
+class Lists(Points):
+    """Fetched as a whole batch, as torch allows it, with the indices as they came."""
+
+    def __getitems__(self, indices):
+        return [self[index] | {"index": index} for index in indices]
+
+
 class Layers(BaseModule):
     def __init__(self, init_cfg=None):
         super().__init__(init_cfg)
@@ -54,16 +61,24 @@ class Toy(BaseModel):
         return {"loss": (y - 1).square().mean()} if mode == "loss" else [y]
 
 
-def toy_runner(folder: Path, model: nn.Module | None = None, hooks: tuple[Hook, ...] = (), epochs: int = 1, lr: float = 0.1, loader=None, **options) -> Runner:
+def toy_runner(
+    folder: Path,
+    model: nn.Module | None = None,
+    hooks: tuple[Hook, ...] = (),
+    epochs: int = 1,
+    lr: float = 0.1,
+    loader: dict | None = None,
+    **options,
+) -> Runner:
     """A runner over batches of four points. ``wrapper`` in options: the optimizer wrapper's arguments."""
-    wrapper = dict(optimizer=dict(type="SGD", lr=lr, momentum=0.9), **options.pop("wrapper", {}))
+    wrapper = {"optimizer": dict(type="SGD", lr=lr, momentum=0.9), **options.pop("wrapper", {})}
     data = dict(batch_size=4, num_workers=0, dataset=Points(), sampler=dict(type="DefaultSampler", shuffle=True),
                 collate_fn=dict(type="default_collate"))  # fmt: skip
     return Runner(
         model=model or Toy(),
         work_dir=str(folder),
         train_dataloader={**data, **(loader or {})},
-        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs) if "train_cfg" not in options else options.pop("train_cfg"),
+        train_cfg=options.pop("train_cfg", dict(type="EpochBasedTrainLoop", max_epochs=epochs)),
         optim_wrapper=wrapper,
         default_hooks=dict(logger=None),
         custom_hooks=list(hooks),
