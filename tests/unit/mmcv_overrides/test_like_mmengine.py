@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 from mmcv_overrides import loop
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import MergedOptimWrapperConstructor, StepOptimWrapper
-from tests.support.toy_runs import At, Lists, Points, Toy, named, toy_runner
+from tests.support.toy_runs import At, Lists, Points, Toy, toy_runner
 
 # ---- data ----
 

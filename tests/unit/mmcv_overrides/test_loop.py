@@ -1,6 +1,5 @@
 """Data that depend on (seed, epoch, index) alone, and a loop that starts anywhere."""
 
-import pickle
 import random
 
 import numpy as np
