@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from .optimizer import StepOptimWrapper
 from .parallel import slowest_ranks
 from .seams import Override
 
@@ -119,6 +120,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, max_epochs, val_begin=1, val_interval=1, dynamic_intervals=None, max_iters=None):
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
         seed_batches(self.dataloader, runner.seed or 0)
+        self._lost: list[str] = []
         if max_iters is not None:
             self._max_iters = int(max_iters)
             self._max_epochs = -(-self._max_iters // len(self.dataloader))
@@ -157,8 +159,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         start = self._start_position(length)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        if hasattr(self.runner.optim_wrapper, "sync_masters"):  # hooks may have changed weights through .data
-            self.runner.optim_wrapper.sync_masters()
+        self._after_hooks_changed_the_model()
         batches = self.dataloader.batch_sampler
         if isinstance(batches, SeededBatches):
             batches.epoch, batches.start = self._epoch, start
@@ -171,6 +172,24 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         else:
             self.runner.call_hook("after_train_epoch")
             self._epoch += 1
+
+    def _after_hooks_changed_the_model(self) -> None:
+        """Weights may have been written through ``.data``, and parameters unfrozen."""
+        wrapper = self.runner.optim_wrapper
+        if not isinstance(wrapper, StepOptimWrapper):
+            return
+        wrapper.sync_masters()
+        held = set(wrapper.model_params)
+        lost = [name for name, p in self.runner.model.named_parameters() if p.requires_grad and p not in held]
+        if lost and lost != self._lost:
+            self._lost = lost
+            print_log(
+                f"{len(lost)} parameters require gradients but are not in the optimizer and will not be trained "
+                f"({', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}): with paramwise_cfg it holds those alone that "
+                "were not frozen when it was built. Unfreeze them in the config, or leave paramwise_cfg out",
+                "current",
+                logging.WARNING,
+            )
 
     def _start_position(self, length: int) -> int:
         start = self._iter - self._epoch * length

@@ -155,9 +155,10 @@ def test_frozen_parameters_are_in_the_optimizer_where_upstream_has_them(paramwis
 
 
 @pytest.mark.parametrize("paramwise", [None, dict(norm_decay_mult=0.0)])
-def test_a_layer_that_a_hook_unfreezes_trains_as_with_upstream(tmp_path, paramwise):
-    """``paramwise_cfg``: mmengine leaves frozen parameters out, and so do we."""
-    weights = []
+def test_a_layer_that_a_hook_unfreezes_trains_as_with_upstream(tmp_path, paramwise, monkeypatch):
+    """``paramwise_cfg``: mmengine leaves frozen parameters out, and so do we, with a word about it."""
+    weights, said = [], []
+    monkeypatch.setattr(loop, "print_log", lambda text, *more: said.append(text))
     thaw = At("before_train_epoch", lambda r: r.model.requires_grad_(), epoch=1)
     for build, wrapper in ((DefaultOptimWrapperConstructor, OptimWrapper), (MergedOptimWrapperConstructor, StepOptimWrapper)):
         options = dict(type=wrapper, constructor=build, paramwise_cfg=paramwise)
@@ -169,6 +170,8 @@ def test_a_layer_that_a_hook_unfreezes_trains_as_with_upstream(tmp_path, paramwi
         torch.testing.assert_close(weights[1][name], value, rtol=1e-5, atol=1e-6, msg=name)
     moved = not torch.equal(weights[1]["backbone.one.weight"], Toy().backbone.one.weight)
     assert moved == (paramwise is None)
+    assert len(said) == (0 if moved else 1)  # once, not in every epoch
+    assert moved or said[0].startswith("2 parameters require gradients") and "(backbone.one.weight, backbone.one.bias)" in said[0]
 
 
 def test_frozen_parameters_cost_nothing_until_they_train():
