@@ -64,6 +64,7 @@ class NonFiniteGuardHook(Hook):
                 "lr": wrapper.optimizer.param_groups[0]["lr"],
                 "bad": torch.stack([wrapper.last_bad, wrapper.last_loss_bad]),
                 "norms": wrapper.last_norms,
+                "params": wrapper.last_params,
             }
         )
         if current().module is None or log_line_follows(runner, batch_idx):
@@ -100,8 +101,8 @@ class NonFiniteGuardHook(Hook):
             )
 
     def _dump(self, runner, step: dict) -> None:
-        names = [name for name, p in runner.model.named_parameters() if p.requires_grad]
-        norms = step["norms"].tolist()
+        names = {p: name for name, p in runner.model.named_parameters()}
+        norms = zip(step["params"], step["norms"].tolist())
         facts = {
             "iter": step["iter"],
             "rank": get_rank(),
@@ -109,9 +110,7 @@ class NonFiniteGuardHook(Hook):
             "losses": {k: str(v.float().mean().item()) for k, v in step["losses"].items()},
             "lr": step["lr"],
             "loss_scale": runner.optim_wrapper.loss_scale.value(),
-            "gradients_not_finite": [n for n, v in zip(names, norms) if not math.isfinite(v)]
-            if len(names) == len(norms)
-            else f"{sum(not math.isfinite(v) for v in norms)} of {len(norms)}",
+            "gradients_not_finite": [names.get(p, "?") for p, v in norms if not math.isfinite(v)],
         }
         path = Path(runner.work_dir) / f"nonfinite_{step['iter']}_rank{get_rank()}.json"
         path.write_text(json.dumps(facts, indent=1), encoding="utf-8")

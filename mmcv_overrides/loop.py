@@ -9,59 +9,50 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from .optimizer import StepOptimWrapper
 from .parallel import slowest_ranks
 from .seams import Override
 
 
-class Draw(int):
-    """Index of a sample together with the seed of its augmentation."""
+class SeededBatch(list):
+    """Indices of one batch; whoever iterates over them gets random generators seeded for each sample.
 
-    seed: int
+    A loader fetches ``[dataset[index] for index in batch]``. So the data set is the user's own object with plain
+    indices, in the main process as in a worker, and nothing stands between it and the hooks that change it.
 
-    def __new__(cls, index: int, seed: int) -> Draw:
-        draw = super().__new__(cls, index)
-        draw.seed = seed
-        return draw
+    Args:
+        indices: of the samples. seeds: one for each.
+    """
 
-    def __reduce__(self):
-        return Draw, (int(self), self.seed)
+    def __init__(self, indices: Iterable, seeds: Iterable[int]):
+        super().__init__(indices)
+        self.seeds = list(seeds)
 
+    def __iter__(self) -> Iterator:
+        # Nobody else draws in a worker process.
+        outside = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.get_rng_state())
+        try:
+            for index, seed in zip(super().__iter__(), self.seeds, strict=True):
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+                torch.default_generator.manual_seed(seed)
+                yield index
+        finally:
+            if outside is not None:
+                random.setstate(outside[0])
+                np.random.set_state(outside[1])
+                torch.set_rng_state(outside[2])
 
-class SeededDataset(Dataset):
-    """A data set whose random choices depend on the :class:`Draw` alone; everything else is the inner data set's."""
-
-    def __init__(self, inner: Dataset):
-        self.inner = inner
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __getattr__(self, name: str):
-        if name.startswith("__") or name == "inner":
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    def __getitem__(self, index):
-        if not isinstance(index, Draw):
-            return self.inner[index]
-        state = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng(devices=[]):
-            random.seed(index.seed)
-            np.random.seed(index.seed % 2**32)
-            torch.manual_seed(index.seed)
-            try:
-                return self.inner[int(index)]
-            finally:
-                random.setstate(state[0])
-                np.random.set_state(state[1])
+    def __reduce_ex__(self, protocol: int):  # without iterating
+        return SeededBatch, (self[:], self.seeds)
 
 
 def draw_seed(seed: int, epoch: int, index: int) -> int:
@@ -70,41 +61,52 @@ def draw_seed(seed: int, epoch: int, index: int) -> int:
 
 
 class SeededBatches:
-    """The batches of one epoch from position ``start`` on, as lists of :class:`Draw`."""
+    """The batches of one epoch from position ``start`` on, as :class:`SeededBatch`.
+
+    Attributes other than its own are the batch sampler's, to read, to set and to delete.
+    """
+
+    _OWN = ("batch_sampler", "seed", "epoch", "start")
 
     def __init__(self, batch_sampler, seed: int):
         self.batch_sampler, self.seed = batch_sampler, seed
         self.epoch = self.start = 0
 
-    def __getattr__(self, name: str):  # set_epoch hooks and users look for the sampler's own attributes
-        if name.startswith("__") or name == "batch_sampler":
+    def __getattr__(self, name: str):
+        if name.startswith("__") or name in self._OWN:
             raise AttributeError(name)
         return getattr(self.batch_sampler, name)
+
+    def __setattr__(self, name: str, value) -> None:
+        if name in self._OWN:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.batch_sampler, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.batch_sampler, name)
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[SeededBatch]:
         for position, batch in enumerate(self.batch_sampler):
             if position >= self.start:
-                yield [Draw(i, draw_seed(self.seed, self.epoch, int(i))) for i in batch]
+                yield SeededBatch(batch, [draw_seed(self.seed, self.epoch, int(i)) for i in batch])
 
 
-def seeded(loader: DataLoader, seed: int) -> DataLoader:
-    """The same loader, with :class:`SeededDataset` and :class:`SeededBatches` inside."""
-    workers = loader.num_workers
-    return DataLoader(
-        dataset=SeededDataset(loader.dataset),
-        batch_sampler=SeededBatches(loader.batch_sampler, seed),
-        num_workers=workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor if workers else None,
-        persistent_workers=loader.persistent_workers,
-    )
+def seed_batches(loader: DataLoader, seed: int) -> None:
+    """Put :class:`SeededBatches` into a loader of indexed data.
+
+    torch refuses another batch sampler in a finished loader because the loader's ``batch_size``, ``sampler`` and
+    ``drop_last`` would say something else than it; around the loader's own one they stay true.
+    """
+    batches = loader.batch_sampler
+    if batches is None or isinstance(loader.dataset, IterableDataset):
+        return
+    if isinstance(batches, SeededBatches):  # a loader that has served another loop
+        batches = batches.batch_sampler
+    vars(loader)["batch_sampler"] = SeededBatches(batches, seed)
 
 
 class ResumableEpochLoop(EpochBasedTrainLoop):
@@ -117,8 +119,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def __init__(self, runner, dataloader, max_epochs, val_begin=1, val_interval=1, dynamic_intervals=None, max_iters=None):
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
-        if self.dataloader.batch_sampler is not None:
-            self.dataloader = seeded(self.dataloader, runner.seed or 0)
+        seed_batches(self.dataloader, runner.seed or 0)
+        self._lost: list[str] = []
         if max_iters is not None:
             self._max_iters = int(max_iters)
             self._max_epochs = -(-self._max_iters // len(self.dataloader))
@@ -157,6 +159,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         start = self._start_position(length)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
+        self._after_hooks_changed_the_model()
         batches = self.dataloader.batch_sampler
         if isinstance(batches, SeededBatches):
             batches.epoch, batches.start = self._epoch, start
@@ -169,6 +172,24 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         else:
             self.runner.call_hook("after_train_epoch")
             self._epoch += 1
+
+    def _after_hooks_changed_the_model(self) -> None:
+        """Weights may have been written through ``.data``, and parameters unfrozen."""
+        wrapper = self.runner.optim_wrapper
+        if not isinstance(wrapper, StepOptimWrapper):
+            return
+        wrapper.sync_masters()
+        held = set(wrapper.model_params)
+        lost = [name for name, p in self.runner.model.named_parameters() if p.requires_grad and p not in held]
+        if lost and lost != self._lost:
+            self._lost = lost
+            print_log(
+                f"{len(lost)} parameters require gradients but are not in the optimizer and will not be trained "
+                f"({', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}): with paramwise_cfg it holds those alone that "
+                "were not frozen when it was built. Unfreeze them in the config, or leave paramwise_cfg out",
+                "current",
+                logging.WARNING,
+            )
 
     def _start_position(self, length: int) -> int:
         start = self._iter - self._epoch * length

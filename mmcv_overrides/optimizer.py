@@ -21,6 +21,8 @@ from . import precision
 from .device import current
 from .errors import UserError
 from .loss_scale import LossScale
+from .masters import MasterWeights
+from .optimizer_state import fit_groups
 from .parallel import all_reduce_max
 from .seams import Override
 
@@ -43,7 +45,8 @@ class StepOptimWrapper(OptimWrapper):
     """mmengine's OptimWrapper with a precision level, a loss scale and a guard against non-finite steps.
 
     A step whose loss (on any rank) or gradient norm is not finite changes no weight. The outcome is left in
-    ``last_bad`` and ``last_grad_norm`` (0-d tensors on the device) and ``last_norms`` ([P], one per parameter).
+    ``last_bad`` and ``last_grad_norm`` (0-d tensors on the device) and ``last_norms`` ([P], of ``last_params``, the P
+    parameters that had a gradient).
 
     Args:
         opt_level: O0, O1, O2 or bf16.
@@ -70,9 +73,9 @@ class StepOptimWrapper(OptimWrapper):
         self.opt_level = opt_level
         self.dtype = precision.half_dtype(opt_level, current(), amp_dtype)
         self.loss_scale = LossScale.parse(loss_scale, self.device)
-        self.model_params = params
-        self.masters = self._make_masters() if opt_level == "O2" else None
-        self._prepare_momentum()
+        self._masters = MasterWeights(optimizer) if opt_level == "O2" else None
+        self._prepare_momentum([p for group in optimizer.param_groups for p in group["params"] if p.requires_grad])
+        self.last_params: list[torch.Tensor] = []
         self._loss_ok: torch.Tensor | None = None
         self.last_bad = torch.zeros((), device=self.device)
         self.last_loss_bad = torch.zeros((), device=self.device)
@@ -82,6 +85,40 @@ class StepOptimWrapper(OptimWrapper):
     @property
     def fused(self) -> bool:
         return bool(self.optimizer.defaults.get("fused")) and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+
+    @property
+    def model_params(self) -> list[torch.Tensor]:
+        """The model's parameters in the order of the optimizer's groups."""
+        if self._masters is not None:
+            return self._masters.params
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def masters(self) -> list[torch.Tensor] | None:
+        """At O2: what the optimizer updates for each of ``model_params``, in fp32; else None."""
+        return None if self._masters is None else self._masters.of(self.model_params)
+
+    def lower(self, model: nn.Module) -> None:
+        """At O2: cast ``model``, which has the weights to start from, and keep its fp32 weights as masters.
+
+        mmengine's Runner calls it through :meth:`initialize_count_status`: after initialisers, ``load_from`` and resume.
+        """
+        if self._masters is not None:
+            self._masters.lower(model, self.dtype)
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        super().initialize_count_status(model, init_counts, max_counts)
+        self.lower(model)
+
+    def follow_weights(self) -> None:
+        """At O2: masters of weights that were written to take over the new values; :meth:`step` does it by itself."""
+        if self._masters is not None:
+            self._masters.follow()
+
+    def sync_masters(self) -> None:
+        """At O2: after writes to weights through ``.data``, which leave no trace, the next step compares all values."""
+        if self._masters is not None:
+            self._masters.recheck()
 
     @contextmanager
     def optim_context(self, model: nn.Module):
@@ -95,10 +132,14 @@ class StepOptimWrapper(OptimWrapper):
         self._inner_count += 1
 
     def step(self, **kwargs) -> None:
-        params = self._with_gradients()
-        grads = [p.grad for p in params]
-        if not grads:
+        params = [p for p in self.model_params if p.grad is not None]
+        if not params:
             raise UserError("no parameter has a gradient: is the whole model frozen?")
+        self.last_params = params
+        if self._masters is not None:
+            params = self._masters.take_gradients(params)
+        self._prepare_momentum(params)
+        grads = [p.grad for p in params]
         self._unscale_and_clip(grads)
         self._judge()
         if self.fused:
@@ -107,9 +148,8 @@ class StepOptimWrapper(OptimWrapper):
         elif not self.last_bad.item():
             self.optimizer.step(**kwargs)
         self.loss_scale.update(self.last_bad)
-        if self.masters is not None:
-            with torch.no_grad():
-                torch._foreach_copy_(self.model_params, self.masters)
+        if self._masters is not None:
+            self._masters.write_back()
 
     def _unscale_and_clip(self, grads: list[torch.Tensor]) -> None:
         clip = self.clip_grad_kwargs or {}
@@ -138,42 +178,21 @@ class StepOptimWrapper(OptimWrapper):
         both = all_reduce_max(torch.stack([bad, loss_bad]))
         self.last_bad, self.last_loss_bad = both[0].clone(), both[1].clone()
 
-    # ---- fp32 master weights (O2) ----
-
-    def _make_masters(self) -> list[torch.Tensor]:
-        masters = []
-        for group in self.optimizer.param_groups:
-            group["params"] = [p.detach().float().clone().requires_grad_() for p in group["params"]]
-            masters += group["params"]
-        return masters
-
-    def _with_gradients(self) -> list[torch.Tensor]:
-        if self.masters is not None:
-            for param, master in zip(self.model_params, self.masters):
-                master.grad = None if param.grad is None else param.grad.float()
-        owners = self.model_params if self.masters is None else self.masters
-        return [p for p in owners if p.grad is not None]
-
     def zero_grad(self, **kwargs) -> None:
         self.optimizer.zero_grad(**kwargs)
-        if self.masters is not None:
-            for param in self.model_params:
-                param.grad = None
+        if self._masters is not None:
+            self._masters.drop_gradients()
 
-    def sync_masters(self) -> None:
-        """After weights were loaded into the model: the masters follow it."""
-        if self.masters is not None:
-            with torch.no_grad():
-                torch._foreach_copy_(self.masters, [p.detach() for p in self.model_params])
-
-    def _prepare_momentum(self) -> None:
+    def _prepare_momentum(self, params: list[torch.Tensor]) -> None:
         """A fused SGD takes its first buffers uninitialised and would keep them so if it had to skip that step."""
         if not (isinstance(self.optimizer, torch.optim.SGD) and self.fused):
             return
+        state, taking_part = self.optimizer.state, set(params)
         for group in self.optimizer.param_groups:
             if group["momentum"] and not group["dampening"]:
                 for p in group["params"]:
-                    self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                    if p in taking_part and state[p].get("momentum_buffer") is None:
+                        state[p]["momentum_buffer"] = torch.zeros_like(p)
 
     # ---- state ----
 
@@ -188,14 +207,22 @@ class StepOptimWrapper(OptimWrapper):
         state = dict(state_dict)
         self.loss_scale.load_state_dict(state.pop("loss_scaler", {}))
         masters = state.pop("masters", None)
-        super().load_state_dict(state)
-        if self.masters is not None:
-            if masters is None:
-                self.sync_masters()
-            else:
-                with torch.no_grad():
-                    torch._foreach_copy_(self.masters, [m.to(self.device) for m in masters])
-                    torch._foreach_copy_(self.model_params, self.masters)
+        params = self.model_params
+        state["param_groups"], sources = fit_groups(state, self.optimizer.param_groups)
+        try:
+            super().load_state_dict(state)
+        except ValueError as error:
+            raise UserError(
+                f"cannot resume the optimizer: {error}. The checkpoint was written with other parameter groups; to start a "
+                "new training from its weights use --load-from"
+            ) from error
+        if masters is not None:  # also below O2: they have more bits than the weights of that checkpoint
+            with torch.no_grad():
+                for param, owner, source in zip(params, self.masters or params, sources, strict=True):
+                    if source is not None:
+                        owner.copy_(masters[source])
+                        param.copy_(owner)
+        self.sync_masters()
 
 
 class AmpStepOptimWrapper(StepOptimWrapper):
@@ -225,12 +252,35 @@ def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
+def _refuse_shared(groups: list[dict[str, Any]], model: nn.Module) -> None:
+    seen: set[torch.Tensor] = set()
+    shared = {p for group in groups for p in group["params"] if p in seen or seen.add(p)}
+    if shared:
+        names = [name for name, p in model.named_parameters(remove_duplicate=False) if p in shared]
+        raise SharedParameters(
+            f"some parameters appear in more than one parameter group: modules share them ({', '.join(names[:4])}"
+            f"{' and more' if len(names) > 4 else ''}). Write paramwise_cfg=dict(bypass_duplicate=True, ...) in optim_wrapper"
+        )
+
+
+class SharedParameters(UserError, ValueError):
+    """A parameter that two modules share has entered the optimizer twice; torch's ValueError for it."""
+
+
 class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor with merged groups, trainable parameters only, and fused updates where they exist."""
+    """mmengine's constructor with merged groups and fused updates where they exist.
+
+    The parameters are those that mmengine takes: without ``paramwise_cfg`` all of the model, frozen ones too (a hook may
+    unfreeze them); with it those that require gradients now.
+
+    Raises:
+        SharedParameters: two modules share a parameter, and ``paramwise_cfg`` does not say ``bypass_duplicate=True``.
+    """
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module=None) -> None:
         super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
         if not prefix:  # the outermost call has seen the whole model
+            _refuse_shared(params, module)
             params[:] = merge_groups(params)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -238,8 +288,6 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not any(p.requires_grad for p in bare.parameters()):
             raise UserError("every parameter of the model is frozen: there is nothing to train")
         self._prefer_fused()
-        # Per-parameter settings without any rule would also hand frozen parameters to the optimizer.
-        self.paramwise_cfg = self.paramwise_cfg or {"custom_keys": {}}
         quiet = _DropParamwiseLines()
         handlers = MMLogger.get_current_instance().handlers
         for handler in handlers:

@@ -48,10 +48,14 @@ def init_dist_pytorch(backend, init_backend="torch", **kwargs) -> None:
 
 
 class DeviceDistributedDataParallel(MMDistributedDataParallel):
-    """mmengine's wrapper on whatever device the module lives on.
+    """mmengine's wrapper on whatever device the module lives on, and with whatever types and layouts its weights have.
 
     Upstream always passes ``device_ids=[LOCAL_RANK]``, which a CPU module refuses and which is wrong when the card
     is offset by ``NPUID``.
+
+    DDP lays its buckets out by the parameters that it finds when it is made. Types (O2) and memory formats change after that,
+    and weights that a hook unfreezes would never be reduced: every rank would train its own. So a step that finds other
+    parameters than the one before has the buckets laid out anew.
     """
 
     def __init__(self, module, detect_anomalous_params: bool = False, **kwargs):
@@ -62,8 +66,22 @@ class DeviceDistributedDataParallel(MMDistributedDataParallel):
             kwargs["forward_sync_buffers"] = kwargs.pop("broadcast_buffers", True)
         super().__init__(module, detect_anomalous_params=detect_anomalous_params, **kwargs)
         self._steps = 0
+        self._all_params = list(module.parameters())
+        self._laid_out = self._layout()
+
+    def _layout(self) -> list[tuple]:
+        return [(p.requires_grad, p.dtype, p.stride()) for p in self._all_params]
+
+    def _follow_layout(self) -> None:
+        layout = self._layout()
+        if layout != self._laid_out:
+            self._laid_out = layout
+            state = self.__getstate__()  # pickling leaves the reducer and its buckets out, unpickling builds them
+            del self.reducer, self.logger
+            self.__setstate__(state)
 
     def train_step(self, data, optim_wrapper):
+        self._follow_layout()
         self._steps += 1
         _note(self._steps, 1)
         log_vars = super().train_step(data, optim_wrapper)

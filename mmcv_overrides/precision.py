@@ -16,11 +16,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from mmengine.model import BaseDataPreprocessor
+from mmengine.model import BaseAveragedModel, BaseDataPreprocessor
 from torch import nn
 
 from .device import Accelerator
 from .errors import UserError
+from .seams import Override
 
 LEVELS = ("O0", "O1", "O2", "bf16")
 HALF_TYPES = {"fp16": torch.float16, "float16": torch.float16, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
@@ -102,8 +103,16 @@ def keep_losses_fp32(model: nn.Module) -> nn.Module:
     return model
 
 
+def is_cast(model: nn.Module) -> bool:
+    """Whether :func:`cast_weights` has cast this model."""
+    return getattr(model, "_is_cast", False)
+
+
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """O2: weights and activations in ``dtype``, norm layers computing in fp32 between casts."""
+    """O2: weights and activations in ``dtype``, norm layers computing in fp32 between casts. Once for each model."""
+    if is_cast(model):
+        return model
+    model._is_cast = True
 
     def lower_inputs(module, args, kwargs):
         return to_dtype(args, dtype), to_dtype(kwargs, dtype)
@@ -123,3 +132,25 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         if part is not None:
             part.register_forward_pre_hook(lower_inputs, with_kwargs=True)
     return model
+
+
+_update_parameters = BaseAveragedModel.update_parameters
+
+
+def update_parameters(self: BaseAveragedModel, model: nn.Module) -> None:
+    """Average a model whose weights were cast after the average, which stays fp32, was made of it."""
+    plain = self.avg_func
+    self.avg_func = lambda averaged, source, steps: plain(averaged, source.to(averaged.dtype), steps)
+    try:
+        _update_parameters(self, model)
+    finally:
+        del self.avg_func
+
+
+OVERRIDES = [
+    Override(
+        "mmengine.model.averaged_model:BaseAveragedModel.update_parameters",
+        update_parameters,
+        "an fp32 average (EMA) of the half-precision weights of O2",
+    ),
+]

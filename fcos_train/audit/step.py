@@ -102,10 +102,9 @@ def build(options: AuditOptions) -> Trained:
     model = MODELS.build(cfg.model)
     model.init_weights()
     precision.keep_losses_fp32(model)
-    if options.opt_level == "O2":
-        precision.cast_weights(model, precision.half_dtype("O2", accelerator, None))
     model = model.to(place).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    wrapper.lower(model)
     runner = SimpleNamespace(model=model, optim_wrapper=wrapper, logger=MMLogger.get_current_instance())
     for hook in cfg.get("custom_hooks") or []:
         if hook.get("type") == static.HOOK:

@@ -138,6 +138,7 @@ class GraphedStep:
         shape, batch = self._take(data)
         recording = self._recording(shape)
         self._follow_rates()
+        self.wrapper.follow_weights()  # a replay runs nothing of this on the host
         before = self.wrapper.inner_count
         fixed = self._fixed()
         if recording.replay is not None and recording.fixed != fixed:

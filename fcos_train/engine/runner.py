@@ -76,12 +76,11 @@ class DetectionRunner(Runner):
         return super().get_hooks_info() + "\n" * MAX_CONSOLE_LINES
 
     def wrap_model(self, model_wrapper_cfg, model):
-        """Precision first: DDP lays out its buckets by the types and strides it finds."""
-        wrapper = self.cfg.get("optim_wrapper") or {}
+        """Memory format first: DDP lays out its buckets by the strides it finds.
+
+        The weights stay fp32 here: at O2 the optimizer wrapper casts them when the model has those to start from.
+        """
         if any(h.get("channels_last") for h in self.cfg.get("custom_hooks") or []):
             model.to(memory_format=torch.channels_last)
         precision.keep_losses_fp32(model)
-        if wrapper.get("opt_level") == "O2" and self._train_loop is not None:
-            half = precision.half_dtype("O2", device.current(), wrapper.get("amp_dtype"))
-            precision.cast_weights(model, half)
         return super().wrap_model(model_wrapper_cfg, model)

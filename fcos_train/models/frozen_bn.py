@@ -33,8 +33,13 @@ class FoldedConv2d(QuickConv2d):
 
     @property
     def is_active(self) -> bool:
-        """False where somebody thawed the norm: both layers are themselves again."""
-        return not self._partner[0].training
+        """False while the norm is thawed: both layers are themselves then, and the constants are computed anew after."""
+        if self._partner[0].is_thawed:
+            self.folded_scale = None
+            return False
+        if self.folded_scale is None:
+            self.refresh()
+        return True
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_active:
@@ -45,7 +50,13 @@ class FoldedConv2d(QuickConv2d):
     @property
     def constant_weight(self) -> Tensor | None:
         """weight * scale of the norm where the weight is not trained."""
-        return None if self.weight.requires_grad else self.folded_weight
+        if self.weight.requires_grad:
+            if self.folded_weight is not None:
+                self.folded_weight = None  # a hook has unfrozen the weight
+            return None
+        if self.folded_weight is None:  # and has frozen it again
+            self.refresh()
+        return self.folded_weight
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -74,8 +85,13 @@ class FoldedConv2d(QuickConv2d):
 class FoldedBatchNorm2d(nn.BatchNorm2d):
     """The norm of a :class:`FoldedConv2d`: nothing is left to do while it is frozen."""
 
+    @property
+    def is_thawed(self) -> bool:
+        """Somebody collects statistics, or has unfrozen a parameter."""
+        return self.training or (self.affine and (self.weight.requires_grad or self.bias.requires_grad))
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.training else x
+        return super().forward(x) if self.is_thawed else x
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -87,7 +103,7 @@ def fold_frozen_bn(model: nn.Module) -> list[str]:
 
     Covers ResNet and ResNeXt (stem, blocks, downsampling), ConvModule and plain Sequential. A norm works as folded
     only while it is in evaluation mode (``norm_eval=True``). The state_dict, checkpoints loaded later, ``.to()``
-    and ``copy.deepcopy`` work as before. Change ``requires_grad`` of weights before, not after, or fold again.
+    and ``copy.deepcopy`` work as before, and so does a change of ``requires_grad``: an unfrozen norm is itself again.
 
     Returns:
         names of the convolutions that were folded; those of an earlier call are refreshed and not named.

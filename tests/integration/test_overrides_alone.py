@@ -5,6 +5,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.support.commands import environment, log_records
@@ -38,19 +39,30 @@ train_dataloader = dict(
 )
 val_dataloader = val_evaluator = val_cfg = test_dataloader = test_evaluator = test_cfg = None
 train_cfg = dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=2)
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale=32.0, dtype="bfloat16")
+optim_wrapper = dict({wrapper})
 """
 
 
-def test_a_config_of_mmdet_gets_mixed_precision_on_a_cpu_safe_checkpoints_and_fps(shapes, tmp_path):
+def train(folder, shapes, wrapper):
     base = Path(find_spec("mmdet").origin).parent / ".mim" / "configs" / "retinanet" / "retinanet_r18_fpn_1x_coco.py"
-    config, work_dir = tmp_path / "own.py", tmp_path / "run"
-    config.write_text(CONFIG.format(base=str(base), data=f"{shapes}/"))
+    config, work_dir = folder / "own.py", folder / "run"
+    folder.mkdir()
+    config.write_text(CONFIG.format(base=str(base), data=f"{shapes}/", wrapper=wrapper))
     command = [sys.executable, "-c", PROGRAM, str(config), str(work_dir)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
+    return work_dir
+
+
+def test_a_config_of_mmdet_gets_mixed_precision_on_a_cpu_safe_checkpoints_fps_and_o2(shapes, tmp_path):
+    work_dir = train(tmp_path / "amp", shapes, 'type="AmpOptimWrapper", loss_scale=32.0, dtype="bfloat16"')
     last = log_records(work_dir)[-1]
     assert last["loss"] > 0 and last["fps"] > 0
     checkpoint = torch.load(work_dir / "latest.pth", weights_only=True)
     assert checkpoint["optimizer"]["loss_scaler"]["scale"] == 32.0
     assert checkpoint["meta"]["iter"] == 12 and checkpoint["clocks"]["samples"] == 2 * (6 - 5) * 4
+    lowered = train(tmp_path / "o2", shapes, 'type="OptimWrapper", opt_level="O2", amp_dtype="bf16", loss_scale=32.0')
+    checkpoint = torch.load(lowered / "latest.pth", weights_only=True)
+    assert checkpoint["state_dict"]["backbone.layer4.0.conv1.weight"].dtype is torch.bfloat16
+    assert {master.dtype for master in checkpoint["optimizer"]["masters"]} == {torch.float32}
+    assert log_records(lowered)[-1]["loss"] == pytest.approx(last["loss"], rel=0.02)

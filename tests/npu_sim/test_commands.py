@@ -42,9 +42,11 @@ def test_the_device_is_used_and_nothing_leaves_it_for_the_host(trained):
     ids=lambda flags: flags[1],
 )
 def test_every_precision(npu, shapes, tmp_path, trained, flags):
-    train(npu, shapes, tmp_path / "run", "--max-iters", 2, "--no-validate", *flags)
-    (record,) = log_records(tmp_path / "run")
-    assert 0 < record["loss"] < 6 and 0 < record["grad_norm"] < 100
+    """The losses of O1, also after the first step has written weights back."""
+    train(npu, shapes, tmp_path / "run", "--max-iters", 4, "--no-validate", *flags)
+    (record,), (reference,) = log_records(tmp_path / "run"), log_records(trained[1])
+    assert record["loss"] == pytest.approx(reference["loss"], rel=0.02)
+    assert record["grad_norm"] == pytest.approx(reference["grad_norm"], rel=0.2)
 
 
 def test_the_same_losses_as_on_a_cpu(npu, shapes, tmp_path, trained):

@@ -115,6 +115,19 @@ def test_learning_rate_zero_after_the_capture_moves_nothing(monkeypatch):
     assert any(not torch.equal(before[k], v) for k, v in weights(model).items())
 
 
+def test_weights_written_between_replays_reach_the_masters(monkeypatch):
+    """A replay runs nothing on the host, where a write is noticed."""
+    model = precision.cast_weights(small_model("fsaf"), torch.bfloat16)
+    wrapper = sgd(model, opt_level="O2", amp_dtype="bf16")
+    taped = graphs_of(model, wrapper, None, 1, monkeypatch)
+    run(model, wrapper, [WIDE] * 3, [1e-3] * 3)
+    weight = model.neck.fpn_convs[0].conv.weight
+    with torch.no_grad():
+        weight.fill_(0.25)
+    run(model, wrapper, [WIDE], [0.0])
+    assert taped.captures == 1 and (weight == 0.25).all()
+
+
 def test_captures_anew_for_what_a_graph_has_fixed(monkeypatch):
     model, lines = ready(), []
     wrapper = sgd(model)

@@ -1,6 +1,5 @@
 """Data that depend on (seed, epoch, index) alone, and a loop that starts anywhere."""
 
-import pickle
 import random
 
 import numpy as np
@@ -24,7 +23,8 @@ class Noise(Dataset):
 
 
 def batches(workers, epoch=0, start=0, batch=4, seed=3):
-    loader = loop.seeded(DataLoader(Noise(), batch_size=batch, num_workers=workers), seed)
+    loader = DataLoader(Noise(), batch_size=batch, num_workers=workers)
+    loop.seed_batches(loader, seed)
     loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, start
     return list(loader)
 
@@ -56,22 +56,9 @@ def test_drawing_leaves_the_global_generators_alone():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = random.random(), np.random.rand(), torch.rand(()).item()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    data = loop.SeededDataset(Noise())
-    for index in range(5):
-        data[loop.Draw(index, 9)]
+    data = Noise()
+    assert [data[index][0].item() for index in loop.SeededBatch(range(5), range(5))] == [0, 1, 2, 3, 4]
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
-
-
-def test_dataset_attributes_pass_through_and_survive_pickling():
-    data = pickle.loads(pickle.dumps(loop.SeededDataset(Noise())))
-    assert data.metainfo == {"classes": ("a",)} and len(data) == 20
-    with pytest.raises(AttributeError):
-        data.no_such_thing  # noqa: B018
-
-
-def test_draws_are_indices_that_keep_their_seed():
-    draw = pickle.loads(pickle.dumps(loop.Draw(7, 123)))
-    assert draw == 7 and draw.seed == 123 and [10, 20][loop.Draw(1, 0)] == 20
 
 
 def test_draw_seeds_do_not_collide():

@@ -151,3 +151,32 @@ def test_folded_net_is_one_graph():
     fold_frozen_bn(net)
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x)[-1], net(x)[-1])
+
+
+def test_unfrozen_and_frozen_again():
+    """What requires gradients now counts, and constants of what was trained meanwhile are computed anew."""
+    net = _net(depth=18).double()
+    plain = copy.deepcopy(net)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    fold_frozen_bn(net)
+
+    def step(thawed):
+        for model in (net, plain):
+            model.conv1.weight.requires_grad_(thawed)  # frozen_stages=1: conv1, bn1 and layer1 are frozen
+            model.norm1.requires_grad_(thawed)
+            model.layer1[0].conv1.weight.requires_grad_(thawed)
+        outputs, gradients = _run(net, x)
+        expected, reference = _run(plain, x)
+        assert set(gradients) == set(reference) and ("bn1.bias" in gradients) == ("conv1.weight" in gradients) == thawed
+        for key, value in reference.items():
+            torch.testing.assert_close(gradients[key], value, rtol=1e-6, atol=1e-9, msg=key)
+        for output, value in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(output, value, rtol=1e-6, atol=1e-9)
+        for model in (net, plain):  # as an optimizer does
+            for key, p in model.named_parameters():
+                if p.grad is not None:
+                    p.data.add_(reference[key], alpha=-0.1)
+
+    for thawed in (False, True, True, False, True, False):
+        step(thawed)
+    assert net.conv1.constant_weight is not None

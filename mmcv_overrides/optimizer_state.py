@@ -1,0 +1,59 @@
+"""Optimizer states of checkpoints that name fewer parameters than the optimizer has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .errors import UserError
+
+
+def fit_groups(saved: dict, groups: list[dict]) -> tuple[list[dict], list[int | None]]:
+    """The saved parameter groups with a place for every parameter of the optimizer.
+
+    Without ``paramwise_cfg`` the optimizer once held trainable parameters only, and one that two modules share twice. Such a
+    group is paired off with the parameters that require gradients now, in their order, which is the same.
+
+    Args:
+        saved: state dict of an optimizer. groups: ``param_groups`` of the optimizer that is to load it.
+
+    Returns:
+        groups to load, and for each parameter of ``groups`` its position among the saved ones, or None.
+
+    Raises:
+        UserError: a group has another number of trainable parameters, or a state another shape.
+    """
+    olds = saved["param_groups"]
+    if len(olds) != len(groups):  # torch refuses these
+        return olds, []
+    flat = [key for old in olds for key in old["params"]]
+    fitted = [{**old, "params": _keys(old["params"], group["params"], saved["state"])} for old, group in zip(olds, groups, strict=True)]
+    return fitted, _positions([key for group in fitted for key in group["params"]], flat)
+
+
+def _positions(keys: Sequence[Any], flat: list) -> list[int | None]:
+    first = {key: place for place, key in reversed(list(enumerate(flat)))}
+    return [first.get(key) for key in keys]
+
+
+def _keys(old: list, params: list[Tensor], state: dict) -> list:
+    if len(old) == len(params):
+        return old
+    once, trained = list(dict.fromkeys(old)), [p for p in params if p.requires_grad]
+    if len(once) != len(trained):
+        raise UserError(
+            f"cannot resume the optimizer: the checkpoint has {len(once)} trained parameters in a group where this model has "
+            f"{len(trained)} (are other layers frozen now?). To start a new training from its weights use --load-from"
+        )
+    keys = iter(once)
+    fitted = [next(keys) if p.requires_grad else ("no state", place) for place, p in enumerate(params)]
+    for key, param in zip(fitted, params, strict=True):
+        shapes = {tuple(v.shape) for v in state.get(key, {}).values() if isinstance(v, Tensor) and v.dim()}
+        if shapes - {tuple(param.shape)}:
+            raise UserError(
+                f"cannot resume the optimizer: a state of shape {shapes.pop()} where a parameter has {tuple(param.shape)} "
+                "(are other layers frozen now?). To start a new training from its weights use --load-from"
+            )
+    return fitted
