@@ -16,11 +16,11 @@ from mmengine.config import Config
 
 import mmcv_overrides
 from mmcv_overrides import device as devices
+from mmcv_overrides.checkpoint import embedded_config
 from mmcv_overrides.errors import UserError
 
-from . import embedded_config
+from ..engine.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 from .images import as_bgr
-from .vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 
 _log = logging.getLogger(__name__)
 _silent = logging.getLogger(f"{__name__}.weights")  # what came of the weights is said by _require_fit

@@ -3,7 +3,7 @@
 from fcos_train.engine import static
 from fcos_train.engine.config import load_config
 from fcos_train.engine.options import TrainOptions
-from fcos_train.infer import vetting
+from fcos_train.engine import vetting
 from mmcv_overrides import device
 
 

@@ -12,9 +12,8 @@ import inspect
 import re
 from collections.abc import Iterator
 
+from mmcv_overrides.checkpoint.embedded_config import WAY_OUT
 from mmcv_overrides.errors import UserError
-
-from .embedded_config import WAY_OUT
 
 PACKAGES = ("mmcv_overrides", "fcos_train", "mmdet", "mmcv", "mmengine")
 # Loads weights that the checkpoint replaces anyway: dropped, also so that nothing is downloaded.

@@ -3,6 +3,8 @@
 ``mmengine.Config.fromstring`` executes that text, so a checkpoint could carry a program past a weights-only reader.
 Here the text is parsed, and only values are computed: literals, ``dict(...)``, ``list(...)``, ``tuple(...)``,
 ``set(...)``, containers of them, and names bound earlier in the same text. That is all ``Config.pretty_text`` writes.
+:func:`fromstring` stands in for ``Config.fromstring``, so that everything in mmengine that reads such text
+(``Runner.resume``, ``BaseInferencer``) reads it this way.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import math
 
 from mmengine.config import Config
 
-from mmcv_overrides.errors import UserError
+from ..errors import UserError
+from .reading import trust_checkpoints, trusted
 
 MAX_CHARACTERS = 4_000_000
 MAX_VALUES = 500_000  # names bound earlier can repeat a list of lists of lists without end
@@ -21,28 +24,53 @@ MAX_VALUES = 500_000  # names bound earlier can repeat a list of lists of lists 
 WAY_OUT = (
     "Give the configuration yourself (--config FILE), or add --trust-checkpoint if you trust whoever made the file."
 )
+TRUST = "If you trust whoever made the file, add --trust-checkpoint (or set FCOS_TRUST_CHECKPOINT=1)."
+INSIDE = "the configuration in it"
+_upstream = Config.fromstring
 
 
-def parse(text: str, where: str) -> Config:
-    """Turn configuration text into a Config; nothing in the text is executed.
+def read_values(text: str, where: str, what: str = INSIDE, way_out: str = WAY_OUT) -> dict[str, object]:
+    """The assignments of configuration text, by name; nothing in the text is executed.
 
     Args:
         text: Python assignments as ``Config.pretty_text`` writes them.
-        where: named in error messages, such as the path of the checkpoint.
+        where: the file, for messages.
+        what: what the text is to that file, for messages.
+        way_out: what the user can do, for messages.
 
     Raises:
         UserError: the text holds anything but values; the message has the line.
     """
     if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{where}: the configuration in it has {len(text)} characters; no real one has. {WAY_OUT}")
+        raise UserError(f"{where}: {what} has {len(text)} characters; no real one has. {way_out}")
     try:
-        tree = ast.parse(text)
-        values = _Values(where).run(tree)
-        return Config(values)
+        return _Values(where, what, way_out).run(ast.parse(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{where}: the configuration in it cannot be read: {error}. {WAY_OUT}") from error
+        raise UserError(f"{where}: {what} cannot be read: {error}. {way_out}") from error
+
+
+def parse(text: str, where: str, way_out: str = WAY_OUT) -> Config:
+    """Like :func:`read_values`, as a Config.
+
+    Raises:
+        UserError: see :func:`read_values`.
+    """
+    values = read_values(text, where, way_out=way_out)
+    try:
+        return Config(values)
     except KeyError as error:  # a name that mmengine keeps for itself, such as `filename`
-        raise UserError(f"{where}: the configuration in it is refused by mmengine: {error}. {WAY_OUT}") from error
+        raise UserError(f"{where}: {INSIDE} is refused by mmengine: {error}. {way_out}") from error
+
+
+def fromstring(cfg_str: str, file_format: str) -> Config:
+    """Stands in for ``Config.fromstring``, which executes Python text: such text comes out of checkpoints.
+
+    Raises:
+        UserError: ``file_format`` is ``.py``, the text is more than values, and checkpoints are not trusted.
+    """
+    if file_format != ".py" or trusted():
+        return _upstream(cfg_str, file_format)
+    return parse(cfg_str, "Config.fromstring", TRUST)
 
 
 def from_checkpoint(checkpoint: dict, where: str, trust: bool = False) -> Config | None:
@@ -65,7 +93,8 @@ def from_checkpoint(checkpoint: dict, where: str, trust: bool = False) -> Config
     except UserError:
         if not trust:
             raise
-        return Config.fromstring(text, ".py")
+        with trust_checkpoints():
+            return fromstring(text, ".py")
 
 
 class _Values:
@@ -73,8 +102,8 @@ class _Values:
 
     calls = {"dict": dict, "list": list, "tuple": tuple, "set": set}
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, what: str, way_out: str) -> None:
+        self.where, self.what, self.way_out = where, what, way_out
         # str(float) writes these two without quotes.
         self.names: dict[str, object] = {"inf": math.inf, "nan": math.nan}
         self.count = 0
@@ -152,13 +181,13 @@ class _Values:
     def _spend(self, amount: int) -> None:
         self.count += amount
         if self.count > MAX_VALUES:
-            raise UserError(f"{self.where}: the configuration in it unfolds to over {MAX_VALUES} values. {WAY_OUT}")
+            raise UserError(f"{self.where}: {self.what} unfolds to over {MAX_VALUES} values. {self.way_out}")
 
     def _refuse(self, node: ast.stmt | ast.expr):
         code = ast.unparse(node).splitlines()[0]
         raise UserError(
-            f"{self.where}: line {node.lineno} of the configuration in it is more than a value: "
-            f"`{code[:80]}{'...' if len(code) > 80 else ''}`. It was not executed. {WAY_OUT}"
+            f"{self.where}: line {node.lineno} of {self.what} is more than a value: `{code[:80]}`"
+            f"{' (shortened)' if len(code) > 80 else ''}. It was not executed. {self.way_out}"
         )
 
 
