@@ -170,7 +170,7 @@ def prepare(options: TrainOptions, accelerator: device.Accelerator, work_dir: Pa
     Raises:
         UserError: anything that would make the run fail later.
     """
-    cfg = configs.load_config(options.config)
+    cfg = configs.load_config(options.config, options.safe_config)
     special, notes = _apply_cfg_options(cfg, options.cfg_options)
     options = replace(options, **{k: v for k, v in special.items() if k != "data_path" or not options.data_path})
     init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -236,7 +236,9 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         if name is None:
             raise UserError(f"no config given, and none beside {options.checkpoint}: name the config it was trained with")
         work_dir = _work_dir(options, name if options.config else options.checkpoint)
-        cfg = configs.load_config(name)
+        if options.config is None:
+            _say([f"config: {name} (beside the checkpoint)"])
+        cfg = configs.load_config(name, options.safe_config)
         special, notes = _apply_cfg_options(cfg, options.cfg_options)
         options = replace(options, data_path=options.data_path or special.get("data_path"))
         init_default_scope(cfg.get("default_scope", "mmdet"))

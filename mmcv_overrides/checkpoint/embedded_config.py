@@ -29,33 +29,13 @@ INSIDE = "the configuration in it"
 _upstream = Config.fromstring
 
 
-def read_values(text: str, where: str, what: str = INSIDE, way_out: str = WAY_OUT) -> dict[str, object]:
-    """The assignments of configuration text, by name; nothing in the text is executed.
-
-    Args:
-        text: Python assignments as ``Config.pretty_text`` writes them.
-        where: the file, for messages.
-        what: what the text is to that file, for messages.
-        way_out: what the user can do, for messages.
+def parse(text: str, where: str, way_out: str = WAY_OUT) -> Config:
+    """Turn the configuration text of a checkpoint into a Config; see :class:`Values`.
 
     Raises:
         UserError: the text holds anything but values; the message has the line.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{where}: {what} has {len(text)} characters; no real one has. {way_out}")
-    try:
-        return _Values(where, what, way_out).run(ast.parse(text))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{where}: {what} cannot be read: {error}. {way_out}") from error
-
-
-def parse(text: str, where: str, way_out: str = WAY_OUT) -> Config:
-    """Like :func:`read_values`, as a Config.
-
-    Raises:
-        UserError: see :func:`read_values`.
-    """
-    values = read_values(text, where, way_out=way_out)
+    values = Values(where, way_out=way_out).read(text)
     try:
         return Config(values)
     except KeyError as error:  # a name that mmengine keeps for itself, such as `filename`
@@ -97,16 +77,38 @@ def from_checkpoint(checkpoint: dict, where: str, trust: bool = False) -> Config
             return fromstring(text, ".py")
 
 
-class _Values:
-    """Evaluates the few kinds of syntax that cannot do anything but make a value."""
+class Values:
+    """Evaluates the few kinds of syntax that cannot do anything but make a value.
+
+    Args:
+        where: the file, for messages.
+        what: what the text is to that file, for messages.
+        way_out: what the user can do, for messages.
+    """
 
     calls = {"dict": dict, "list": list, "tuple": tuple, "set": set}
 
-    def __init__(self, where: str, what: str, way_out: str) -> None:
+    def __init__(self, where: str, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
         self.where, self.what, self.way_out = where, what, way_out
         # str(float) writes these two without quotes.
         self.names: dict[str, object] = {"inf": math.inf, "nan": math.nan}
         self.count = 0
+
+    def read(self, text: str) -> dict[str, object]:
+        """The assignments of configuration text, by name; nothing in the text is executed.
+
+        Args:
+            text: Python assignments as ``Config.pretty_text`` writes them.
+
+        Raises:
+            UserError: the text holds anything but values; the message has the line.
+        """
+        if len(text) > MAX_CHARACTERS:
+            raise UserError(f"{self.where}: {self.what} has {len(text)} characters; no real one has. {self.way_out}")
+        try:
+            return self.run(ast.parse(text))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise UserError(f"{self.where}: {self.what} cannot be read: {error}. {self.way_out}") from error
 
     def run(self, tree: ast.Module) -> dict[str, object]:
         bound: dict[str, object] = {}
@@ -151,7 +153,7 @@ class _Values:
         if node.id not in self.names:
             self._refuse(node)
         value = copy.deepcopy(self.names[node.id])
-        self._spend(_size(value))
+        self._spend(size_of(value))
         return value
 
     def _unaryop(self, node: ast.UnaryOp):
@@ -191,9 +193,10 @@ class _Values:
         )
 
 
-def _size(value) -> int:
+def size_of(value: object) -> int:
+    """Values in a tree, its containers included."""
     if isinstance(value, dict):
-        return 1 + sum(_size(key) + _size(item) for key, item in value.items())
+        return 1 + sum(size_of(key) + size_of(item) for key, item in value.items())
     if isinstance(value, (list, tuple, set)):
-        return 1 + sum(_size(item) for item in value)
+        return 1 + sum(size_of(item) for item in value)
     return 1

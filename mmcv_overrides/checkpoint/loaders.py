@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
+import tempfile
 import urllib.error
 from collections import OrderedDict
 from pathlib import Path
