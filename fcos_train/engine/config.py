@@ -70,7 +70,9 @@ def load_config(name: str, safe: bool = False) -> Config:
         cfg = safe_config.load(path) if safe else Config.fromfile(str(path))
     except UserError as error:
         message = str(error)
-        raise UserError(message if str(path) in message else f"config {path}: {message}") from error
+        if str(path) in message:
+            raise
+        raise UserError(f"config {path}, or one of its bases: {message.removeprefix('config ')}") from error
     except Exception as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     reject_v2_file(cfg)

