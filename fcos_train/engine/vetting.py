@@ -24,6 +24,9 @@ LOADERS = re.compile(r".*(teacher_config|ckpt|checkpoint|_file)$")
 NAMES = ("type", "constructor")
 # Of the parts outside the model: np.load of pickled objects (OpenImages Challenge).
 UNPICKLED = ("hierarchy_file",)
+# Paths and names, which may hold any character; all other text could reach an `eval` (in mmcv: RF-search, for one).
+TEXTS = ("ann_file", "checkpoint", "classes", "data_root", "img", "img_path", "load_from", "out_dir", "proposal_file", "seg")
+TEXTS += ("sub_data_root", "work_dir")
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -74,7 +77,7 @@ def check_parts(node, path: str, where: str, what: str = INSIDE, way_out: str = 
     known = _known_parts()
     for place, key, value in _leaves(node, path):
         if isinstance(value, str) and key not in (*NAMES, "_scope_"):
-            fine = not (LOADERS.fullmatch(str(key)) or "(" in value or "://" in value or "__" in value)
+            fine = not (LOADERS.fullmatch(str(key)) or _is_code(value) or "://" in value)
         else:
             fine = _is_fine(key, value, known)
         if not fine:
@@ -98,7 +101,8 @@ def check_config(config, where: str, what: str, way_out: str) -> None:
         names = initialisers if ".init_cfg" in place else known
         scope = key in ("_scope_", "default_scope")
         fine = _is_fine("_scope_" if scope else key, value, names)
-        if not fine or (key in UNPICKLED and value is not None):
+        code = isinstance(value, str) and key not in TEXTS and _is_code(value)
+        if not fine or code or (key in UNPICKLED and value is not None):
             raise UserError(_asks_for(place.lstrip("."), value, where, what, way_out))
 
 
@@ -106,6 +110,11 @@ def _is_fine(key: object, value: object, known: dict[str, set]) -> bool:
     if isinstance(value, str):
         return _is_part(value, known) if key in NAMES else key != "_scope_" or value in PACKAGES
     return value is None or isinstance(value, (bool, int, float, complex, bytes))
+
+
+def _is_code(text: str) -> bool:
+    """Whether an `eval` of the text could call something."""
+    return "(" in text or "__" in text
 
 
 def _asks_for(place: str, value: object, where: str, what: str, way_out: str) -> str:

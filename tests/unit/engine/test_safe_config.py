@@ -88,6 +88,7 @@ PARTS = {
     "optim_wrapper: {optimizer: {type: builtins.exec}}": "optim_wrapper.optimizer.type='builtins.exec'",
     "train_dataloader: {collate_fn: {type: os.system}}": "collate_fn.type='os.system'",
     "train_dataloader: {dataset: {type: OpenImagesDataset, hierarchy_file: x.npy}}": "hierarchy_file='x.npy'",
+    "custom_hooks: [{type: RFSearchHook, config: {search: {search_op: \"open('x')\"}}}]": "search_op=",
     "default_scope: evil": "default_scope='evil'",
     "vis_backends: [{type: mmengine.Config.fromfile, filename: x.py}]": "vis_backends",
     "val_evaluator: {type: [CocoMetric, os.system]}": r"val_evaluator.type\[1\]='os.system'",
