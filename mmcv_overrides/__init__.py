@@ -17,9 +17,9 @@ _operators: str = ""
 
 
 def _overrides() -> list[Override]:
-    from . import checkpoint, device, loop, optimizer, parallel, precision, quiet, text_log, timer
+    from . import checkpoint, data_files, device, loop, optimizer, parallel, precision, quiet, text_log, timer
 
-    modules = (quiet, device, parallel, precision, optimizer, checkpoint, loop, timer, text_log)
+    modules = (quiet, device, parallel, precision, optimizer, checkpoint, data_files, loop, timer, text_log)
     return [override for module in modules for override in module.OVERRIDES]
 
 

@@ -53,6 +53,7 @@ class AuditOptions:
     step_mode: str = "auto"
     steps: int = 4
     graph_breaks: bool = False
+    safe_config: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -86,7 +87,7 @@ def build(options: AuditOptions) -> Trained:
     device.use(accelerator)
     place = accelerator.set_device(0)
     _register()
-    cfg = configs.load_config(options.config)
+    cfg = configs.load_config(options.config, options.safe_config)
     cfg.merge_from_dict(options.cfg_options)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     if "mask_head" in str(cfg.model.get("roi_head", "")):

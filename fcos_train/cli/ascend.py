@@ -328,6 +328,7 @@ def _evaluate_flags(add) -> None:
     add("--limit", type=int, metavar="N", help="only the first N images (graphs of --end ascend are slow without a card)")
     add("--tolerance", type=float, metavar="T", help="largest difference in mAP (default 0.001; ascend and .om 0.003)")
     add("--trust-checkpoint", action="store_true", help="allow a checkpoint that executes code when read")
+    add("--safe-config", action="store_true", help="read the config as data: refuse a program and unregistered parts")
 
 
 def _evaluate(args) -> int:
@@ -349,6 +350,7 @@ def _evaluate(args) -> int:
         limit=args.limit,
         tolerance=args.tolerance,
         trust_checkpoint=args.trust_checkpoint,
+        safe_config=args.safe_config,
     )
     found = evaluate(options)
     print("\n".join(found.lines()))

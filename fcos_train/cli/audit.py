@@ -38,6 +38,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--steps", type=int, default=4, metavar="N", help="steps to run; the first is not counted (default 4)")
     add("--graph-breaks", action="store_true", help="also ask torch.compile where it leaves the graph (slow)")
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="changes of the config, e.g. model.backbone.depth=18")
+    add("--safe-config", action="store_true", help="read the config as data: refuse a program and unregistered parts")
     add("--json", type=Path, metavar="FILE", help="also write the counts as JSON")
     for name, meaning in LIMITS.items():
         add(f"--max-{name.replace('_', '-')}", type=int, metavar="N", help=f"limit: {meaning}")
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         step_mode=args.step_mode,
         steps=args.steps,
         graph_breaks=args.graph_breaks or args.max_graph_breaks is not None,
+        safe_config=args.safe_config,
         cfg_options=parse_cfg_options(args.cfg_options or []),
     )
     trained = build(options)

@@ -24,6 +24,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--classes", nargs="+", metavar="NAME", help="the classes it was trained on, when only some of the data set's")
     add("--launcher", choices=("none", "pytorch"), help="pytorch: join the other ranks (default under torchrun); none: run alone")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
+    add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser
 

@@ -57,6 +57,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--output-names", nargs=2, default=["dets", "labels"], metavar=("DETS", "LABELS"), help="default: dets labels")
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     add("--trust-checkpoint", action="store_true", help="allow a checkpoint that executes code when read")
+    add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
     add("--dataset", help=argparse.SUPPRESS)
     for flag in OLD:
         add(flag, action="store_true", help=argparse.SUPPRESS)
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         std=None if args.std is None else tuple(args.std),
         output_names=tuple(args.output_names),
         trust_checkpoint=args.trust_checkpoint,
+        safe_config=args.safe_config,
         cfg_options=parse_cfg_options(args.cfg_options or []),
     )
     export(options)

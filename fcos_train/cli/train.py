@@ -35,6 +35,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--launcher", choices=("none", "pytorch"), help="pytorch: join the other ranks (default under torchrun); none: run alone")
     add("--npu-ids", type=int, metavar="N", help="first card to use")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
+    add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser
 

@@ -52,19 +52,27 @@ def find_config(name: str) -> Path:
     raise UserError(f"no config '{name}' (looked for a file and in {folder}){hint}")
 
 
-def load_config(name: str) -> Config:
+def load_config(name: str, safe: bool = False) -> Config:
     """Read a config, with one clear message when it is broken.
 
+    Args:
+        name: see :func:`find_config`.
+        safe: read it as data, see :mod:`.safe_config`; otherwise a ``.py`` file is a program that runs.
+
     Raises:
-        UserError: not found, not Python, or an mmdet 2.x config.
+        UserError: not found, not Python, an mmdet 2.x config, or ``safe`` and more than data.
     """
+    from . import safe_config
     from .config_keys import reject_v2_file
 
     path = find_config(name)
     try:
-        cfg = Config.fromfile(str(path))
-    except UserError:
-        raise
+        cfg = safe_config.load(path) if safe else Config.fromfile(str(path))
+    except UserError as error:
+        message = str(error)
+        if str(path) in message:
+            raise
+        raise UserError(f"config {path}, or one of its bases: {message.removeprefix('config ')}") from error
     except Exception as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     reject_v2_file(cfg)

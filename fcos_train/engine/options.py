@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from mmcv_overrides.errors import UserError
 
 PRETRAINED = ("require", "auto", "none")
+NOT_JSON = (".pkl", ".pickle", ".yaml", ".yml", ".npy", ".npz", ".csv")  # --out of mmdet 2.x was a pickle
 STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
 Launchable = TypeVar("Launchable", "TrainOptions", "EvalOptions")
 
@@ -66,6 +67,7 @@ class TrainOptions:
     launcher: str | None = None  # None: pytorch under torchrun, else none (see :func:`launched`)
     npu_ids: int | None = None
     trust_checkpoint: bool = False
+    safe_config: bool = False  # read the config as data
     cfg_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -113,6 +115,7 @@ class EvalOptions:
     classes: tuple[str, ...] | None = None
     launcher: str | None = None  # None: pytorch under torchrun, else none (see :func:`launched`)
     trust_checkpoint: bool = False
+    safe_config: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -123,4 +126,6 @@ class EvalOptions:
             faults.append(f"--data-path {self.data_path}: no such folder")
         if self.batch_size is not None and self.batch_size < 1:
             faults.append(f"--batch-size {self.batch_size}: must be at least 1")
+        if self.out and Path(self.out).suffix in NOT_JSON:
+            faults.append(f"--out {self.out}: the numbers are written as JSON; give a name that ends in .json")
         _complain(faults)

@@ -172,7 +172,7 @@ def _resume_from(wanted: str | None, folder: Path) -> str | None:
 
 def _configured(options: TrainOptions) -> tuple[Config, TrainOptions, list[str]]:
     """The config with ``--cfg-options`` in it, the options with what those said of them, and lines for the log."""
-    cfg = configs.load_config(options.config)
+    cfg = configs.load_config(options.config, options.safe_config)
     special, notes = _apply_cfg_options(cfg, options.cfg_options)
     options = replace(options, **{k: v for k, v in special.items() if k != "data_path" or not options.data_path})
     init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -258,7 +258,9 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         name = options.config or (str(beside) if beside.is_file() else None)
         if name is None:
             raise UserError(f"no config given, and none beside {options.checkpoint}: name the config it was trained with")
-        cfg = configs.load_config(name)
+        if options.config is None:
+            _say([f"config: {name} (beside the checkpoint)"])
+        cfg = configs.load_config(name, options.safe_config)
         special, notes = _apply_cfg_options(cfg, options.cfg_options)
         options = replace(options, data_path=options.data_path or special.get("data_path"))
         init_default_scope(cfg.get("default_scope", "mmdet"))

@@ -44,6 +44,7 @@ class DemoOptions:
     show_dir: str = "."
     show: bool = False
     trust_checkpoint: bool = False
+    safe_config: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.score_thr <= 1:
@@ -61,7 +62,11 @@ def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]
     """
     source = open_source(options.img) if options.img is not None else None
     detector = Detector.from_checkpoint(
-        options.checkpoint, options.config, options.device, trust=options.trust_checkpoint
+        options.checkpoint,
+        options.config,
+        options.device,
+        trust=options.trust_checkpoint,
+        safe=options.safe_config,
     )
     say(detector.device_reason)
     folder = Path(options.show_dir)

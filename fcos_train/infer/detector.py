@@ -16,11 +16,11 @@ from mmengine.config import Config
 
 import mmcv_overrides
 from mmcv_overrides import device as devices
+from mmcv_overrides.checkpoint import embedded_config
 from mmcv_overrides.errors import UserError
 
-from . import embedded_config
+from ..engine.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 from .images import as_bgr
-from .vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 
 _log = logging.getLogger(__name__)
 _silent = logging.getLogger(f"{__name__}.weights")  # what came of the weights is said by _require_fit
@@ -80,6 +80,7 @@ class Detector:
         device: str = "auto",
         trust: bool = False,
         cfg_options: dict[str, Any] | None = None,
+        safe: bool = False,
     ) -> Detector:
         """Build the model of a checkpoint and load its weights.
 
@@ -89,6 +90,7 @@ class Detector:
             device: ``auto``, ``cpu``, ``cuda``, ``npu``, or with an index: ``cuda:0``, ``npu:1``.
             trust: allow the file to run code: unpickling, and a configuration that is a program.
             cfg_options: changes of the configuration, dotted key -> value; keys of mmdet 2.x are translated.
+            safe: read a ``config`` file as data, without executing it.
 
         Raises:
             UserError: an unreadable or untrusted file, no usable configuration in it, an unavailable device.
@@ -100,7 +102,7 @@ class Detector:
         where = str(ckpt)
         state = files.load(ckpt, map_location="cpu", trust=trust)
         given = config is not None
-        config = _given(config) if given else embedded_config.from_checkpoint(state, where, trust)
+        config = _given(config, safe) if given else embedded_config.from_checkpoint(state, where, trust)
         if config is None:
             raise UserError(f"{where} carries no configuration; name the one it was trained with: --config FILE")
         vetted = given or trust
@@ -148,12 +150,12 @@ def _device(requested: str) -> tuple[torch.device, str]:
     return accelerator.set_device(int(index)), reason
 
 
-def _given(config: str | Path | Config) -> Config:
+def _given(config: str | Path | Config, safe: bool) -> Config:
     if isinstance(config, Config):
         return config
     from fcos_train.engine.config import load_config
 
-    return load_config(str(config))
+    return load_config(str(config), safe)
 
 
 def _changed(config: Config, options: dict[str, Any]) -> tuple[Config, list[str]]:

@@ -1,11 +1,13 @@
 """Checkpoints: atomic writing, reading that executes nothing, exact resume, weights matched by name and class.
 
-Where to look: ``writing`` (save), ``reading``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may hold),
-``newest`` (which to resume from), ``weights`` and ``class_rows`` (into a model), ``hook`` and ``ranks`` (during
-training), ``rng`` (random states), ``loaders`` (mmengine's functions in our way).
+Where to look: ``writing`` (save), ``reading``, ``limits``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may
+hold), ``embedded_config`` (the configuration in a checkpoint), ``newest`` and ``resume`` (going on), ``weights`` and
+``class_rows`` (into a model), ``hook`` and ``ranks`` (during training), ``rng`` (random states), ``loaders``
+(mmengine's functions in our way).
 """
 
 from ..seams import Override
+from .embedded_config import fromstring
 from .hook import SafeCheckpointHook
 from .loaders import (
     load_checkpoint_file,
@@ -17,6 +19,7 @@ from .loaders import (
 )
 from .newest import find_latest_checkpoint, newest_readable
 from .reading import load, trust_checkpoints, trusted
+from .resume import resume
 from .weights import MatchReport, load_weights, state_dict_of
 from .writing import NonFiniteWeights, save
 
@@ -56,6 +59,16 @@ OVERRIDES = [
         "mmengine.runner.checkpoint:_safe_torch_load",
         safe_torch_load,
         "upstream unpickles any file after a warning",
+    ),
+    Override(
+        "mmengine.config.config:Config.fromstring",
+        staticmethod(fromstring),
+        "upstream executes the configuration text of a checkpoint that is resumed or tried",
+    ),
+    Override(
+        "mmengine.runner.runner:Runner.resume",
+        resume,
+        "one clear message for a checkpoint without training state or of another optimizer",
     ),
     Override("mmengine.runner.runner:_load_checkpoint", load_checkpoint_file, _CLEAR),
     Override("mmengine.runner.checkpoint:_load_checkpoint", load_checkpoint_file, _CLEAR),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
+import tempfile
 import urllib.error
 from collections import OrderedDict
 from pathlib import Path
@@ -79,21 +81,41 @@ def load_url(
     """Stands in for ``torch.utils.model_zoo.load_url`` in mmengine: the same cache, read by :func:`load`.
 
     Raises:
-        UserError: the download failed; the message says where to put the file by hand.
+        UserError: the download failed (the message says where to put the file by hand), or what came is refused or
+            no checkpoint; such a file is not kept.
     """
     folder = Path(model_dir) if model_dir else Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / (file_name or os.path.basename(urlparse(url).path))
-    if not file.exists():
-        digest = re.search(r"-([a-f0-9]*)\.", file.name) if check_hash else None
+    if file.exists():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(file), digest and digest.group(1), progress=progress)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"cannot download {url} ({error}). Without network: fetch it elsewhere and put it at {file}, "
-                "or train from scratch with --cfg-options model.backbone.init_cfg=None"
-            ) from error
-    return load(file, map_location=map_location)
+            return load(file, map_location=map_location)
+        except UserError as error:
+            raise UserError(f"{error}. It lies in the cache of downloads: delete it to get it again") from error
+    digest = re.search(r"-([a-f0-9]*)\.", file.name) if check_hash else None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
+            new = Path(scratch) / file.name
+            torch.hub.download_url_to_file(url, str(new), digest and digest.group(1), progress=progress)
+            found = _downloaded(new, url, map_location)
+            os.replace(new, file)
+    except (urllib.error.URLError, http.client.HTTPException, OSError, RuntimeError) as error:
+        raise UserError(
+            f"cannot download {url} ({error}). Without network: fetch it elsewhere and put it at {file}, "
+            "or train from scratch with --cfg-options model.backbone.init_cfg=None"
+        ) from error
+    return found
+
+
+def _downloaded(file: Path, url: str, map_location: Any) -> dict:
+    try:
+        with open(file, "rb") as opened:
+            found = read(opened, url, map_location)
+    except UserError as error:
+        raise UserError(f"{error}. The download was not kept") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{url} is not a checkpoint: it holds a {type(found).__name__}. The download was not kept")
+    return found
 
 
 def load_checkpoint_to_model(

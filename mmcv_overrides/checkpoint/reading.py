@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from mmengine.logging import print_log
 
 from ..errors import UserError
+from . import limits
 from .plain import revive
 from .scan import globals_named_in
 from .unpickle import ALLOWED, stand_ins
@@ -56,7 +56,7 @@ def load(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False
         UserError: the file is missing, empty, truncated, no checkpoint, or needs unpickling and no trust.
     """
     path = Path(path).expanduser()
-    _check_there(path)
+    check_there(path)
     try:
         with open(path, "rb") as file:
             found = read(file, str(path), map_location, trust)
@@ -71,22 +71,30 @@ def load(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False
 
 def peek(path: Path) -> dict:
     """Like :func:`load`, but tensors stay on the disk where the format allows it: for reading ``meta``."""
+    check_there(path)
     try:
         with open(path, "rb") as file:
             _check_format(file, str(path))
+            _check_limits(file, str(path))
         with stand_ins():
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, AttributeError):
         return load(path)
 
 
-def _check_there(path: Path) -> None:
+def check_there(path: Path) -> None:
+    """Refuse a path that no checkpoint can be read from.
+
+    Raises:
+        UserError: nothing is there, or a folder, a broken link, a device, a pipe.
+    """
     if path.is_symlink() and not path.exists():
         raise UserError(f"checkpoint {path} is a link to {os.readlink(path)}, which does not exist")
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist; check the path")
     if path.is_dir():
         raise UserError(f"checkpoint {path} is a folder; give a file in it, such as {path / 'latest.pth'}")
+    limits.check_regular(path)
 
 
 def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = False) -> Any:
@@ -94,14 +102,13 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
     _check_format(file, name)
     trust = trust or trusted()
     try:
-        if _is_tar(
-            file
-        ):  # torch <= 2.5.1 executes what lies in tar files even with weights_only=True (CVE-2025-32434)
-            raise UnpicklingError("the tar format of torch < 0.2")
+        held = _check_limits(file, name)
         file.seek(0)
         with stand_ins(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return revive(torch.load(file, map_location=map_location, weights_only=True))
+            found = torch.load(file, map_location=map_location, weights_only=True)
+        limits.check_tree(found, held, name)
+        return revive(found)
     except UnpicklingError as error:
         reason = _reason(file, error)
     except (
@@ -113,6 +120,7 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
         TypeError,
         AttributeError,
         RecursionError,
+        MemoryError,
     ) as error:
         raise UserError(_broken(name, error)) from error
     if reason is None:
@@ -161,6 +169,9 @@ def _check_format(file: BinaryIO, name: str) -> None:
         raise UserError(
             f"{name} is a web page, not a checkpoint; the download went wrong, get the file again"
         )
+    kind = limits.compression(file)
+    if kind is not None:
+        raise UserError(f"{name} is compressed with {kind}; unpack it and give the checkpoint within")
     if head.startswith(b"PK\x03\x04"):
         _check_zip(file, name)
 
@@ -168,9 +179,11 @@ def _check_format(file: BinaryIO, name: str) -> None:
 def _check_zip(file: BinaryIO, name: str) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
+            found = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
         raise UserError(_broken(name, "the end of the file is missing")) from error
+    limits.check_archive(found, file.seek(0, os.SEEK_END), name)
+    members = [member.filename for member in found]
     if any(m.endswith("/constants.pkl") for m in members):
         raise UserError(
             f"{name} is a TorchScript program, not a checkpoint; it holds code to be run, not only weights"
@@ -179,16 +192,22 @@ def _check_zip(file: BinaryIO, name: str) -> None:
         raise UserError(f"{name} is a zip archive, but not a checkpoint written by torch.save")
 
 
-def _is_tar(file: BinaryIO) -> bool:
+def _check_limits(file: BinaryIO, name: str) -> int:
+    """Bytes of content in the file, uncompressed.
+
+    Raises:
+        UnpicklingError: a tar file; torch <= 2.5.1 executes what lies there even with weights_only (CVE-2025-32434).
+        UserError: see :mod:`.limits`.
+    """
+    if limits.is_tar(file):
+        raise UnpicklingError("the tar format of torch < 0.2")
+    limits.check_pickles(file, name)
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if file.read(4) == b"PK\x03\x04":  # torch decides by the same four bytes
-        return False
-    file.seek(0)
-    try:
-        with tarfile.open(fileobj=file, mode="r:*"):
-            return True
-    except (tarfile.TarError, OSError, EOFError, ValueError):
-        return False
+    if file.read(4) != b"PK\x03\x04":
+        return size
+    with zipfile.ZipFile(file) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def _reason(file: BinaryIO, error: UnpicklingError) -> str | None:

@@ -133,7 +133,8 @@ _STAND_INS = [
     *(_named(_scalar, f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
     *(_named(_reconstruct, f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
 ]
-ALLOWED = frozenset(f"{s.__module__}.{s.__qualname__}" for s in _STAND_INS)
+BY_NAME = {f"{s.__module__}.{s.__qualname__}": s for s in _STAND_INS}
+ALLOWED = frozenset(BY_NAME)
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class EvaluateOptions:
     limit: int | None = None
     tolerance: float | None = None
     trust_checkpoint: bool = False
+    safe_config: bool = False
 
     def __post_init__(self):
         faults = [
@@ -128,7 +129,9 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) 
 
     if (options.model or "").endswith(".om"):
         ais_bench(options.model)  # refused before anything is computed
-    detector = Detector.from_checkpoint(options.checkpoint, options.config, options.device, options.trust_checkpoint)
+    detector = Detector.from_checkpoint(
+        options.checkpoint, options.config, options.device, options.trust_checkpoint, safe=options.safe_config
+    )
     images, annotations = _validation(options, detector.classes, work, say)
     model = Path(options.model) if options.model else _exported(options, work, say)
     place = options.description or sidecar.beside(model)
@@ -159,6 +162,7 @@ def _exported(options: EvaluateOptions, work: Path, say: Callable[[str], None]) 
         output=str(path),
         shape=options.shape,
         trust_checkpoint=options.trust_checkpoint,
+        safe_config=options.safe_config,
     )
     return export(wanted, say).path
 

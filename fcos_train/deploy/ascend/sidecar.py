@@ -38,7 +38,7 @@ def read(path: str | Path) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON file: {error}") from error
     keys = ("classes", "input", "mean", "std", "bgr_to_rgb", "resize")
     lacking = [key for key in keys if not isinstance(content, dict) or key not in content]

@@ -37,7 +37,7 @@ class ExportOptions:
     """What a user asks for; see ``fcos-train export --help``.
 
     Attributes:
-        checkpoint, config: as for :meth:`fcos_train.infer.detector.Detector.from_checkpoint`.
+        checkpoint, config, trust_checkpoint, safe_config: as for :meth:`fcos_train.infer.detector.Detector.from_checkpoint`.
         output: of the ONNX file; None is ``<checkpoint>_<end>.onnx`` in the current folder.
         shape: (height, width) px; None follows the test pipeline.
         opset: None: see :func:`.opset.choose`.
@@ -67,6 +67,7 @@ class ExportOptions:
     std: tuple[float, ...] | None = None
     output_names: tuple[str, str] = ("dets", "labels")
     trust_checkpoint: bool = False
+    safe_config: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,7 +106,12 @@ def export(options: ExportOptions, say: Callable[[str], None] = print) -> Export
         UserError: a fault in the checkpoint, configuration, image, shape or opset.
     """
     detector = Detector.from_checkpoint(
-        options.checkpoint, options.config, "cpu", options.trust_checkpoint, options.cfg_options
+        options.checkpoint,
+        options.config,
+        "cpu",
+        options.trust_checkpoint,
+        options.cfg_options,
+        safe=options.safe_config,
     )
     for notice in detector.notices:
         say(notice)

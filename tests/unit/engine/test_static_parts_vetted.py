@@ -1,9 +1,8 @@
 """Configs that name the fixed-shape parts pass the check of stored configs."""
 
-from fcos_train.engine import static
+from fcos_train.engine import static, vetting
 from fcos_train.engine.config import load_config
 from fcos_train.engine.options import TrainOptions
-from fcos_train.infer import vetting
 from mmcv_overrides import device
 
 

@@ -1,8 +1,10 @@
 """Reading: nothing in a file is executed, what is harmless is read, every fault has one message."""
 
+import http.server
 import os
 import pickle
 import tarfile
+import threading
 import zipfile
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -223,3 +225,50 @@ def test_load_url_reads_the_cache_safely_and_says_where_to_put_the_file(tmp_path
     assert not (tmp_path / "marker").exists()
     with pytest.raises(UserError, match="put it at .*absent.pth"):
         load_url("http://127.0.0.1:9/absent.pth", model_dir=str(tmp_path), progress=False)
+
+
+class _Site(http.server.BaseHTTPRequestHandler):
+    content = b""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def site():
+    with http.server.HTTPServer(("127.0.0.1", 0), _Site) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/r50.pth"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["zip", "html", "cut", "tensor"])
+def test_a_broken_download_is_not_kept(tmp_path, site, kind):
+    file, cache = tmp_path / "made.pth", tmp_path / "cache"
+    checkpoint.save({"w": torch.ones(2)}, file)
+    good = file.read_bytes()
+    if kind == "zip":
+        _as_zip(Bomb(tmp_path / "marker"), file)
+    elif kind == "tensor":
+        torch.save(torch.ones(2), file)
+    _Site.content = {"html": b"<!DOCTYPE html>", "cut": good[:-100]}.get(kind, file.read_bytes())
+    says = {"zip": "--trust-checkpoint", "html": "web page", "cut": "cannot be read", "tensor": "holds a Tensor"}[kind]
+    with pytest.raises(UserError, match=says) as caught:
+        load_url(site, model_dir=str(cache), progress=False)
+    assert site in str(caught.value) and "The download was not kept" in str(caught.value)
+    assert not list(cache.iterdir()) and not (tmp_path / "marker").exists()
+    _Site.content = good
+    assert load_url(site, model_dir=str(cache), progress=False)["w"].sum() == 2
+    assert [p.name for p in cache.iterdir()] == ["r50.pth"]
+
+
+def test_a_broken_file_of_the_cache_says_how_to_get_another(tmp_path):
+    (tmp_path / "r50.pth").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"r50\.pth cannot be read.*delete it to get it again"):
+        load_url("http://127.0.0.1:9/r50.pth", model_dir=str(tmp_path))

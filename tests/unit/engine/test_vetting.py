@@ -5,8 +5,16 @@ import copy
 import pytest
 from mmengine.config import Config
 
-from fcos_train.infer.vetting import check_parts, run_custom_imports, without_pretrained
+from fcos_train.engine.config import load_config
+from fcos_train.engine.vetting import check_parts, run_custom_imports, without_pretrained
 from mmcv_overrides.errors import UserError
+
+
+@pytest.fixture
+def config():
+    config = load_config("fcos/fcos_tiny_shapes")
+    config.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": "torchvision://resnet18"}
+    return config
 
 
 def place(config, path, value):

@@ -3,6 +3,8 @@
 ``mmengine.Config.fromstring`` executes that text, so a checkpoint could carry a program past a weights-only reader.
 Here the text is parsed, and only values are computed: literals, ``dict(...)``, ``list(...)``, ``tuple(...)``,
 ``set(...)``, containers of them, and names bound earlier in the same text. That is all ``Config.pretty_text`` writes.
+:func:`fromstring` stands in for ``Config.fromstring``, so that everything in mmengine that reads such text
+(``Runner.resume``, ``BaseInferencer``) reads it this way.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import math
 
 from mmengine.config import Config
 
-from mmcv_overrides.errors import UserError
+from ..errors import UserError
+from .reading import trust_checkpoints, trusted
 
 MAX_CHARACTERS = 4_000_000
 MAX_VALUES = 500_000  # names bound earlier can repeat a list of lists of lists without end
@@ -21,28 +24,33 @@ MAX_VALUES = 500_000  # names bound earlier can repeat a list of lists of lists 
 WAY_OUT = (
     "Give the configuration yourself (--config FILE), or add --trust-checkpoint if you trust whoever made the file."
 )
+TRUST = "If you trust whoever made the file, add --trust-checkpoint (or set FCOS_TRUST_CHECKPOINT=1)."
+INSIDE = "the configuration in it"
+_upstream = Config.fromstring
 
 
-def parse(text: str, where: str) -> Config:
-    """Turn configuration text into a Config; nothing in the text is executed.
-
-    Args:
-        text: Python assignments as ``Config.pretty_text`` writes them.
-        where: named in error messages, such as the path of the checkpoint.
+def parse(text: str, where: str, way_out: str = WAY_OUT) -> Config:
+    """Turn the configuration text of a checkpoint into a Config; see :class:`Values`.
 
     Raises:
         UserError: the text holds anything but values; the message has the line.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{where}: the configuration in it has {len(text)} characters; no real one has. {WAY_OUT}")
+    values = Values(where, way_out=way_out).read(text)
     try:
-        tree = ast.parse(text)
-        values = _Values(where).run(tree)
         return Config(values)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{where}: the configuration in it cannot be read: {error}. {WAY_OUT}") from error
     except KeyError as error:  # a name that mmengine keeps for itself, such as `filename`
-        raise UserError(f"{where}: the configuration in it is refused by mmengine: {error}. {WAY_OUT}") from error
+        raise UserError(f"{where}: {INSIDE} is refused by mmengine: {error}. {way_out}") from error
+
+
+def fromstring(cfg_str: str, file_format: str) -> Config:
+    """Stands in for ``Config.fromstring``, which executes Python text: such text comes out of checkpoints.
+
+    Raises:
+        UserError: ``file_format`` is ``.py``, the text is more than values, and checkpoints are not trusted.
+    """
+    if file_format != ".py" or trusted():
+        return _upstream(cfg_str, file_format)
+    return parse(cfg_str, "Config.fromstring", TRUST)
 
 
 def from_checkpoint(checkpoint: dict, where: str, trust: bool = False) -> Config | None:
@@ -65,19 +73,42 @@ def from_checkpoint(checkpoint: dict, where: str, trust: bool = False) -> Config
     except UserError:
         if not trust:
             raise
-        return Config.fromstring(text, ".py")
+        with trust_checkpoints():
+            return fromstring(text, ".py")
 
 
-class _Values:
-    """Evaluates the few kinds of syntax that cannot do anything but make a value."""
+class Values:
+    """Evaluates the few kinds of syntax that cannot do anything but make a value.
+
+    Args:
+        where: the file, for messages.
+        what: what the text is to that file, for messages.
+        way_out: what the user can do, for messages.
+    """
 
     calls = {"dict": dict, "list": list, "tuple": tuple, "set": set}
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
+        self.where, self.what, self.way_out = where, what, way_out
         # str(float) writes these two without quotes.
         self.names: dict[str, object] = {"inf": math.inf, "nan": math.nan}
         self.count = 0
+
+    def read(self, text: str) -> dict[str, object]:
+        """The assignments of configuration text, by name; nothing in the text is executed.
+
+        Args:
+            text: Python assignments as ``Config.pretty_text`` writes them.
+
+        Raises:
+            UserError: the text holds anything but values; the message has the line.
+        """
+        if len(text) > MAX_CHARACTERS:
+            raise UserError(f"{self.where}: {self.what} has {len(text)} characters; no real one has. {self.way_out}")
+        try:
+            return self.run(ast.parse(text))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise UserError(f"{self.where}: {self.what} cannot be read: {error}. {self.way_out}") from error
 
     def run(self, tree: ast.Module) -> dict[str, object]:
         bound: dict[str, object] = {}
@@ -122,7 +153,7 @@ class _Values:
         if node.id not in self.names:
             self._refuse(node)
         value = copy.deepcopy(self.names[node.id])
-        self._spend(_size(value))
+        self._spend(size_of(value))
         return value
 
     def _unaryop(self, node: ast.UnaryOp):
@@ -152,19 +183,20 @@ class _Values:
     def _spend(self, amount: int) -> None:
         self.count += amount
         if self.count > MAX_VALUES:
-            raise UserError(f"{self.where}: the configuration in it unfolds to over {MAX_VALUES} values. {WAY_OUT}")
+            raise UserError(f"{self.where}: {self.what} unfolds to over {MAX_VALUES} values. {self.way_out}")
 
     def _refuse(self, node: ast.stmt | ast.expr):
         code = ast.unparse(node).splitlines()[0]
         raise UserError(
-            f"{self.where}: line {node.lineno} of the configuration in it is more than a value: "
-            f"`{code[:80]}{'...' if len(code) > 80 else ''}`. It was not executed. {WAY_OUT}"
+            f"{self.where}: line {node.lineno} of {self.what} is more than a value: `{code[:80]}`"
+            f"{' (shortened)' if len(code) > 80 else ''}. It was not executed. {self.way_out}"
         )
 
 
-def _size(value) -> int:
+def size_of(value: object) -> int:
+    """Values in a tree, its containers included."""
     if isinstance(value, dict):
-        return 1 + sum(_size(key) + _size(item) for key, item in value.items())
+        return 1 + sum(size_of(key) + size_of(item) for key, item in value.items())
     if isinstance(value, (list, tuple, set)):
-        return 1 + sum(_size(item) for item in value)
+        return 1 + sum(size_of(item) for item in value)
     return 1

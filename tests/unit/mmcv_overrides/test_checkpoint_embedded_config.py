@@ -5,7 +5,7 @@ import math
 import pytest
 from mmengine.config import Config
 
-from fcos_train.infer.embedded_config import from_checkpoint, parse
+from mmcv_overrides.checkpoint.embedded_config import from_checkpoint, parse
 from mmcv_overrides.errors import UserError
 
 

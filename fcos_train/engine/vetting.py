@@ -1,0 +1,184 @@
+"""What a configuration from inside a checkpoint, or one read with --safe-config, may build.
+
+Even a configuration of plain values can run code when it is built: ``type='os.system'`` makes mmengine's registry
+import and call that function, ``nms=dict(type='<expression>')`` reaches an ``eval`` in mmcv, and several model options
+load further files by unpickling. So what comes from a stranger's file may only name registered parts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+
+from mmcv_overrides.checkpoint.embedded_config import INSIDE, WAY_OUT
+from mmcv_overrides.errors import UserError
+
+PACKAGES = ("mmcv_overrides", "fcos_train", "mmdet", "mmcv", "mmengine")
+# Loads weights that the checkpoint replaces anyway: dropped, also so that nothing is downloaded.
+DROPPED = ("init_cfg", "pretrained")
+# Options that make a model read another file, by unpickling or by executing it.
+LOADERS = re.compile(r".*(teacher_config|ckpt|checkpoint|_file)$")
+# Keys whose text mmengine looks up in a registry.
+NAMES = ("type", "constructor")
+# Of the parts outside the model: np.load of pickled objects (OpenImages Challenge).
+UNPICKLED = ("hierarchy_file",)
+# Paths and names, which may hold any character; all other text could reach an `eval` (in mmcv: RF-search, for one).
+TEXTS = ("ann_file", "checkpoint", "classes", "data_root", "img", "img_path", "load_from", "out_dir", "proposal_file", "seg")
+TEXTS += ("sub_data_root", "work_dir")
+IDENTIFIER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def run_custom_imports(
+    config, where: str, trust: bool = False, what: str = INSIDE, way_out: str = WAY_OUT
+) -> None:
+    """Import the modules that ``custom_imports`` of the configuration names.
+
+    Args:
+        where: the file, for messages; ``what`` the configuration is to it, and the ``way_out``.
+
+    Raises:
+        UserError: a module outside the packages of this project and mmdet while ``trust`` is False, or one that
+            cannot be imported.
+    """
+    settings = config.get("custom_imports") or {}
+    wanted = (settings.get("imports") if isinstance(settings, dict) else settings) or []
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if not trust and not _ours(str(name)):
+            raise UserError(f"{where}: {what} imports '{name}', which is not imported. {way_out}")
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            if not settings.get("allow_failed_imports", False):
+                raise UserError(f"{where}: {what} needs the module '{name}': {error}") from error
+
+
+def without_pretrained(node):
+    """A copy of a model configuration in which nothing loads or downloads weights at construction."""
+    if isinstance(node, dict):
+        return type(node)({k: without_pretrained(v) for k, v in node.items() if k not in DROPPED})
+    if isinstance(node, (list, tuple)):
+        return type(node)(without_pretrained(item) for item in node)
+    return node
+
+
+def check_parts(node, path: str, where: str, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
+    """Refuse a model or pipeline configuration that names anything but registered parts.
+
+    Args:
+        node: the configuration to be built.
+        path: its place in the configuration, for messages (``model``).
+        where: the file, for messages; ``what`` the configuration is to it, and the ``way_out``.
+
+    Raises:
+        UserError: names the offending key and value.
+    """
+    known = _known_parts()
+    for place, key, value in _leaves(node, path):
+        if isinstance(value, str) and key not in (*NAMES, "_scope_"):
+            fine = not (LOADERS.fullmatch(str(key)) or _is_code(value) or "://" in value)
+        else:
+            fine = _is_fine(key, value, known)
+        if not fine:
+            raise UserError(_asks_for(place, value, where, what, way_out))
+
+
+def check_config(config, where: str, what: str, way_out: str) -> None:
+    """Refuse a whole configuration, of data, hooks, optimizer and model, that names anything but registered parts.
+
+    Weights that the model is initialised from may be named: they are read without unpickling.
+
+    Raises:
+        UserError: names the offending key and value.
+    """
+    from mmengine.registry import WEIGHT_INITIALIZERS
+
+    check_parts(without_pretrained(config.get("model") or {}), "model", where, what, way_out)
+    known = _known_parts(everything=True)
+    initialisers = {name: {part} for name, part in WEIGHT_INITIALIZERS.module_dict.items()}
+    for place, key, value in _leaves(config, ""):
+        names = initialisers if ".init_cfg" in place else known
+        scope = key in ("_scope_", "default_scope")
+        fine = _is_fine("_scope_" if scope else key, value, names)
+        code = isinstance(value, str) and key not in TEXTS and _is_code(value)
+        if not fine or code or (key in UNPICKLED and value is not None):
+            raise UserError(_asks_for(place.lstrip("."), value, where, what, way_out))
+
+
+def _is_fine(key: object, value: object, known: dict[str, set]) -> bool:
+    if isinstance(value, str):
+        return _is_part(value, known) if key in NAMES else key != "_scope_" or value in PACKAGES
+    return value is None or isinstance(value, (bool, int, float, complex, bytes))
+
+
+def _is_code(text: str) -> bool:
+    """Whether an `eval` of the text could call something."""
+    return "(" in text or "__" in text
+
+
+def _asks_for(place: str, value: object, where: str, what: str, way_out: str) -> str:
+    return (
+        f"{where}: {what} asks for {place}={value!r}, which is not a part of mmdet or of this project; it was not "
+        f"built. {way_out}"
+    )
+
+
+def _leaves(node, path: str, key: object = None) -> Iterator[tuple[str, object, object]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, f"{path}.{name}", name)
+    elif isinstance(node, (list, tuple, set)):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{index}]", key)
+    else:
+        yield path, key, node
+
+
+def _ours(name: str) -> bool:
+    return name.split(".")[0] in PACKAGES and IDENTIFIER.fullmatch(name) is not None
+
+
+def _known_parts(everything: bool = False) -> dict[str, set]:
+    """Registered classes by name: models, their helpers and pipeline steps, and the operators of mmcv.
+
+    Args:
+        everything: also what a training is made of: data sets, hooks, loops, optimizers, metrics, functions.
+    """
+    import mmcv.ops
+    from mmdet import registry as registries
+    from mmengine.registry import FUNCTIONS
+
+    names = ["MODELS", "TASK_UTILS", "TRANSFORMS"]
+    if everything:
+        names += ["DATASETS", "DATA_SAMPLERS", "EVALUATOR", "HOOKS", "LOG_PROCESSORS", "LOOPS", "METRICS"]
+        names += ["MODEL_WRAPPERS", "OPTIMIZERS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS", "PARAM_SCHEDULERS"]
+        names += ["VISBACKENDS", "VISUALIZERS"]
+    known: dict[str, set] = {}
+    for registry in [getattr(registries, name) for name in names] + ([FUNCTIONS] if everything else []):
+        registry.import_from_location()
+        for level in (registry.root, *registry.root.children.values()):
+            for name, part in level.module_dict.items():
+                if inspect.isclass(part) or registry is FUNCTIONS:
+                    known.setdefault(name, set()).add(part)
+    for name, part in vars(mmcv.ops).items():  # RoI layers and nms kinds are looked up there by name
+        if inspect.isclass(part) or inspect.isfunction(part):
+            known.setdefault(name, set()).add(part)
+    return known
+
+
+def _is_part(name: str, known: dict[str, set]) -> bool:
+    """``FCOS``, ``mmdet.FCOS``, or a full name such as ``mmdet.models.detectors.FCOS`` of a registered class."""
+    if not IDENTIFIER.fullmatch(name):
+        return False
+    scope, _, rest = name.partition(".")
+    if not rest:
+        return name in known
+    if scope not in PACKAGES:
+        return False
+    if "." not in rest:
+        return rest in known
+    from mmengine.utils import get_object_from_string
+
+    parts = known.get(name.rsplit(".", 1)[1], set())
+    return bool(parts) and get_object_from_string(name) in parts

@@ -1,0 +1,185 @@
+"""Bounds on what a checkpoint may ask for, checked before the memory is spent where the format allows it.
+
+torch.save stores tensors uncompressed and once, so what a file unfolds to is close to its size. A file that unfolds to
+far more was made to exhaust the memory of whoever reads it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ..errors import UserError
+
+MAX_EXPANSION = 10  # bytes in memory for one in the file
+SLACK = 64 * 2**20  # bytes, for small files
+MAX_VALUES = 5_000_000  # numbers, texts and containers outside tensors, each counted as often as it is referred to
+MAX_DEPTH = 200
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_BYTEARRAY = b"\nbytearray\n"  # torch reads names of globals in this form alone
+_NOT_MADE = "A checkpoint that was written by a training does not; get it again from whoever made it"
+
+
+def check_regular(path: Path) -> None:
+    """Refuse devices, pipes and sockets: they have no end, or nothing to read.
+
+    Raises:
+        UserError: the path is no regular file (links are followed).
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} is not a regular file (a device, pipe or socket); give a file")
+
+
+def check_archive(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
+    """Refuse zip archives that unfold, or that readers may understand differently.
+
+    Args:
+        members: of the archive.
+        size: of the file, bytes.
+        name: for messages.
+
+    Raises:
+        UserError: members of one name, or more content than ``MAX_EXPANSION`` times the file.
+    """
+    (most, times), *_ = Counter(member.filename for member in members).most_common(1) or [("", 0)]
+    if times > 1:
+        raise UserError(f"checkpoint {name} refused: it holds '{most}' twice. {_NOT_MADE}")
+    check_size(sum(member.file_size for member in members), size, name)
+
+
+def check_size(wanted: int, held: int, name: str) -> None:
+    """Refuse ``wanted`` bytes in memory from ``held`` bytes of file.
+
+    Raises:
+        UserError: more than ``MAX_EXPANSION`` times as much (and ``SLACK``).
+    """
+    if wanted > MAX_EXPANSION * held + SLACK:
+        raise UserError(
+            f"checkpoint {name} refused: {held} bytes of it would unfold to {wanted} in memory. {_NOT_MADE}"
+        )
+
+
+def compression(file: BinaryIO) -> str | None:
+    """The name of the compression of a file that is compressed as a whole (``.tar.gz``), by its first bytes."""
+    file.seek(0)
+    head = file.read(8)
+    return next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None)
+
+
+def is_tar(file: BinaryIO) -> bool:
+    """Whether the file begins with a tar header; nothing after its 512 bytes is read, whatever size it declares."""
+    file.seek(0)
+    head = file.read(tarfile.BLOCKSIZE)
+    if head.startswith(b"PK\x03\x04"):  # torch decides by these four bytes
+        return False
+    try:
+        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return False
+    return True
+
+
+def check_pickles(file: BinaryIO, name: str) -> None:
+    """Refuse files that name ``bytearray``: torch lets a file call it, with any size.
+
+    Raises:
+        UserError: it is named (or stands in a text in exactly this form).
+    """
+    file.seek(0)
+    if file.read(4) == b"PK\x03\x04":
+        with zipfile.ZipFile(file) as archive:
+            named = any(_BYTEARRAY in archive.read(m) for m in archive.namelist() if m.endswith(".pkl"))
+    else:
+        named = _found_in(file)
+    if named:
+        raise UserError(f"checkpoint {name} refused: it asks for a bytearray of any size. {_NOT_MADE}")
+
+
+def _found_in(file: BinaryIO) -> bool:
+    try:
+        number = file.fileno()
+    except OSError:  # a file in memory
+        file.seek(0)
+        return _BYTEARRAY in file.read()
+    if not os.fstat(number).st_size:
+        return False
+    with mmap.mmap(number, 0, access=mmap.ACCESS_READ) as view:
+        return view.find(_BYTEARRAY) >= 0
+
+
+def check_tree(tree: Any, held: int, name: str) -> None:
+    """Refuse content that unfolds when it is walked or copied.
+
+    Args:
+        tree: what was read, stand-ins of the unpickler included.
+        held: bytes of content in the file, uncompressed.
+        name: for messages.
+
+    Raises:
+        UserError: containers that repeat each other without end or contain themselves, tensors whose storage is not
+            in the file, or tensors with far more elements than storage (stride 0).
+    """
+    count = _Count(name)
+    if count.values(tree, 0) > MAX_VALUES:
+        raise UserError(f"checkpoint {name} refused: it unfolds to over {MAX_VALUES} values. {_NOT_MADE}")
+    stored = sum(count.storages.values())
+    if stored > held + SLACK:
+        raise UserError(
+            f"checkpoint {name} refused: its tensors declare {stored} bytes, and the file holds {held}. {_NOT_MADE}"
+        )
+    check_size(count.elements, held, name)
+
+
+class _Count:
+    """One walk: each container once, its size as often as it is referred to."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.seen: dict[int, int | None] = {}  # id -> values within; None while under way
+        self.storages: dict[int, int] = {}  # of tensors: address -> bytes
+        self.elements = 0  # of tensors, bytes as if each were contiguous
+
+    def values(self, value: Any, depth: int) -> int:
+        if isinstance(value, torch.Tensor):
+            self._tensor(value)
+            return 1
+        items = _items(value)
+        if items is None:
+            return 1
+        known = self.seen.get(id(value), -1)
+        if known is None or depth > MAX_DEPTH:
+            fault = "contains itself" if known is None else f"is nested deeper than {MAX_DEPTH} levels"
+            raise UserError(f"checkpoint {self.name} refused: a container in it {fault}. {_NOT_MADE}")
+        if known < 0:
+            self.seen[id(value)] = None
+            known = self.seen[id(value)] = 1 + sum(self.values(item, depth + 1) for item in items)
+        return known
+
+    def _tensor(self, value: torch.Tensor) -> None:
+        if id(value) in self.seen or value.device.type == "meta":
+            return
+        self.seen[id(value)] = 1
+        if value.layout is not torch.strided:
+            value = value._values() if value.layout is torch.sparse_coo else value.values()
+        storage = value.untyped_storage()
+        self.storages[storage.data_ptr()] = storage.nbytes()
+        self.elements += value.numel() * value.element_size()
+
+
+def _items(value: Any) -> list | None:
+    """What a container or a stand-in of the unpickler holds; None for everything else."""
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    if hasattr(value, "revived"):
+        return [value.state]
+    return None

@@ -1,0 +1,79 @@
+"""Resuming a training: the checkpoint is checked before anything of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.runner import Runner
+
+from ..errors import UserError
+from .embedded_config import TRUST, parse
+from .reading import trusted
+
+_upstream = Runner.resume
+_LOAD = "Use its weights alone (--load-from), or resume from a checkpoint of this training."
+
+
+def resume(
+    self: Runner,
+    filename: str,
+    resume_optimizer: bool = True,
+    resume_param_scheduler: bool = True,
+    map_location: str | Callable = "default",
+) -> None:
+    """Stands in for ``Runner.resume``: the same, after :func:`check_resumable`.
+
+    Raises:
+        UserError: the checkpoint has no training state, or that of another optimizer.
+    """
+    load = self.load_checkpoint
+
+    def checked(*args: Any, **kwargs: Any) -> dict:
+        found = load(*args, **kwargs)
+        check_resumable(found, str(filename))
+        return found
+
+    self.load_checkpoint = checked  # upstream loads within; there is no hook between loading and use
+    try:
+        _upstream(self, filename, resume_optimizer, resume_param_scheduler, map_location)
+    except ValueError as error:  # torch.optim.Optimizer.load_state_dict
+        if "parameter group" not in str(error):
+            raise
+        raise UserError(f"checkpoint {filename}: its optimizer is of another model or config ({error}). {_LOAD}") from error
+    finally:
+        del self.load_checkpoint
+
+
+def check_resumable(checkpoint: dict, where: str) -> None:
+    """Refuse a checkpoint without training state, and one whose stored configuration is a program.
+
+    Raises:
+        UserError: what is missing or of a wrong type.
+    """
+    meta = checkpoint.get("meta")
+    state = meta if isinstance(meta, dict) else {}
+    wrong = [name for name in ("epoch", "iter") if not _is_count(state.get(name))]
+    if wrong:
+        raise UserError(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta). {_LOAD}")
+    parts = {"message_hub": ("log_scalars", "runtime_info", "resumed_keys")}
+    if "optimizer" in checkpoint:
+        parts["optimizer"] = ()
+    for part, keys in parts.items():
+        found = checkpoint.get(part)
+        lacks = [key for key in keys if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
+        if not isinstance(found, dict) or lacks:
+            raise UserError(
+                f"checkpoint {where} has no training state ({part} is {type(found).__name__}"
+                f"{' without ' + ', '.join(lacks) if lacks else ''}). {_LOAD}"
+            )
+    if "config" not in state:
+        return
+    if not isinstance(state["config"], str):
+        raise UserError(f"checkpoint {where}: the configuration in its meta is not text. {_LOAD}")
+    if not trusted():
+        parse(state["config"], where, f"{_LOAD} {TRUST}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

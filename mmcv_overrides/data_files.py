@@ -1,0 +1,164 @@
+"""YAML and pickle files read as data: what ``mmengine.load`` and ``Config.fromfile`` reach through their handlers.
+
+Upstream's YAML handler takes the loader that calls any Python function a tag names, and its pickle handler unpickles.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from types import FunctionType
+from typing import IO, Any
+
+import yaml
+from mmengine.fileio.handlers.pickle_handler import PickleHandler
+
+from .checkpoint import limits
+from .checkpoint.plain import revive
+from .checkpoint.reading import trusted
+from .checkpoint.unpickle import BY_NAME
+from .errors import UserError
+from .seams import Override
+
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeLoader
+
+MAX_REPEATED = 500_000  # values that the aliases of a YAML file may add to those written out
+_upstream_load = PickleHandler.load_from_fileobj
+
+
+def load_yaml(self: Any, file: IO, **kwargs: Any) -> Any:
+    """Stands in for ``YamlHandler.load_from_fileobj``: values only, unless the caller names another loader.
+
+    Raises:
+        UserError: a tag that asks for more than a value, aliases that unfold, damaged YAML; with the line.
+    """
+    if kwargs.get("Loader") is not None:
+        return yaml.load(file, **kwargs)
+    text = file.read()
+    name = getattr(file, "name", "the YAML file")
+    try:
+        _check_aliases(text, str(name))
+        return yaml.load(text, Loader=SafeLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(f"{name}: {_line(error)}{error.problem}; only values are read, nothing was executed") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        text = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{name}: {_line(error)}cannot be read as YAML: {text}") from error
+
+
+def _line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f"line {mark.line + 1}: "
+
+
+def _check_aliases(text: str | bytes, name: str) -> None:
+    """Refuse aliases that repeat each other without end, and nesting that no reader survives: by events alone."""
+    sizes: dict[str, int | None] = {}  # anchor -> values within; None while it is open
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # (anchor, values so far), outermost first
+    repeated = 0
+    for event in yaml.parse(text, Loader=SafeLoader):
+        size, anchor = 0, getattr(event, "anchor", None)
+        if isinstance(event, yaml.AliasEvent):
+            size = sizes.get(anchor, 0)
+            if size is None:
+                raise UserError(f"{name}: line {event.start_mark.line + 1}: '*{anchor}' contains itself")
+            repeated += size
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+            if anchor:
+                sizes[anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            if anchor:
+                sizes[anchor] = None
+            open_nodes.append((anchor, 1))
+            if len(open_nodes) > limits.MAX_DEPTH:
+                raise UserError(
+                    f"{name}: line {event.start_mark.line + 1}: nested deeper than {limits.MAX_DEPTH} levels"
+                )
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = size
+        outer, before = open_nodes[-1]
+        open_nodes[-1] = (outer, before + size)
+        if repeated > MAX_REPEATED:
+            raise UserError(
+                f"{name}: line {event.start_mark.line + 1}: aliases repeat over {MAX_REPEATED} values; no real file does"
+            )
+
+
+def load_pickle(self: Any, file: IO[bytes], **kwargs: Any) -> Any:
+    """Stands in for ``PickleHandler.load_from_fileobj``: numbers, text, containers and numpy arrays of numbers.
+
+    Raises:
+        UserError: the file names anything else (and checkpoints are not trusted), or is damaged.
+    """
+    if trusted():
+        return _upstream_load(self, file, **kwargs)
+    data = file.read()
+    name = str(getattr(file, "name", "the pickle"))
+    try:
+        found = _PlainUnpickler(io.BytesIO(data), name).load()
+        limits.check_tree(found, len(data), name)
+        return revive(found)
+    except UserError:
+        raise
+    except Exception as error:  # a crafted pickle makes the unpickler fail in any way
+        raise UserError(f"{name} cannot be read: damaged or no pickle ({type(error).__name__}: {error})") from error
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Python's own unpickler, the one written in Python, where a file reaches nothing but stand-ins.
+
+    The one written in C allocates what a file declares before it reads it.
+    """
+
+    dispatch: dict[int, Callable] = {
+        code: action
+        for code, action in pickle._Unpickler.dispatch.items()
+        # Registered extensions are looked up past find_class; bytearray8 allocates any declared size.
+        if code not in (pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0], pickle.BYTEARRAY8[0])
+    }
+    allowed = BY_NAME | {
+        "collections.OrderedDict": OrderedDict,
+        **{f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
+    }
+
+    def __init__(self, file: IO[bytes], name: str):
+        super().__init__(file)
+        self.name = name
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in self.allowed:
+            raise UserError(
+                f"{self.name} refused: reading it would execute code from the file (it names {full}). If you trust "
+                "where it comes from, give --trust-checkpoint (or set FCOS_TRUST_CHECKPOINT=1); nothing has been executed"
+            )
+        return self.allowed[full]
+
+    def load_build(self) -> None:
+        if isinstance(self.stack[-2], (type, FunctionType)):  # would change the stand-in for everybody
+            raise pickle.UnpicklingError("state for something that is no object")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+OVERRIDES = [
+    Override(
+        "mmengine.fileio.handlers.yaml_handler:YamlHandler.load_from_fileobj",
+        load_yaml,
+        "upstream calls the functions that tags name; aliases unfold without end",
+    ),
+    Override(
+        "mmengine.fileio.handlers.pickle_handler:PickleHandler.load_from_fileobj",
+        load_pickle,
+        "upstream unpickles proposal and result files",
+    ),
+]
