@@ -8,40 +8,54 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable, require_names
 
 from .clean import Cleaned, clean
 from .coco_json import load_coco, write_json
+from .inside import Boundary, require_inside, survey
 from .spec import DataReport, FaultLog, Split, SplitReport
 
 
 @dataclass
 class Source:
-    """A split before the check: its annotations in COCO form, and the faults met while converting them."""
+    """A split before the check: its annotations in COCO form, the folders that its images may lie in, and the faults
+    met while converting them."""
 
     split: Split
     raw: dict
+    boundary: Boundary
     log: FaultLog | None = None
 
 
-def check(train: Split, val: Split, classes: Sequence[str] | None = None) -> DataReport:
+def check(
+    train: Split, val: Split, classes: Sequence[str] | None = None, allow_outside: Sequence[str] = ()
+) -> DataReport:
     """Check two splits of COCO annotations. Changes no file.
 
     Args:
         classes: names to train on, in this order; all of the training file, by category id, if None.
+        allow_outside: folders that images may lie in, beside the image folder of their split.
 
     Raises:
-        UserError: nothing to train or validate on, most images missing, or validation has classes that
-            training lacks. The message shows both class lists.
+        UserError: nothing to train or validate on, most images missing, paths that lead outside, or validation has
+            classes that training lacks. The message shows both class lists.
     """
-    return examine([Source(s, load_coco(s.ann_file)) for s in (train, val)], classes)[0]
+    return examine([_source(s, allow_outside) for s in (train, val)], classes)[0]
+
+
+def _source(split: Split, allow_outside: Sequence[str]) -> Source:
+    return Source(split, load_coco(split.ann_file), Boundary(split.img_dir, allow_outside))
 
 
 def examine(
     sources: Sequence[Source], classes: Sequence[str] | None = None
 ) -> tuple[DataReport, list[Cleaned]]:
     """`check` for annotations that are loaded already; returns the cleaned annotations too."""
+    absent = _absent(sources)
     names, warnings, notes = agree(sources[0], sources[1], classes)
-    cleaned = [clean(s.raw, s.split, names, s.log) for s in sources]
+    cleaned = [
+        clean(s.raw, s.split, names, lacking, s.log) for s, lacking in zip(sources, absent, strict=True)
+    ]
     for source, result in zip(sources, cleaned, strict=True):
         _require_boxes(source, names, result.report, asked=classes is not None)
     train, val = (c.report for c in cleaned)
@@ -53,12 +67,24 @@ def examine(
     return DataReport(names, {train.name: train, val.name: val}, warnings=warnings, notes=notes), cleaned
 
 
+def _absent(sources: Sequence[Source]) -> list[set[str]]:
+    """The images of each source without a file.
+
+    Raises:
+        UserError: images outside, or that are no regular files.
+    """
+    found = [survey(s.split.img_dir, (i["file_name"] for i in s.raw["images"]), s.boundary) for s in sources]
+    require_inside([(s.split.ann_file, part, s.boundary) for s, part in zip(sources, found, strict=True)])
+    return [part.absent for part in found]
+
+
 def check_coco_files(
     ann_file: Path | str,
     img_dir: Path | str,
     classes: Sequence[str] | None = None,
     name: str = "train",
     cache_dir: Path | str | None = None,
+    allow_outside: Sequence[str] = (),
 ) -> SplitReport:
     """Check one annotation file, as for a config that names its files itself.
 
@@ -71,9 +97,9 @@ def check_coco_files(
             names than `classes` says (it numbers them in the order of the file, not of the config).
     """
     split = Split(name, Path(ann_file), Path(img_dir))
-    source = Source(split, load_coco(split.ann_file))
+    source = _source(split, allow_outside)
     names = _asked(classes) if classes is not None else tuple(_names(source.raw))
-    result = clean(source.raw, split, names)
+    result = clean(source.raw, split, names, *_absent([source]))
     _require_boxes(source, names, result.report, asked=classes is not None)
     if cache_dir is not None and result.changed:
         result.report.ann_file = write_json(result.data, Path(cache_dir) / f"instances_{name}.json")
@@ -138,6 +164,7 @@ def _asked(classes: Sequence[str]) -> tuple[str, ...]:
             f"write ('{classes}',) in a config"
         )
     names = tuple(classes)
+    require_names(names, "classes")
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice or not names:
         raise UserError(f"classes names {_show(twice)} twice" if twice else "classes is empty")
@@ -228,4 +255,4 @@ def _files(cleaned: Cleaned) -> set[str]:
 
 def _show(names: Sequence[str], limit: int = 12) -> str:
     more = f", ... {len(names) - limit} more" if len(names) > limit else ""
-    return "{" + ", ".join(map(str, names[:limit])) + more + "}"
+    return "{" + ", ".join(map(printable, names[:limit])) + more + "}"
