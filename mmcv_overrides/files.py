@@ -88,6 +88,11 @@ def read_json(path: str | Path, what: str, encoding: str = "utf-8-sig", limit: i
         raise UserError(f"the {shown} is not a JSON file: {printable(error)}") from None
 
 
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a finite number that fits into float32, squared into float64."""
+    return isinstance(value, (int, float)) and -1e30 < value < 1e30  # False for NaN
+
+
 def read_text(path: str | Path, what: str, limit: int = MAX_TEXT) -> str:
     """The content of a text file in UTF-8.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .train import options_from
+from .values import ALLOW_OUTSIDE
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -13,6 +14,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("config", help="the config it was trained with ('-': the config.py beside the checkpoint)")
     add("checkpoint")
     add("--data-path", metavar="DIR", help="data set in COCO or VOC layout (default: the config's)")
+    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--work-dir", metavar="DIR", help="where the results go (default: work_dirs/<config name>)")
     add("--device", default="auto", help="auto, cpu, cuda or npu (default auto)")
     add("--batch-size", type=int, metavar="N", help="images per device")

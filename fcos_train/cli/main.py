@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from fcos_train import __version__
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable_lines
 
 # verb -> (module, one line of help)
 VERBS = {
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"error{_rank()}: {error}", file=sys.stderr)
+        print(f"error{_rank()}: {printable_lines(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

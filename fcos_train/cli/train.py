@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
+from .values import ALLOW_OUTSIDE, parse_cfg_options
+
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("train", help="train a model")
     add = parser.add_argument
     add("config", help="a config file, its name within configs/, or mmdet::folder/name")
     add("--data-path", metavar="DIR", help="data set in COCO or VOC layout; class names come from its annotations")
+    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--work-dir", metavar="DIR", help="where logs and checkpoints go (default work_dirs/<config name>)")
     add("--device", default="auto", help="auto, cpu, cuda or npu (default auto)")
     add("--opt-level", default="O1", choices=("O0", "O1", "O2", "bf16"), help="mixed precision (default O1)")
@@ -40,10 +43,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def options_from(args: argparse.Namespace, kind: type):
     """The validated dataclass of a verb from its parsed flags."""
-    from .values import parse_cfg_options
-
     values = {f.name: getattr(args, f.name) for f in fields(kind) if hasattr(args, f.name)}
     values["cfg_options"] = parse_cfg_options(values.get("cfg_options") or [])
+    values["allow_outside"] = tuple(values["allow_outside"])
     if values.get("classes"):
         values["classes"] = tuple(values["classes"])
     return kind(**values)

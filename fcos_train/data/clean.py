@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import is_number
 from mmcv_overrides.printable import printable
 
 from .images import read_size
 from .spec import FaultLog, Split, SplitReport
 
 CLIP_TOLERANCE = 0.1  # px; COCO's own boxes pass the border by rounding, which is no fault
-MAX_NUMBER = 1e30  # of a coordinate or an area; float32 holds it, and its square is a float
 MAX_SIDE = 2**31  # px; a larger width or height is no size
 MAX_LOST = 0.5  # share of images that may be unusable before it is an error
 
@@ -194,15 +194,14 @@ def _annotation(annotation: dict, image: dict, log: FaultLog) -> dict | None:
 
 
 def _is_area(value) -> bool:
-    return isinstance(value, (int, float)) and 0 < value < MAX_NUMBER
+    return is_number(value) and value > 0
 
 
 def _is_box(box) -> bool:
     """Four finite numbers with a width and a height above zero."""
     if not isinstance(box, list) or len(box) != 4:
         return False
-    numbers = all(isinstance(v, (int, float)) and -MAX_NUMBER < v < MAX_NUMBER for v in box)  # False for NaN
-    return numbers and box[2] > 0 and box[3] > 0
+    return all(map(is_number, box)) and box[2] > 0 and box[3] > 0
 
 
 def _renumber(annotations: list[dict], log: FaultLog) -> None:

@@ -53,6 +53,7 @@ def survey(folder: str | Path, names: Iterable[str], boundary: Boundary) -> Surv
     """
     found = Survey()
     listed: dict[str, _Listing] = {}
+    folders: dict[str, str] = {}
     for name in names:
         place, base = os.path.split(os.path.join(folder, name))
         listing = listed.get(place)
@@ -63,8 +64,15 @@ def survey(folder: str | Path, names: Iterable[str], boundary: Boundary) -> Surv
         elif base not in listing.entries:
             found.absent.add(name)
         elif (entry := listing.entries[base]) is not None:
-            _follow(name, entry, boundary, found)
+            _look_at(name, entry, folders, boundary, found)
     return found
+
+
+def readable(folder: str | Path, names: Sequence[str]) -> list[str]:
+    """The names that are regular files inside `folder`."""
+    found = survey(folder, names, Boundary(folder))
+    bad = found.absent | found.outside.keys() | found.special.keys()
+    return [name for name in names if name not in bad]
 
 
 class _Listing:
@@ -84,18 +92,31 @@ class _Listing:
             self.real, self.inside = place, True
 
 
-def _follow(name: str, entry: os.DirEntry[str], boundary: Boundary, found: Survey) -> None:
-    real = os.path.realpath(entry.path) if entry.is_symlink() else None
-    if real is not None and not boundary.holds(real):
-        found.outside[name] = real
-        return
+def _look_at(
+    name: str, entry: os.DirEntry[str], folders: dict[str, str], boundary: Boundary, found: Survey
+) -> None:
+    real = entry.path
+    if entry.is_symlink():
+        real = _target(entry.path, folders)
+        if not boundary.holds(real):
+            found.outside[name] = real
+            return
     try:
-        kind = special(entry.stat().st_mode)
+        kind = special(os.stat(real).st_mode)
     except OSError:  # a link to nothing, or in a circle
         found.absent.add(name)
         return
     if kind is not None:
         found.special[name] = kind
+
+
+def _target(link: str, folders: dict[str, str]) -> str:
+    """Where a link leads in the end, as `os.path.realpath`, with each folder resolved once (kept in `folders`)."""
+    place, base = os.path.split(os.path.join(os.path.dirname(link), os.readlink(link)))
+    if place not in folders:
+        folders[place] = os.path.realpath(place)
+    real = os.path.join(folders[place], base)
+    return os.path.realpath(real) if base in ("", ".", "..") or os.path.islink(real) else real
 
 
 def require_inside(found: Sequence[tuple[str | Path, Survey, Boundary]]) -> None:

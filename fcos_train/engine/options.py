@@ -13,6 +13,10 @@ PRETRAINED = ("require", "auto", "none")
 STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
 
 
+def _absent_folders(allow_outside: tuple[str, ...]) -> list[str]:
+    return [f"--allow-outside {folder}: no such folder" for folder in allow_outside if not Path(folder).is_dir()]
+
+
 def _complain(faults: list[str]) -> None:
     if faults:
         raise UserError("; ".join(faults))
@@ -28,6 +32,7 @@ class TrainOptions:
 
     config: str
     data_path: str | None = None
+    allow_outside: tuple[str, ...] = ()
     work_dir: str | None = None
     device: str = "auto"
     opt_level: str = "O1"
@@ -65,6 +70,7 @@ class TrainOptions:
             faults.append(f"--step-mode {self.step_mode}: choose one of {', '.join(STEP_MODES)}")
         if self.resume and self.load_from:
             faults.append("--resume continues a run and --load-from starts a new one from its weights: give one of them")
+        faults += _absent_folders(self.allow_outside)
         for flag, value in (("--data-path", self.data_path), ("--load-from", self.load_from)):
             if value and "://" not in value and not Path(value).exists():
                 faults.append(f"{flag} {value}: no such file or folder")
@@ -86,6 +92,7 @@ class EvalOptions:
     config: str | None
     checkpoint: str
     data_path: str | None = None
+    allow_outside: tuple[str, ...] = ()
     work_dir: str | None = None
     device: str = "auto"
     batch_size: int | None = None
@@ -104,6 +111,7 @@ class EvalOptions:
             faults.append(f"checkpoint {self.checkpoint}: no such file")
         if self.data_path and not Path(self.data_path).exists():
             faults.append(f"--data-path {self.data_path}: no such folder")
+        faults += _absent_folders(self.allow_outside)
         if self.batch_size is not None and self.batch_size < 1:
             faults.append(f"--batch-size {self.batch_size}: must be at least 1")
         _complain(faults)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import MAX_TEXT, read_json
+from mmcv_overrides.printable import require_names
 
 from .rules import Rule
 
@@ -34,16 +35,14 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: absent, not JSON, or not an exporter's.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
+    content = read_json(path, "description", limit=MAX_TEXT)
     keys = ("classes", "input", "mean", "std", "bgr_to_rgb", "resize")
     lacking = [key for key in keys if not isinstance(content, dict) or key not in content]
     if lacking:
         raise UserError(f"{path} does not describe an exported model: it lacks {', '.join(lacking)}")
+    if not isinstance(content["classes"], list):
+        raise UserError(f"{path} does not describe an exported model: its classes are no list")
+    require_names(content["classes"], str(path))
     return content
 
 
