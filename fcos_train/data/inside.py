@@ -25,9 +25,15 @@ class Boundary:
     Args:
         root: the folder of the data set; it may be a link itself.
         allowed: further folders, as given by `--allow-outside`.
+
+    Raises:
+        UserError: one of `allowed` is no folder.
     """
 
     def __init__(self, root: str | Path, allowed: Sequence[str | Path] = ()) -> None:
+        absent = [f"--allow-outside {printable(folder)}: no such folder" for folder in allowed if not os.path.isdir(folder)]
+        if absent:
+            raise UserError("; ".join(absent))
         self.root = root
         self._real = tuple(os.path.realpath(folder) for folder in (root, *allowed))
 
@@ -155,7 +161,7 @@ def require_parts_inside(parts: Iterable[str | Path], boundary: Boundary) -> Non
     outside = {name: path for name, path in real.items() if not boundary.holds(path)}
     if outside:
         raise UserError(
-            f"{_count(outside, 'part')} of the data set outside its folder {printable(boundary.root)}: {_first(outside)}"
+            f"{_count(outside, 'part')} outside the data folder {printable(boundary.root)}: {_first(outside)}"
             + _way_out(outside.values())
         )
 

@@ -17,6 +17,7 @@ from mmengine.config import Config
 import mmcv_overrides
 from mmcv_overrides import device as devices
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 from . import embedded_config
 from .images import as_bgr
@@ -183,7 +184,7 @@ def _require_fit(report, where: str) -> None:
             "%s: %d tensors are not used by this configuration (%s, ...)",
             where,
             len(report.unexpected),
-            report.unexpected[0],
+            printable(report.unexpected[0]),
         )
 
 
@@ -269,7 +270,7 @@ def _classes(state: dict, config: Config, model: torch.nn.Module) -> list[str]:
         sources.append((dataset.get("metainfo") or {}).get("classes"))
     for names in sources:
         if names:
-            return [names] if isinstance(names, str) else [str(name) for name in names]
+            return [printable(name) for name in ([names] if isinstance(names, str) else names)]
     head = getattr(model, "bbox_head", None)
     if getattr(head, "num_classes", None) == 80:
         from mmdet.evaluation import get_classes
