@@ -71,7 +71,7 @@ def read_results(path: str | Path) -> list[dict]:
     if not isinstance(results, list) or any(not isinstance(r, dict) or keys - r.keys() for r in results):
         raise UserError(f"{path} is not a COCO result file: expected a list of objects with {', '.join(sorted(keys))}")
     for number, result in enumerate(results):
-        if not all(isinstance(result[key], (int, str)) for key in ("image_id", "category_id")):
+        if not all(isinstance(result[key], str) or is_number(result[key]) for key in ("image_id", "category_id")):
             raise UserError(f"{path}: entry {number} has an image_id or a category_id that is neither a number nor text")
         box = result["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, [*box, result["score"]])):

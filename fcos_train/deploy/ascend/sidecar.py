@@ -7,7 +7,7 @@ from typing import Any
 
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import MAX_TEXT, read_json
-from mmcv_overrides.printable import require_names
+from mmcv_overrides.printable import printable, require_names
 
 from .rules import Rule
 
@@ -47,8 +47,19 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def read_rule(path: str | Path) -> Rule:
-    """How the model wants its input prepared: image at the top left, sides rounded, as mmdet does it."""
+    """How the model wants its input prepared: image at the top left, sides rounded, as mmdet does it.
+
+    Raises:
+        UserError: the description is absent, or its values are not of the exporter's kinds.
+    """
     content = read(path)
+    try:
+        return _rule(content, Path(path).stem)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not describe an exported model: {printable(repr(error))}") from error
+
+
+def _rule(content: dict[str, Any], name: str) -> Rule:
     height, width = content["input"]["example_shape"]
     inside = bool(content["input"].get("normalize_in_graph"))
     mean, std, fill = tuple(content["mean"]), tuple(content["std"]), None
@@ -56,7 +67,7 @@ def read_rule(path: str | Path) -> Rule:
         fill = mean[::-1] if content["bgr_to_rgb"] else mean
         mean, std = (0.0,) * 3, (1.0,) * 3
     return Rule(
-        name=Path(path).stem,
+        name=name,
         height=int(height),
         width=int(width),
         mean=mean,
