@@ -14,7 +14,6 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("config", help="the config it was trained with ('-': the config.py beside the checkpoint)")
     add("checkpoint")
     add("--data-path", metavar="DIR", help="data set in COCO or VOC layout (default: the config's)")
-    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--work-dir", metavar="DIR", help="where the results go (default: work_dirs/<config name>)")
     add("--device", default="auto", help="auto, cpu, cuda or npu (default auto)")
     add("--batch-size", type=int, metavar="N", help="images per device")
@@ -26,6 +25,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--classes", nargs="+", metavar="NAME", help="the classes it was trained on, when only some of the data set's")
     add("--launcher", default="none", choices=("none", "pytorch"), help="pytorch when started by torchrun")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
+    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser
 

@@ -13,7 +13,6 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("config", help="a config file, its name within configs/, or mmdet::folder/name")
     add("--data-path", metavar="DIR", help="data set in COCO or VOC layout; class names come from its annotations")
-    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--work-dir", metavar="DIR", help="where logs and checkpoints go (default work_dirs/<config name>)")
     add("--device", default="auto", help="auto, cpu, cuda or npu (default auto)")
     add("--opt-level", default="O1", choices=("O0", "O1", "O2", "bf16"), help="mixed precision (default O1)")
@@ -37,6 +36,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--launcher", default="none", choices=("none", "pytorch"), help="pytorch when started by torchrun")
     add("--npu-ids", type=int, metavar="N", help="first card to use")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
+    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser
 

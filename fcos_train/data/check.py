@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ def agree(
 
 def _require_trained(in_train: Sequence[str], in_val: Sequence[str], train: Source, val: Source) -> None:
     """Every class that validation has boxes of must be one of training's."""
-    extra = [n for n in in_val if n not in in_train]
+    extra = _without(in_val, in_train)
     if extra and _uses(val.raw, extra):
         raise UserError(
             f"validation has classes that training lacks: {_show(extra)}. "
@@ -145,16 +146,20 @@ def _differences(
     names: Sequence[str], in_train: Sequence[str], in_val: Sequence[str], all_used: bool
 ) -> list[str]:
     warnings = []
-    extra = [n for n in in_val if n not in in_train]
+    extra = _without(in_val, in_train)
     if extra and all_used:
         warnings.append(f"val: classes that training lacks, without boxes, left out: {_show(extra)}")
-    absent = [n for n in names if n not in in_val]
+    absent = _without(names, in_val)
     if absent:
         warnings.append(f"val: no category named {_show(absent)}")
-    common = [n for n in in_train if n in in_val]
-    if common != [n for n in in_val if n in in_train]:
+    if _without(in_train, _without(in_train, in_val)) != _without(in_val, extra):
         warnings.append("the splits number their classes in another order: mended, train's order counts")
     return warnings
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    left_out = set(others)
+    return [name for name in names if name not in left_out]
 
 
 def _asked(classes: Sequence[str]) -> tuple[str, ...]:
@@ -165,7 +170,7 @@ def _asked(classes: Sequence[str]) -> tuple[str, ...]:
         )
     names = tuple(classes)
     require_names(names, "classes")
-    twice = sorted({n for n in names if names.count(n) > 1})
+    twice = sorted(n for n, count in Counter(names).items() if count > 1)
     if twice or not names:
         raise UserError(f"classes names {_show(twice)} twice" if twice else "classes is empty")
     return names
@@ -187,23 +192,28 @@ def _id_gaps(raw: dict) -> int:
 
 def _uses(raw: dict, names: Sequence[str]) -> bool:
     """Whether any annotation is of one of these classes."""
-    ids = {c["id"] for c in raw["categories"] if c["name"] in names}
+    wanted = set(names)
+    ids = {c["id"] for c in raw["categories"] if c["name"] in wanted}
     return any(a.get("category_id") in ids for a in raw["annotations"])
 
 
 def _placeholders(*raws: dict) -> list[str]:
     """Names of the group of all other categories, without a box in any split (Roboflow writes one, id 0)."""
+    categories = [c for raw in raws for c in raw["categories"]]
+    groups = {str(c.get("supercategory")) for c in categories}
+    if len(groups) > 1 + len(raws):  # that of all others, and its own in each file
+        return []
     found = []
-    for name in _names(raws[0]):
-        others = [c for raw in raws for c in raw["categories"] if c["name"] != name]
-        groups = bool(others) and all(c.get("supercategory") == name for c in others)
-        if groups and not any(_uses(raw, [name]) for raw in raws):
+    for name in groups.intersection(_names(raws[0])):
+        others = [c for c in categories if c["name"] != name]
+        all_in_it = bool(others) and all(c.get("supercategory") == name for c in others)
+        if all_in_it and not any(_uses(raw, [name]) for raw in raws):
             found.append(name)
-    return found
+    return sorted(found)
 
 
 def _require_known(names: Sequence[str], in_file: Sequence[str], source: Source) -> None:
-    unknown = [n for n in names if n not in in_file]
+    unknown = _without(names, in_file)
     if unknown and len(unknown) < len(names):
         raise UserError(
             f"{source.split.ann_file} has no class {_show(unknown)}; "
@@ -231,7 +241,8 @@ def _require_boxes(source: Source, names: Sequence[str], report: SplitReport, as
 
 def _require_order(source: Source, names: Sequence[str]) -> None:
     """mmdet numbers labels in the file's order of the known categories; `names` must have that order."""
-    labels = [c["name"] for c in source.raw["categories"] if c["name"] in names]
+    known = set(names)
+    labels = [c["name"] for c in source.raw["categories"] if c["name"] in known]
     if labels != list(names):
         raise UserError(
             f"{source.split.ann_file} lists its classes as {_show(labels)}, the config as {_show(names)}: "

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import is_number
 from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import is_number
 
 from .images import read_size
 from .spec import FaultLog, Split, SplitReport
@@ -105,7 +105,8 @@ def _categories(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog
             spare += 1
             first[name] = {"id": spare, "name": name}
         categories.append(first[name])
-    to_id = {i: first[name]["id"] if name in classes else None for i, name in by_id.items()}
+    known = set(classes)
+    to_id = {i: first[name]["id"] if name in known else None for i, name in by_id.items()}
     return categories, to_id
 
 

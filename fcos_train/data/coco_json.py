@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json, write_whole
+from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable, require_names
+from mmcv_overrides.regular_files import read_json
 
 _IDS = ("id", "image_id", "category_id")
 

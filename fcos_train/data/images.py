@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json, read_regular
 from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import read_json, read_regular
 
 from .image_header import FORMATS, header_size
 from .spec import Split

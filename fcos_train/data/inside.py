@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import special
 from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import special
 
+_LONGEST = 300  # characters of a path in a message
 _FLAGS = 4  # folders named in a message before they are replaced by one above all of them
 
 
@@ -92,8 +93,8 @@ class _Listing:
             if self.inside:
                 with os.scandir(place or ".") as entries:
                     self.entries = {e.name: None if e.is_file(follow_symlinks=False) else e for e in entries}
-        except PermissionError:
-            raise
+        except PermissionError as error:
+            raise UserError(f"the folder {printable(place)} cannot be read: {error.strerror}") from None
         except (OSError, ValueError):  # no such folder; a name with a null character
             self.real, self.inside = place, True
 
@@ -172,12 +173,17 @@ def _count(paths: Mapping, what: str) -> str:
 
 def _first(paths: Mapping[str, str]) -> str:
     name, real = next(iter(paths.items()))
-    return ("" if len(paths) == 1 else "for example ") + f"'{printable(name)}' -> {printable(real)}"
+    return ("" if len(paths) == 1 else "for example ") + f"'{_short(name)}' -> {_short(real)}"
 
 
 def _first_kind(part: Survey) -> str:
     name, kind = next(iter(part.special.items()))
-    return ("" if len(part.special) == 1 else "for example ") + f"'{printable(name)}' is {kind}"
+    return ("" if len(part.special) == 1 else "for example ") + f"'{_short(name)}' is {kind}"
+
+
+def _short(path: str) -> str:
+    shown = printable(path)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} and so on"
 
 
 def _way_out(paths: Iterable[str]) -> str:

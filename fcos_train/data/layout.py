@@ -231,7 +231,7 @@ def _image_dir(base: Path, file: CocoFile, raw: dict) -> Path:
     best = max(folders, key=lambda folder: score[folder])
     if sample and not score[best]:
         tried = ", ".join(str(folder) for folder in folders)
-        raise UserError(f"no image of {file.path} was found, e.g. {printable(sample[0])}; looked in {tried}")
+        raise UserError(f"no image of {file.path} was found, e.g. {printable(sample[0])[:300]}; looked in {tried}")
     return best
 
 

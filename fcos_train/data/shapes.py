@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json
+from mmcv_overrides.regular_files import read_json
 
 from .coco_json import write_json
 

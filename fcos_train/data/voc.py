@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmcv_overrides.files import read_regular, read_text
 from mmcv_overrides.printable import require_names
+from mmcv_overrides.regular_files import read_regular, read_text
 
 from .check import Source
 from .inside import Boundary, require_inside, require_parts_inside, survey

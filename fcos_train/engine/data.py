@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json
+from mmcv_overrides.regular_files import read_json
 
 from ..data import DataReport, DataSpec, Split, check, check_coco_files
 from ..data.inside import Boundary, require_inside, survey

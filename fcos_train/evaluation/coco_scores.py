@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import is_number, read_json
 from mmcv_overrides.printable import printable, require_names
+from mmcv_overrides.regular_files import is_number, read_json
 
 ALL, SMALL, MEDIUM, LARGE = range(4)
 COCO_IOU_THRS = tuple(np.linspace(0.5, 0.95, 10))
@@ -147,7 +148,7 @@ def category_ids(categories: Sequence[dict], classes: Sequence[str], where: str)
         UserError: a class is not in the file, or the file names a category twice; both lists are shown.
     """
     names = [category["name"] for category in categories]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(f"{where} names these categories more than once: {', '.join(twice)}")
     ids = {category["name"]: category["id"] for category in categories}

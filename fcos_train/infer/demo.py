@@ -16,8 +16,8 @@ from mmengine.config import Config
 
 from fcos_train.data.inside import readable
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json
 from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import read_json
 
 from .detector import Detections, Detector
 from .draw import draw, zoom_for

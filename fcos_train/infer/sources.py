@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import special
+from mmcv_overrides.regular_files import special
 
 from .images import SUFFIXES, read_image, write_image
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_text
+from mmcv_overrides.regular_files import read_text
 
 from .rules import Rule
 from .session import Session

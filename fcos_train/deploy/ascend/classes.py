@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json
 from mmcv_overrides.printable import printable, require_names
+from mmcv_overrides.regular_files import read_json
 
 from .files import some, stem
 

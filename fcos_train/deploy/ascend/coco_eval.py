@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import is_number, read_json, write_whole
+from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import is_number, read_json
 
 from .files import some
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import MAX_TEXT, read_regular
 from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import MAX_TEXT, read_regular
 
 from .files import some
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcos_train.data.images import read_image
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json, write_whole
+from mmcv_overrides.files import write_whole
+from mmcv_overrides.regular_files import read_json
 
 from . import sidecar
 from .classes import read_truth
 from .coco_eval import CocoNumbers, coco_eval
-from .files import some, stem
+from .files import read_image, some, stem
 from .infer import inputs_of, run_files
 from .info import bin_info, read_info, write_rows
 from .perf import write_benchmark

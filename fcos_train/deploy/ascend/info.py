@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_text, write_whole
+from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import read_text
 
 from .files import UnreadableImage, decode, listed, progress, stem, undecodable
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import MAX_TEXT, read_json
 from mmcv_overrides.printable import printable, require_names
+from mmcv_overrides.regular_files import MAX_TEXT, read_json
 
 from .rules import Rule
 

@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_text, write_whole
+from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import read_text
 
 from .classes import Truth
 from .files import listed

@@ -15,7 +15,7 @@ from fcos_train.data.inside import readable
 from fcos_train.infer.detector import Detector
 from mmcv_overrides.checkpoint.writing import replacing
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json
+from mmcv_overrides.regular_files import read_json
 
 from . import metadata
 from .compare import Difference

@@ -228,3 +228,23 @@ def test_a_list_that_is_no_text(voc, tmp_path):
     (voc / "ImageSets/Main/train.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot read the list of images .*train.txt: 'utf-8' codec can't decode"):
         resolve(voc, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("supercategory", ["group", None])
+def test_any_number_of_categories(data, tmp_path, supercategory):
+    def many(coco):
+        extra = [{"id": 100 + i, "name": f"c{i}", "supercategory": supercategory} for i in range(20_000)]
+        coco["categories"] = [*coco["categories"], *extra]
+
+    for split in ("train", "val"):
+        edit(data, many, split)
+    spec = resolve(data, tmp_path / "cache")
+    assert len(spec.classes) == 20_003 and spec.report.counts["train"]["boxes"] > 0
+    assert len(spec.report.lines()) <= 25
+
+
+def test_messages_about_long_names_are_short(data, tmp_path):
+    edit(data, put("images", file_name="../" * 100_000 + "x.jpg"))
+    with pytest.raises(UserError) as caught:
+        resolve(data, tmp_path / "cache")
+    assert len(str(caught.value)) < 2000 and f": '{'../' * 100} and so on' -> " in str(caught.value)

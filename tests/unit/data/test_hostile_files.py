@@ -13,7 +13,7 @@ import pytest
 from fcos_train.data.image_header import header_size
 from fcos_train.data.images import MAX_PIXELS, read_image
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import read_json, read_regular
+from mmcv_overrides.regular_files import read_json, read_regular
 from tests.support.commands import ROOT, environment
 
 pytestmark = pytest.mark.hostile
