@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import UserError
+from .printable import printable
 
 
 def unguessable(path: Path, suffix: str) -> Path:
@@ -39,5 +40,5 @@ def write_whole(path: str | Path, data: bytes | str) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             scratch.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
     return path

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mmcv_overrides.errors import UserError
 
+from .values import ALLOW_OUTSIDE
+
 MODELS = ("fsaf", "fcos", "cascade")
 STEPS = {
     "preprocess": "images to .bin files",
@@ -317,6 +319,7 @@ def _coco(args) -> int:
 def _evaluate_flags(add) -> None:
     add("--checkpoint", required=True, metavar="PTH", help="the trained weights")
     add("--data-path", required=True, metavar="DIR", help="data set in COCO or VOC layout; its validation images count")
+    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--model", metavar="FILE", help="the exported .onnx, or an .om where ais_bench is (default: export the checkpoint)")
     add("--config", metavar="FILE", help="configuration, when the checkpoint has none")
     add("--end", choices=("raw", "decoded", "nms", "ascend"), default="nms", help="what to export (default nms)")
@@ -351,6 +354,7 @@ def _evaluate(args) -> int:
         tolerance=args.tolerance,
         trust_checkpoint=args.trust_checkpoint,
         safe_config=args.safe_config,
+        allow_outside=tuple(args.allow_outside),
     )
     found = evaluate(options)
     print("\n".join(found.lines()))

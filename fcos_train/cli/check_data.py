@@ -11,6 +11,8 @@ from fcos_train.data.images import DecodeReport, decode_split
 from fcos_train.data.layout import resolve
 from mmcv_overrides.errors import UserError
 
+from .values import ALLOW_OUTSIDE
+
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
@@ -21,6 +23,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of the data set")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="use only these classes, in this order")
+    parser.add_argument("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     parser.add_argument(
         "--decode", action="store_true", help="open every image: finds broken and mis-sized ones"
     )
@@ -30,7 +33,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="fcos-train-check-") as cache_dir:
-        spec = resolve(args.path, cache_dir, args.classes)
+        spec = resolve(args.path, cache_dir, args.classes, args.allow_outside)
         decoded = [decode_split(split) for split in (spec.train, spec.val)] if args.decode else []
     print("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()]))
     if args.json:
@@ -40,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _require_readable(decoded: list[DecodeReport]) -> None:
-    broken = [path for report in decoded for path in report.unreadable]
+    broken = [reason for report in decoded for reason in report.reasons]
     if broken:
         raise UserError(
-            f"{len(broken)} images cannot be decoded, e.g. {broken[0]}: training would stop at them. Replace "
+            f"{len(broken)} images cannot be decoded, e.g. {broken[0]}; training would stop at them. Replace "
             "or delete them (images without a file are left out)"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .train import options_from
+from .values import ALLOW_OUTSIDE
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -25,6 +26,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--launcher", choices=("none", "pytorch"), help="pytorch: join the other ranks (default under torchrun); none: run alone")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
     add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
+    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from fcos_train import __version__
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable_lines
 
 # verb -> (module, one line of help)
 VERBS = {
@@ -63,11 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"error{_rank()}: {error}", file=sys.stderr)
+        print(f"error{_rank()}: {_one_message(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _one_message(text: str) -> str:
+    """Printable, and every line but the first indented: what a message quotes cannot pass for another line."""
+    first, *others = printable_lines(text).split("\n")
+    return "\n".join([first, *(line if line[:1] in ("", " ", "\t") else f"  {line}" for line in others)])
 
 
 def _run(arguments: list[str]) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
+from .values import ALLOW_OUTSIDE, parse_cfg_options
+
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("train", help="train a model")
@@ -36,16 +38,16 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--npu-ids", type=int, metavar="N", help="first card to use")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
     add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
+    add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser
 
 
 def options_from(args: argparse.Namespace, kind: type):
     """The validated dataclass of a verb from its parsed flags."""
-    from .values import parse_cfg_options
-
     values = {f.name: getattr(args, f.name) for f in fields(kind) if hasattr(args, f.name)}
     values["cfg_options"] = parse_cfg_options(values.get("cfg_options") or [])
+    values["allow_outside"] = tuple(values["allow_outside"])
     if values.get("classes"):
         values["classes"] = tuple(values["classes"])
     return kind(**values)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmcv_overrides.errors import UserError
 
+ALLOW_OUTSIDE = "folder outside the data folder that its paths and links may lead to (may be given several times)"
 WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 

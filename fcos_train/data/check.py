@@ -3,45 +3,60 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable, require_names
 
 from .clean import Cleaned, clean
 from .coco_json import load_coco, write_json
+from .inside import Boundary, require_inside, survey
 from .spec import DataReport, FaultLog, Split, SplitReport
 
 
 @dataclass
 class Source:
-    """A split before the check: its annotations in COCO form, and the faults met while converting them."""
+    """A split before the check: its annotations in COCO form, the folders that its images may lie in, and the faults
+    met while converting them."""
 
     split: Split
     raw: dict
+    boundary: Boundary
     log: FaultLog | None = None
 
 
-def check(train: Split, val: Split, classes: Sequence[str] | None = None) -> DataReport:
+def check(
+    train: Split, val: Split, classes: Sequence[str] | None = None, allow_outside: Sequence[str] = ()
+) -> DataReport:
     """Check two splits of COCO annotations. Changes no file.
 
     Args:
         classes: names to train on, in this order; all of the training file, by category id, if None.
+        allow_outside: folders that images may lie in, beside the image folder of their split.
 
     Raises:
-        UserError: nothing to train or validate on, most images missing, or validation has classes that
-            training lacks. The message shows both class lists.
+        UserError: nothing to train or validate on, most images missing, paths that lead outside, or validation has
+            classes that training lacks. The message shows both class lists.
     """
-    return examine([Source(s, load_coco(s.ann_file)) for s in (train, val)], classes)[0]
+    return examine([_source(s, allow_outside) for s in (train, val)], classes)[0]
+
+
+def _source(split: Split, allow_outside: Sequence[str]) -> Source:
+    return Source(split, load_coco(split.ann_file), Boundary(split.img_dir, allow_outside))
 
 
 def examine(
     sources: Sequence[Source], classes: Sequence[str] | None = None
 ) -> tuple[DataReport, list[Cleaned]]:
     """`check` for annotations that are loaded already; returns the cleaned annotations too."""
+    absent = _absent(sources)
     names, warnings, notes = agree(sources[0], sources[1], classes)
-    cleaned = [clean(s.raw, s.split, names, s.log) for s in sources]
+    cleaned = [
+        clean(s.raw, s.split, names, lacking, s.log) for s, lacking in zip(sources, absent, strict=True)
+    ]
     for source, result in zip(sources, cleaned, strict=True):
         _require_boxes(source, names, result.report, asked=classes is not None)
     train, val = (c.report for c in cleaned)
@@ -53,12 +68,24 @@ def examine(
     return DataReport(names, {train.name: train, val.name: val}, warnings=warnings, notes=notes), cleaned
 
 
+def _absent(sources: Sequence[Source]) -> list[set[str]]:
+    """The images of each source without a file.
+
+    Raises:
+        UserError: images outside, or that are no regular files.
+    """
+    found = [survey(s.split.img_dir, (i["file_name"] for i in s.raw["images"]), s.boundary) for s in sources]
+    require_inside([(s.split.ann_file, part, s.boundary) for s, part in zip(sources, found, strict=True)])
+    return [part.absent for part in found]
+
+
 def check_coco_files(
     ann_file: Path | str,
     img_dir: Path | str,
     classes: Sequence[str] | None = None,
     name: str = "train",
     cache_dir: Path | str | None = None,
+    allow_outside: Sequence[str] = (),
 ) -> SplitReport:
     """Check one annotation file, as for a config that names its files itself.
 
@@ -71,9 +98,9 @@ def check_coco_files(
             names than `classes` says (it numbers them in the order of the file, not of the config).
     """
     split = Split(name, Path(ann_file), Path(img_dir))
-    source = Source(split, load_coco(split.ann_file))
+    source = _source(split, allow_outside)
     names = _asked(classes) if classes is not None else tuple(_names(source.raw))
-    result = clean(source.raw, split, names)
+    result = clean(source.raw, split, names, *_absent([source]))
     _require_boxes(source, names, result.report, asked=classes is not None)
     if cache_dir is not None and result.changed:
         result.report.ann_file = write_json(result.data, Path(cache_dir) / f"instances_{name}.json")
@@ -105,7 +132,7 @@ def agree(
 
 def _require_trained(in_train: Sequence[str], in_val: Sequence[str], train: Source, val: Source) -> None:
     """Every class that validation has boxes of must be one of training's."""
-    extra = [n for n in in_val if n not in in_train]
+    extra = _without(in_val, in_train)
     if extra and _uses(val.raw, extra):
         raise UserError(
             f"validation has classes that training lacks: {_show(extra)}. "
@@ -119,16 +146,20 @@ def _differences(
     names: Sequence[str], in_train: Sequence[str], in_val: Sequence[str], all_used: bool
 ) -> list[str]:
     warnings = []
-    extra = [n for n in in_val if n not in in_train]
+    extra = _without(in_val, in_train)
     if extra and all_used:
         warnings.append(f"val: classes that training lacks, without boxes, left out: {_show(extra)}")
-    absent = [n for n in names if n not in in_val]
+    absent = _without(names, in_val)
     if absent:
         warnings.append(f"val: no category named {_show(absent)}")
-    common = [n for n in in_train if n in in_val]
-    if common != [n for n in in_val if n in in_train]:
+    if _without(in_train, _without(in_train, in_val)) != _without(in_val, extra):
         warnings.append("the splits number their classes in another order: mended, train's order counts")
     return warnings
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    left_out = set(others)
+    return [name for name in names if name not in left_out]
 
 
 def _asked(classes: Sequence[str]) -> tuple[str, ...]:
@@ -138,7 +169,8 @@ def _asked(classes: Sequence[str]) -> tuple[str, ...]:
             f"write ('{classes}',) in a config"
         )
     names = tuple(classes)
-    twice = sorted({n for n in names if names.count(n) > 1})
+    require_names(names, "classes")
+    twice = sorted(n for n, count in Counter(names).items() if count > 1)
     if twice or not names:
         raise UserError(f"classes names {_show(twice)} twice" if twice else "classes is empty")
     return names
@@ -160,23 +192,28 @@ def _id_gaps(raw: dict) -> int:
 
 def _uses(raw: dict, names: Sequence[str]) -> bool:
     """Whether any annotation is of one of these classes."""
-    ids = {c["id"] for c in raw["categories"] if c["name"] in names}
+    wanted = set(names)
+    ids = {c["id"] for c in raw["categories"] if c["name"] in wanted}
     return any(a.get("category_id") in ids for a in raw["annotations"])
 
 
 def _placeholders(*raws: dict) -> list[str]:
     """Names of the group of all other categories, without a box in any split (Roboflow writes one, id 0)."""
+    categories = [c for raw in raws for c in raw["categories"]]
+    groups = {str(c.get("supercategory")) for c in categories}
+    if len(groups) > 1 + len(raws):  # that of all others, and its own in each file
+        return []
     found = []
-    for name in _names(raws[0]):
-        others = [c for raw in raws for c in raw["categories"] if c["name"] != name]
-        groups = bool(others) and all(c.get("supercategory") == name for c in others)
-        if groups and not any(_uses(raw, [name]) for raw in raws):
+    for name in groups.intersection(_names(raws[0])):
+        others = [c for c in categories if c["name"] != name]
+        all_in_it = bool(others) and all(c.get("supercategory") == name for c in others)
+        if all_in_it and not any(_uses(raw, [name]) for raw in raws):
             found.append(name)
-    return found
+    return sorted(found)
 
 
 def _require_known(names: Sequence[str], in_file: Sequence[str], source: Source) -> None:
-    unknown = [n for n in names if n not in in_file]
+    unknown = _without(names, in_file)
     if unknown and len(unknown) < len(names):
         raise UserError(
             f"{source.split.ann_file} has no class {_show(unknown)}; "
@@ -204,7 +241,8 @@ def _require_boxes(source: Source, names: Sequence[str], report: SplitReport, as
 
 def _require_order(source: Source, names: Sequence[str]) -> None:
     """mmdet numbers labels in the file's order of the known categories; `names` must have that order."""
-    labels = [c["name"] for c in source.raw["categories"] if c["name"] in names]
+    known = set(names)
+    labels = [c["name"] for c in source.raw["categories"] if c["name"] in known]
     if labels != list(names):
         raise UserError(
             f"{source.split.ann_file} lists its classes as {_show(labels)}, the config as {_show(names)}: "
@@ -228,4 +266,4 @@ def _files(cleaned: Cleaned) -> set[str]:
 
 def _show(names: Sequence[str], limit: int = 12) -> str:
     more = f", ... {len(names) - limit} more" if len(names) > limit else ""
-    return "{" + ", ".join(map(str, names[:limit])) + more + "}"
+    return "{" + ", ".join(map(printable, names[:limit])) + more + "}"

@@ -7,17 +7,19 @@ of the file's categories whatever order the class names were given in. After `cl
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import is_number
 
-from .images import missing, read_size
+from .images import read_size
 from .spec import FaultLog, Split, SplitReport
 
 CLIP_TOLERANCE = 0.1  # px; COCO's own boxes pass the border by rounding, which is no fault
+MAX_SIDE = 2**31  # px; a larger width or height is no size
 MAX_LOST = 0.5  # share of images that may be unusable before it is an error
 
 
@@ -30,8 +32,12 @@ class Cleaned:
     report: SplitReport
 
 
-def clean(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog | None = None) -> Cleaned:
+def clean(
+    raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], log: FaultLog | None = None
+) -> Cleaned:
     """Drop, clip and renumber what would harm; `log` may bring faults found earlier (while converting).
+
+    `absent`: file names of images without a file.
 
     The cleaned file lists exactly `classes`, in this order, those without any box too, so that labels agree
     between splits. Raises UserError when more than half of the images are unusable.
@@ -39,7 +45,7 @@ def clean(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog | Non
     log = log or FaultLog()
     images_in_file = len(raw["images"]) + log.counts["missing_xml"] + log.counts["unreadable_xml"]
     categories, to_id = _categories(raw, split, classes, log)
-    images, lost = _images(raw, split, log)
+    images, lost = _images(raw, split, absent, log)
     if images_in_file and len(images) + log.counts["repeated_images"] < images_in_file * (1 - MAX_LOST):
         raise UserError(_too_many_lost(split, images_in_file, len(images), log))
     annotations = _annotations(raw["annotations"], images, lost, to_id, log)
@@ -64,7 +70,7 @@ def clean(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog | Non
 
 def _too_many_lost(split: Split, total: int, kept: int, log: FaultLog) -> str:
     reasons = "; ".join(
-        f"{log.counts[kind]} {what}, e.g. {log.examples[kind][0]}"
+        f"{log.counts[kind]} {what}, e.g. {printable(log.examples[kind][0])}"
         for kind, what in (
             ("missing_files", f"have no file in {split.img_dir}"),
             ("missing_xml", "have no annotation file"),
@@ -99,11 +105,12 @@ def _categories(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog
             spare += 1
             first[name] = {"id": spare, "name": name}
         categories.append(first[name])
-    to_id = {i: first[name]["id"] if name in classes else None for i, name in by_id.items()}
+    known = set(classes)
+    to_id = {i: first[name]["id"] if name in known else None for i, name in by_id.items()}
     return categories, to_id
 
 
-def _images(raw: dict, split: Split, log: FaultLog) -> tuple[dict, set]:
+def _images(raw: dict, split: Split, absent: set[str], log: FaultLog) -> tuple[dict, set]:
     """Usable images by id, and the ids of those left out."""
     by_id: dict = {}
     ambiguous = set()
@@ -118,7 +125,6 @@ def _images(raw: dict, split: Split, log: FaultLog) -> tuple[dict, set]:
             ambiguous.add(image["id"])
             log.add("ambiguous_images", f"id {image['id']}: {kept['file_name']}")
         log.add("ambiguous_images", f"id {image['id']}: {image['file_name']}")
-    absent = missing(split.img_dir, (image["file_name"] for image in by_id.values()))
     lost = set(ambiguous)
     for key, image in by_id.items():
         name = image["file_name"]
@@ -134,7 +140,7 @@ def _images(raw: dict, split: Split, log: FaultLog) -> tuple[dict, set]:
 
 def _sized(image: dict, img_dir: Path, log: FaultLog) -> bool:
     """Whether the image has a size; one that is not stated is read from the file."""
-    if all(isinstance(image.get(k), (int, float)) and image[k] > 0 for k in ("width", "height")):
+    if all(isinstance(image.get(k), (int, float)) and 0 < image[k] <= MAX_SIDE for k in ("width", "height")):
         return True
     size = read_size(img_dir / image["file_name"])
     if size is None:
@@ -181,23 +187,22 @@ def _annotation(annotation: dict, image: dict, log: FaultLog) -> dict | None:
         mended["area"] = min(mended["area"], w * h) if _is_area(mended.get("area")) else w * h
     if w < 1 or h < 1:
         log.add("tiny", where)
-    if not _is_area(mended.get("area")) or "iscrowd" not in mended:
+    if not _is_area(mended.get("area")) or not isinstance(mended.get("iscrowd"), int):
         log.add("filled")
         mended["area"] = mended["area"] if _is_area(mended.get("area")) else w * h
-        mended.setdefault("iscrowd", 0)
+        mended["iscrowd"] = int(isinstance(mended.get("iscrowd"), int) and mended["iscrowd"])
     return mended
 
 
 def _is_area(value) -> bool:
-    return isinstance(value, (int, float)) and 0 < value < math.inf
+    return is_number(value) and value > 0
 
 
 def _is_box(box) -> bool:
     """Four finite numbers with a width and a height above zero."""
     if not isinstance(box, list) or len(box) != 4:
         return False
-    numbers = all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
-    return numbers and box[2] > 0 and box[3] > 0
+    return all(map(is_number, box)) and box[2] > 0 and box[3] > 0
 
 
 def _renumber(annotations: list[dict], log: FaultLog) -> None:

@@ -1,10 +1,8 @@
-"""Image files: which exist, how large they are, which cannot be decoded."""
+"""Image files: the one reader of the product, with its limits, and which files of a split cannot be decoded."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,38 +10,103 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import read_json, read_regular
+
+from .image_header import FORMATS, header_size
 from .spec import Split
 
+# 178,956,970 px, 0.5 GB decoded: where Pillow refuses a decompression bomb too.
+MAX_PIXELS = 2 * (1024**3 // 4 // 3)
+MAX_BYTES = 1 << 30
+PIXELS_VARIABLE = "FCOS_MAX_IMAGE_PIXELS"
 
-def missing(img_dir: Path, names: Iterable[str]) -> set[str]:
-    """The names without a file below `img_dir`.
 
-    Lists each folder once: one stat per file takes minutes over a network.
+class UnreadableImage(UserError):
+    """An image that is absent, not a regular file, too large, or cannot be decoded; the message names it.
+
+    torch hands an exception of a worker on as `type(text of the whole traceback)`; only its end is for users.
     """
-    listed: dict[str, set[str]] = {}
-    absent = set()
-    for name in names:
-        folder, base = os.path.split(os.path.join(img_dir, name))
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if base not in listed[folder]:
-            absent.add(name)
-    return absent
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rsplit("UnreadableImage: ", 1)[-1].strip())
+
+    @classmethod
+    def of(cls, path: str | Path, reason: str) -> UnreadableImage:
+        return cls(f"cannot read image {printable(path)}: {reason}")
 
 
-def decode(path: Path | str) -> np.ndarray | None:
-    """BGR u8 [H, W, 3], turned as its EXIF tag says (as in training); None if it cannot be decoded."""
+def max_pixels() -> int:
+    """The largest image that is decoded, in px (width x height).
+
+    Raises:
+        UserError: the environment variable that sets it is no whole number above 0.
+    """
+    text = os.environ.get(PIXELS_VARIABLE)
+    if text is None:
+        return MAX_PIXELS
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{PIXELS_VARIABLE}={printable(text)}: give a whole number of pixels above 0")
+    return int(text)
+
+
+def image_bytes(path: str | Path) -> bytes:
+    """The content of an image file whose size, by its header, is within the limits. Nothing is decoded.
+
+    Raises:
+        UnreadableImage: absent, not a regular file, of a format that is not read, or too large.
+    """
     try:
-        data = np.fromfile(path, dtype=np.uint8)
-        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error):
-        return None
+        data = read_regular(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise UnreadableImage.of(path, "the file is absent") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        raise UnreadableImage.of(path, getattr(error, "strerror", None) or str(error)) from None
+    require_limits(data, path)
+    return data
+
+
+def require_limits(data: bytes, path: str | Path) -> None:
+    """Refuse the content of an image file that is of no known format or, by its header, too large to decode.
+
+    Raises:
+        UnreadableImage: the message names `path`.
+    """
+    size = header_size(data)
+    if size is None:
+        raise UnreadableImage.of(path, f"it cannot be decoded ({len(data)} bytes; {FORMATS} are read)")
+    if size[0] * size[1] > (limit := max_pixels()):
+        raise UnreadableImage.of(
+            path,
+            f"its {size[0]} x {size[1]} pixels are more than the limit of {limit:,}. If it is no decompression bomb, "
+            f"raise the limit: {PIXELS_VARIABLE}={size[0] * size[1]}",
+        )
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as uint8 [H, W, 3] in BGR order; EXIF rotation applied as in training, grey and alpha converted.
+
+    Raises:
+        UnreadableImage: see :func:`image_bytes`, or OpenCV cannot decode it.
+    """
+    data = image_bytes(path)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UnreadableImage.of(path, f"it cannot be decoded ({len(data)} bytes)")
+    return image
 
 
 def read_size(path: Path | str) -> tuple[int, int] | None:
-    """(width, height) of an image file, or None if it cannot be decoded."""
-    image = decode(path)
-    return None if image is None else (image.shape[1], image.shape[0])
+    """(width, height) of an image file as it is decoded, or None if it cannot be."""
+    try:
+        image = read_image(path)
+    except UnreadableImage:
+        return None
+    return image.shape[1], image.shape[0]
 
 
 @dataclass
@@ -54,14 +117,15 @@ class DecodeReport:
     images: int
     unreadable: list[str] = field(default_factory=list)
     missized: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)  # one for each of `unreadable`
 
     def lines(self, limit: int = 5) -> list[str]:
         lines = [
             f"{self.name}: {self.images} images decoded, {len(self.unreadable)} unreadable, "
             f"{len(self.missized)} of another size than annotated"
         ]
-        for title, found in (("unreadable", self.unreadable), ("size", self.missized)):
-            lines += [f"  ! {title}: {item}" for item in found[:limit]]
+        for title, found in (("unreadable", self.reasons), ("size", self.missized)):
+            lines += [f"  ! {title}: {printable(item)}" for item in found[:limit]]
             if len(found) > limit:
                 lines.append(f"  ! {title}: and {len(found) - limit} more")
         return lines
@@ -69,17 +133,26 @@ class DecodeReport:
 
 def decode_split(split: Split, workers: int = 4) -> DecodeReport:
     """Open every image of a split. OpenCV releases the interpreter lock, so threads are enough."""
-    images = json.loads(split.ann_file.read_text(encoding="utf-8"))["images"]
+    images = read_json(split.ann_file, "annotation file")["images"]
     report = DecodeReport(split.name, len(images))
     with ThreadPoolExecutor(workers) as pool:
-        sizes = pool.map(lambda image: read_size(split.img_dir / image["file_name"]), images)
-        for image, size in zip(images, sizes, strict=True):
+        found = pool.map(lambda image: _size_or_fault(split.img_dir / image["file_name"]), images)
+        for image, size in zip(images, found, strict=True):
             stated = (image["width"], image["height"])
-            if size is None:
+            if isinstance(size, UnreadableImage):
                 report.unreadable.append(str(split.img_dir / image["file_name"]))
+                report.reasons.append(str(size))
             elif size != stated:
                 turned = ", sides swapped (EXIF orientation?)" if size == stated[::-1] else ""
                 report.missized.append(
                     f"{image['file_name']}: {size[0]}x{size[1]}, annotated {stated[0]}x{stated[1]}{turned}"
                 )
     return report
+
+
+def _size_or_fault(path: Path) -> tuple[int, int] | UnreadableImage:
+    try:
+        image = read_image(path)
+    except UnreadableImage as fault:
+        return fault
+    return image.shape[1], image.shape[0]

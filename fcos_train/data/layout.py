@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 from . import voc
 from .check import Source, examine
 from .clean import Cleaned
 from .coco_json import load_coco, write_json
+from .inside import Boundary, require_parts_inside
 from .spec import DataSpec, Split
 
 # instances_train2017.json, instances_train.json, train.json, val_coco.json; not instances_minival2014.json
@@ -55,7 +57,12 @@ class VocLayout:
     layout: str = "VOC"
 
 
-def resolve(data_path: Path | str, cache_dir: Path | str, classes: Sequence[str] | None = None) -> DataSpec:
+def resolve(
+    data_path: Path | str,
+    cache_dir: Path | str,
+    classes: Sequence[str] | None = None,
+    allow_outside: Sequence[str] = (),
+) -> DataSpec:
     """Recognise, check and if necessary convert the data set in a folder.
 
     Args:
@@ -63,22 +70,28 @@ def resolve(data_path: Path | str, cache_dir: Path | str, classes: Sequence[str]
         cache_dir: where annotations go that had to be mended or converted (written atomically, so that
             several processes may do this at once); annotations that are in order are used in place.
         classes: class names to use, in this order; all by category id (VOC: by name) if None.
+        allow_outside: folders that the data set may be read from beside its own. Everything else that a path or a
+            link of the data set leads to is refused; the folder itself may be a link.
 
     Raises:
-        UserError: the folder is absent, empty or of no known layout, or the check found nothing to train on.
+        UserError: the folder is absent, empty or of no known layout, it leads outside, or the check found nothing to
+            train on.
     """
     root = Path(data_path).expanduser()
     try:
         found, notes = _find(root)
     except PermissionError as error:
         raise UserError(f"data path {root} cannot be read: {error.strerror} ({error.filename})") from None
+    boundary = Boundary(root, allow_outside)
     if isinstance(found, VocLayout):
-        sources, note = voc.load(found.base, [("train", found.train), ("val", found.val)])
+        sources, note = voc.load(found.base, [("train", found.train), ("val", found.val)], boundary)
         notes.append(note)
     else:
         sources = [
-            _coco_source(found, name, file) for name, file in (("train", found.train), ("val", found.val))
+            _coco_source(found, name, file, boundary)
+            for name, file in (("train", found.train), ("val", found.val))
         ]
+        require_parts_inside((part for s in sources for part in (s.split.ann_file, s.split.img_dir)), boundary)
     report, cleaned = examine(sources, classes)
     report.layout = found.layout
     report.notes[:0] = notes
@@ -190,9 +203,9 @@ def _annotation_files(base: Path) -> list[CocoFile]:
     return found
 
 
-def _coco_source(layout: CocoLayout, name: str, file: CocoFile) -> Source:
+def _coco_source(layout: CocoLayout, name: str, file: CocoFile, boundary: Boundary) -> Source:
     raw = load_coco(file.path)
-    return Source(Split(name, file.path, _image_dir(layout.base, file, raw)), raw)
+    return Source(Split(name, file.path, _image_dir(layout.base, file, raw)), raw, boundary)
 
 
 def _image_dir(base: Path, file: CocoFile, raw: dict) -> Path:
@@ -214,18 +227,18 @@ def _image_dir(base: Path, file: CocoFile, raw: dict) -> Path:
     folders = [folder for folder in candidates if folder.is_dir()]
     step = max(1, len(raw["images"]) // _SAMPLE)
     sample = [image["file_name"] for image in raw["images"][::step]]
-    score = {folder: sum((folder / name).is_file() for name in sample) for folder in folders}
+    score = {folder: sum(os.path.exists(folder / name) for name in sample) for folder in folders}
     best = max(folders, key=lambda folder: score[folder])
     if sample and not score[best]:
         tried = ", ".join(str(folder) for folder in folders)
-        raise UserError(f"no image of {file.path} was found, e.g. {sample[0]}; looked in {tried}")
+        raise UserError(f"no image of {file.path} was found, e.g. {printable(sample[0])[:300]}; looked in {tried}")
     return best
 
 
 def _contents(folder: Path, limit: int = 12) -> str:
     names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder))
     more = f", ... {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more if names else "nothing"
+    return ", ".join(map(printable, names[:limit])) + more if names else "nothing"
 
 
 def _hint(root: Path) -> str:

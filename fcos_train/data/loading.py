@@ -1,40 +1,75 @@
-"""The image loader of the training pipeline: mmcv's, with an error that names the file."""
+"""The image loader of the training pipeline: mmcv's, with limits and with an error that names the file."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import TRANSFORMS
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 
-from mmcv_overrides.errors import UserError
+from .images import UnreadableImage, image_bytes, require_limits
 
 # Every worker is one process for one core; OpenCV's own threads on top of that slow each other down.
 cv2.setNumThreads(0)
 
+LIMITED = "fcos_train_images"
 
-class UnreadableImage(UserError):
-    """An image that cannot be decoded.
 
-    torch hands an exception of a worker on as `type(text of the whole traceback)`; only its end is for users.
+class LimitedImages(LocalBackend):
+    """Image files that are regular files and, by their headers, small enough to decode.
+
+    Args:
+        remote: `backend_args` of the storage that holds them (Petrel, LMDB, HTTP); None for files on a disk.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rsplit("UnreadableImage: ", 1)[-1].strip())
+    def __init__(self, remote: dict[str, Any] | None = None) -> None:
+        self._remote = remote
+
+    def get(self, filepath: str | Path) -> bytes:
+        """The content of an image file.
+
+        Raises:
+            UnreadableImage: see :func:`fcos_train.data.images.image_bytes`.
+        """
+        if self._remote is None and "://" not in str(filepath):
+            return image_bytes(filepath)
+        backend = get_file_backend(filepath, backend_args=self._remote, enable_singleton=True)
+        data = backend.get(filepath)
+        require_limits(data, filepath)
+        return data
+
+
+register_backend(LIMITED, LimitedImages)
 
 
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
     """`LoadImageFromFile` whose failure is a UserError that names the file and the way out.
 
-    Same options and results as mmcv's, which fails with an assertion or an OpenCV error.
+    Same options and results as mmcv's, which fails with an assertion or an OpenCV error, waits for ever for a named
+    pipe, and decodes images of any size.
     """
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if (self.file_client_args or {}).get("backend") == "disk":  # mmengine's old name of the local files
+            self.file_client_args = None
+        if self.file_client_args is None:
+            remote = None if (self.backend_args or {}).get("backend", "local") == "local" else self.backend_args
+            self.backend_args = {"backend": LIMITED, "remote": remote}
+
     def transform(self, results: dict) -> dict | None:
+        path = results["img_path"]
         try:
             return super().transform(results)
-        except (AssertionError, OSError, cv2.error) as error:
-            reason = "the file is absent" if isinstance(error, FileNotFoundError) else "it cannot be decoded"
-            raise UnreadableImage(
-                f"cannot read image {results['img_path']}: {reason}. Replace or delete it (images without a "
-                "file are left out); `fcos-train check-data PATH --decode` finds all such files"
-            ) from error
+        except UnreadableImage as error:
+            fault = error
+        except (AssertionError, OSError, cv2.error):
+            fault = UnreadableImage.of(path, "it cannot be decoded")
+        raise UnreadableImage(
+            f"{fault}. Replace or delete it (images without a file are left out); "
+            "`fcos-train check-data PATH --decode` finds all such files"
+        ) from fault

@@ -7,7 +7,6 @@ does not depend on how many others are made. Boxes enclose exactly the visible p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import read_json
 
 from .coco_json import write_json
 
@@ -91,8 +91,8 @@ def _clear(root: Path, files: dict[str, Path]) -> None:
 
 def _description(path: Path) -> str:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["info"]["description"]
-    except (ValueError, KeyError, TypeError):
+        return str(read_json(path, "annotation file")["info"]["description"])
+    except (UserError, KeyError, TypeError):
         return ""
 
 

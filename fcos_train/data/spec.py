@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmcv_overrides.printable import printable
+
 MAX_LINES = 25  # a report longer than a screen is not read
 _MAX_CLASSES = 10
 _EXAMPLES = 3
+_LONGEST = 300  # characters of an example: a box may be a list of any length
 
 # What can be wrong with a split, in the order of the report; the flag: mending it changes the annotations.
 FAULTS: Mapping[str, tuple[str, bool]] = {
@@ -57,7 +60,7 @@ class FaultLog:
         self.counts[kind] += count
         kept = self.examples.setdefault(kind, [])
         if example and len(kept) < _EXAMPLES:
-            kept.append(example)
+            kept.append(example[:_LONGEST])
 
     @property
     def mended(self) -> bool:
@@ -88,7 +91,7 @@ class SplitReport:
         )
 
     def faults(self) -> list[str]:
-        """One line for each kind of fault, with its first examples."""
+        """One line for each kind of fault, with its first examples, printable."""
         lines = []
         for kind, (text, _) in FAULTS.items():
             if self.counts[kind]:
@@ -96,7 +99,7 @@ class SplitReport:
                 lines.append(
                     f"{self.name}: {self.counts[kind]} {text}" + (f" ({examples})" if examples else "")
                 )
-        return lines
+        return [printable(line) for line in lines]
 
 
 @dataclass
@@ -138,7 +141,7 @@ class DataReport:
             lines[MAX_LINES - 1 :] = [
                 f"  ... {cut} more lines: `fcos-train check-data PATH --json FILE` has all"
             ]
-        return lines
+        return [printable(line) for line in lines]
 
     def to_dict(self) -> dict:
         splits = {

@@ -19,11 +19,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import require_names
+from mmcv_overrides.regular_files import read_regular, read_text
 
 from .check import Source
+from .inside import Boundary, require_inside, require_parts_inside, survey
 from .spec import FaultLog, Split
 
+MAX_XML = 16 << 20  # bytes of one image's annotations
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -45,37 +48,48 @@ class VocImage:
 
 def read_ids(list_file: Path) -> list[str]:
     """Image names of a split; per-class lists have a second column, which is left out."""
-    try:
-        lines = list_file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {list_file}: {error.strerror}") from None
+    lines = read_text(list_file, "list of images").splitlines()
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def load(base: Path, lists: Sequence[tuple[str, Path]]) -> tuple[list[Source], str]:
+def load(base: Path, lists: Sequence[tuple[str, Path]], boundary: Boundary) -> tuple[list[Source], str]:
     """Read the splits of a VOC folder.
 
     Args:
         base: the folder with JPEGImages/ and Annotations/.
         lists: (split name, list file) pairs; the splits share one way of counting and one set of ids.
+        boundary: what may be read; the images are left to the check.
 
     Returns:
         A Source per split (categories: the sorted names, from id 1) and a note on how coordinates were read.
+
+    Raises:
+        UserError: lists or annotations outside the boundary, or class names with control characters.
     """
+    require_parts_inside([base / "JPEGImages", base / "Annotations", *(path for _, path in lists)], boundary)
+    _require_annotations_inside(base, [path for _, path in lists], boundary)
     files = _files_by_stem(base / "JPEGImages")
     splits = [_read_split(base, list_file, files) for _, list_file in lists]
     everything = [image for images, _ in splits for image in images]
     origin = _origin(everything)
     names = sorted({obj.name for image in everything for obj in image.objects})
+    require_names(names, f"{base / 'Annotations'}")
     ids = {name: number for number, name in enumerate(names, start=1)}
     sources = [
-        Source(Split(name, list_file, base / "JPEGImages"), _to_coco(images, ids, origin, log), log)
+        Source(Split(name, list_file, base / "JPEGImages"), _to_coco(images, ids, origin, log), boundary, log)
         for (name, list_file), (images, log) in zip(lists, splits, strict=True)
     ]
     counting = (
         "PASCAL's pixels, counted from 1" if origin else "edges counted from 0, as drawing tools write them"
     )
     return sources, f"VOC coordinates read as {counting}"
+
+
+def _require_annotations_inside(base: Path, lists: Iterable[Path], boundary: Boundary) -> None:
+    folder = base / "Annotations"
+    require_inside(
+        [(path, survey(folder, (f"{name}.xml" for name in read_ids(path)), boundary), boundary) for path in lists]
+    )
 
 
 def _files_by_stem(folder: Path) -> dict[str, str]:
@@ -92,8 +106,9 @@ def _read_split(base: Path, list_file: Path, files: dict[str, str]) -> tuple[lis
         except FileNotFoundError:
             log.add("missing_xml", path.name)
             continue
-        except (ET.ParseError, OSError) as error:
-            log.add("unreadable_xml", f"{path.name}: {error}")
+        except (ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
+            # LookupError, ValueError: an encoding that Python does not know, or that does not fit
+            log.add("unreadable_xml", f"{path.name}: {getattr(error, 'strerror', None) or error}")
             continue
         image.file_name = files.get(name) or image.file_name or f"{name}.jpg"
         images.append(image)
@@ -101,7 +116,7 @@ def _read_split(base: Path, list_file: Path, files: dict[str, str]) -> tuple[lis
 
 
 def _read_xml(path: Path) -> VocImage:
-    root = ET.parse(path).getroot()
+    root = ET.fromstring(read_regular(path, MAX_XML))
     image = VocImage(
         file_name=(root.findtext("filename") or "").strip(),
         width=_whole(root.findtext("size/width")),
@@ -122,7 +137,7 @@ def _read_xml(path: Path) -> VocImage:
 def _whole(text: str | None) -> int | None:
     try:
         return int(float(text or ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import read_json
 
 from ..data import DataReport, DataSpec, Split, check, check_coco_files
+from ..data.inside import Boundary, require_inside, survey
 from .config import leaf_datasets
 
 
@@ -19,9 +21,35 @@ def _split(loader: ConfigDict | None, name: str) -> Split | None:
     leaves = leaf_datasets(loader.dataset) if loader is not None else []
     if len(leaves) != 1 or leaves[0].get("type") not in ("CocoDataset", "BoxDataset") or not leaves[0].get("ann_file"):
         return None
-    root, leaf = Path(leaves[0].get("data_root") or ""), leaves[0]
-    images = (leaf.get("data_prefix") or {}).get("img", "")
-    return Split(name, root / leaf.ann_file, root / images)
+    return _files(leaves[0], name)
+
+
+def _files(leaf: ConfigDict, name: str) -> Split:
+    root = Path(leaf.get("data_root") or "")
+    return Split(name, root / leaf.ann_file, root / (leaf.get("data_prefix") or {}).get("img", ""))
+
+
+def _require_inside(cfg: Config, allow_outside: Sequence[str]) -> None:
+    """Refuse image paths that lead outside in data sets that are not checked otherwise: COCO files of other types.
+
+    Raises:
+        UserError: there are any.
+    """
+    found = []
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else []:
+            if not str(leaf.get("ann_file") or "").endswith(".json"):
+                continue
+            split = _files(leaf, loader)
+            if not (split.ann_file.is_file() and split.img_dir.is_dir()):
+                continue  # mmdet says so, or finds it in a storage of another kind
+            data = read_json(split.ann_file, "annotation file")
+            images = data.get("images") if isinstance(data, dict) else None
+            entries = [image for image in images or () if isinstance(image, dict)]
+            names = [image["file_name"] for image in entries if isinstance(image.get("file_name"), str)]
+            boundary = Boundary(split.img_dir, allow_outside)
+            found.append((split.ann_file, survey(split.img_dir, names, boundary), boundary))
+    require_inside(found)
 
 
 def _named_classes(cfg: Config) -> Sequence[str] | None:
@@ -34,19 +62,25 @@ def _named_classes(cfg: Config) -> Sequence[str] | None:
     return None
 
 
-def data_of_config(cfg: Config, cache_dir: Path, classes: Sequence[str] | None) -> DataSpec | None:
-    """Check the COCO files that a config names.
+def data_of_config(
+    cfg: Config, cache_dir: Path, classes: Sequence[str] | None, allow_outside: Sequence[str] = ()
+) -> DataSpec | None:
+    """Check the COCO files that a config names. Images must lie in the image folder that it names.
+
+    Args:
+        allow_outside: folders that images may lie in, beside those.
 
     Returns:
-        the data set; None when the config reads something else than one COCO set per split, which then is taken
-        as it stands.
+        the data set; None when the config reads something else than one COCO set per split, of which only the image
+        paths are checked.
 
     Raises:
-        UserError: the files are absent, or hold nothing to train on.
+        UserError: the files are absent, lead outside, or hold nothing to train on.
     """
     train = _split(cfg.get("train_dataloader"), "train")
     val = _split(cfg.get("val_dataloader") or cfg.get("test_dataloader"), "val")
     if train is None or val is None:
+        _require_inside(cfg, allow_outside)
         return None
     absent = [s for s in (train, val) if not s.ann_file.is_file()]
     if absent:
@@ -55,10 +89,10 @@ def data_of_config(cfg: Config, cache_dir: Path, classes: Sequence[str] | None) 
             "Give a folder in COCO or VOC layout with --data-path"
         )
     classes = classes or _named_classes(cfg)
-    report: DataReport = check(train, val, classes)
+    report: DataReport = check(train, val, classes, allow_outside)
     splits = []
     for split in (train, val):
-        part = check_coco_files(split.ann_file, split.img_dir, report.classes, split.name, cache_dir)
+        part = check_coco_files(split.ann_file, split.img_dir, report.classes, split.name, cache_dir, allow_outside)
         report.splits[split.name] = part
         splits.append(replace(split, ann_file=part.ann_file))
     return DataSpec("COCO", report.classes, *splits, report)

@@ -15,6 +15,10 @@ STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
 Launchable = TypeVar("Launchable", "TrainOptions", "EvalOptions")
 
 
+def _absent_folders(allow_outside: tuple[str, ...]) -> list[str]:
+    return [f"--allow-outside {folder}: no such folder" for folder in allow_outside if not Path(folder).is_dir()]
+
+
 def _complain(faults: list[str]) -> None:
     if faults:
         raise UserError("; ".join(faults))
@@ -43,6 +47,7 @@ class TrainOptions:
 
     config: str
     data_path: str | None = None
+    allow_outside: tuple[str, ...] = ()
     work_dir: str | None = None
     overwrite: bool = False
     device: str = "auto"
@@ -84,6 +89,7 @@ class TrainOptions:
             faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:
             faults.append("--resume continues a run and --load-from starts a new one from its weights: give one of them")
+        faults += _absent_folders(self.allow_outside)
         for flag, value in (("--data-path", self.data_path), ("--load-from", self.load_from)):
             if value and "://" not in value and not Path(value).exists():
                 faults.append(f"{flag} {value}: no such file or folder")
@@ -105,6 +111,7 @@ class EvalOptions:
     config: str | None
     checkpoint: str
     data_path: str | None = None
+    allow_outside: tuple[str, ...] = ()
     work_dir: str | None = None
     device: str = "auto"
     batch_size: int | None = None
@@ -124,6 +131,7 @@ class EvalOptions:
             faults.append(f"checkpoint {self.checkpoint}: no such file")
         if self.data_path and not Path(self.data_path).exists():
             faults.append(f"--data-path {self.data_path}: no such folder")
+        faults += _absent_folders(self.allow_outside)
         if self.batch_size is not None and self.batch_size < 1:
             faults.append(f"--batch-size {self.batch_size}: must be at least 1")
         if self.out and Path(self.out).suffix in NOT_JSON:

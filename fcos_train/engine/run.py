@@ -16,6 +16,7 @@ from mmcv_overrides import checkpoint as checkpoints
 from mmcv_overrides import device, run_folder
 from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable_lines
 
 from .options import EvalOptions, TrainOptions, launched
 
@@ -74,7 +75,7 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
 def _say(lines: list[str]) -> None:
     if dist.is_main_process():
         for line in lines:
-            print(line, flush=True)
+            print(printable_lines(line), flush=True)
 
 
 def _apply_cfg_options(cfg: Config, options: dict) -> tuple[dict, list[str]]:
@@ -138,8 +139,8 @@ def _data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path) -> Dat
 
     def prepare() -> DataSpec | None:
         if options.data_path is not None:
-            return resolve(options.data_path, cache, options.classes)
-        return data_of_config(cfg, cache, options.classes)
+            return resolve(options.data_path, cache, options.classes, options.allow_outside)
+        return data_of_config(cfg, cache, options.classes, options.allow_outside)
 
     return on_master(prepare)
 

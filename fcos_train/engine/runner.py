@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 import mmcv_overrides
 from mmcv_overrides import device, precision
+from mmcv_overrides.printable import printable_lines
 
 MAX_CONSOLE_LINES = 3
 
@@ -37,6 +38,10 @@ class PlainFormatter(logging.Formatter):
 
     def __init__(self):
         super().__init__("%(asctime)s - mmdet - %(levelname)s - %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Without control characters: names from files must not steer the terminal that shows the log."""
+        return printable_lines(super().format(record))
 
 
 class DetectionRunner(Runner):

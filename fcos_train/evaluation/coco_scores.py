@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable, require_names
+from mmcv_overrides.regular_files import is_number, read_json
 
 ALL, SMALL, MEDIUM, LARGE = range(4)
 COCO_IOU_THRS = tuple(np.linspace(0.5, 0.95, 10))
@@ -77,31 +79,66 @@ def load_annotations(path: str | Path) -> dict:
     would count as missed even when found); missing ``iscrowd`` is 0 and missing ``area`` is the area of the box.
 
     Raises:
-        UserError: the file is absent, is not JSON, or is not COCO detection annotations.
+        UserError: the file is absent, is not JSON, or is not COCO detection annotations: boxes, areas and ids must be
+            finite numbers, class names text without control characters.
     """
     path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the annotation file {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
-    missing = [key for key in ("images", "annotations", "categories") if key not in data]
+    data = read_json(path, "annotation file")
+    keys = ("images", "annotations", "categories")
+    missing = [key for key in keys if not isinstance(data, dict) or not isinstance(data.get(key), list)]
     if missing:
         raise UserError(f"{path} is not a COCO annotation file: it lacks {', '.join(missing)}")
-    annotations = [
-        {
-            "id": number,
-            "image_id": int(ann["image_id"]),
-            "category_id": ann["category_id"],
-            "bbox": ann["bbox"],
-            "iscrowd": int(ann.get("iscrowd", 0)),
-            "area": ann.get("area", ann["bbox"][2] * ann["bbox"][3]),
-        }
-        for number, ann in enumerate(data["annotations"], start=1)
-    ]
-    images = [{"id": int(image["id"])} for image in data["images"]]
-    return {"images": images, "annotations": annotations, "categories": data["categories"]}
+    images = _entries(data["images"], _image, f"{path}: images")
+    annotations = _entries(data["annotations"], _annotation, f"{path}: annotations")
+    categories = _entries(data["categories"], _category, f"{path}: categories")
+    require_names((category["name"] for category in categories), str(path))
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _entries(entries: list, read: Callable[[dict, int], dict], where: str) -> list[dict]:
+    """What ``read`` takes from each entry, given with its number from 1.
+
+    Raises:
+        UserError: an entry lacks a key or has a value of another kind; its place in the list is named, from 0.
+    """
+    found: list[dict] = []
+    try:
+        for entry in entries:
+            found.append(read(entry, len(found) + 1))
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise UserError(f"{where}[{len(found)}] is not as in a COCO annotation file: {printable(repr(error))}") from error
+    return found
+
+
+def _image(entry: dict, number: int) -> dict:
+    return {"id": int(entry["id"])}
+
+
+def _annotation(entry: dict, number: int) -> dict:
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        raise ValueError("bbox must be four finite numbers")
+    area = entry.get("area", box[2] * box[3])
+    if not is_number(area):
+        raise ValueError("area must be a finite number")
+    return {
+        "id": number,
+        "image_id": int(entry["image_id"]),
+        "category_id": _scalar(entry["category_id"]),
+        "bbox": box,
+        "iscrowd": int(entry.get("iscrowd", 0)),
+        "area": area,
+    }
+
+
+def _category(entry: dict, number: int) -> dict:
+    return {**entry, "id": _scalar(entry["id"]), "name": entry["name"]}
+
+
+def _scalar(value: object) -> int | float | str:
+    if not isinstance(value, (int, float, str)):
+        raise TypeError("an id must be a number or text")
+    return value
 
 
 def category_ids(categories: Sequence[dict], classes: Sequence[str], where: str) -> list[int]:
@@ -111,7 +148,7 @@ def category_ids(categories: Sequence[dict], classes: Sequence[str], where: str)
         UserError: a class is not in the file, or the file names a category twice; both lists are shown.
     """
     names = [category["name"] for category in categories]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(f"{where} names these categories more than once: {', '.join(twice)}")
     ids = {category["name"]: category["id"] for category in categories}

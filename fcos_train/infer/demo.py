@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -15,7 +14,10 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
+from fcos_train.data.inside import readable
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import read_json
 
 from .detector import Detections, Detector
 from .draw import draw, zoom_for
@@ -72,7 +74,7 @@ def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]
     folder = Path(options.show_dir)
     if source is None:
         path, why = default_image(detector.config, folder)
-        say(f"no --img given: {path} ({why})")
+        say(printable(f"no --img given: {path} ({why})"))
         source = open_source(path)
     window = _Window.open(say) if options.show else None
     with closing(source.sink(folder)) as sink:
@@ -83,7 +85,7 @@ def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]
                 say(describe(frame.name, found.above(options.score_thr), detector, seconds))
             if window and not window.show(drawn, wait=isinstance(source, Pictures)):
                 break
-    say(f"{'picture' if len(sink.written) == 1 else 'pictures'} in {_where(sink.written)}")
+    say(printable(f"{'picture' if len(sink.written) == 1 else 'pictures'} in {_where(sink.written)}"))
     return sink.written
 
 
@@ -93,7 +95,7 @@ def describe(name: str, found: Detections, detector: Detector, seconds: float) -
     tops = ", ".join(f"{detector.name(int(found.labels[i]))} {found.scores[i]:.2f}" for i in best)
     more = f" and {len(found) - TOP} more" if len(found) > TOP else ""
     count = "no object" if not len(found) else f"{len(found)} object{'s' if len(found) > 1 else ''}: {tops}{more}"
-    return f"{name}: {count}, {1000 * seconds:.0f} ms"
+    return printable(f"{name}: {count}, {1000 * seconds:.0f} ms")
 
 
 def default_image(config: Config, scratch: Path) -> tuple[Path, str]:
@@ -120,19 +122,19 @@ def default_image(config: Config, scratch: Path) -> tuple[Path, str]:
 
 
 def _first_image(dataset: dict) -> Path | None:
-    """The first image of a COCO data set that has an annotation and exists; None also when anything is amiss."""
+    """The first image of a COCO data set that has an annotation and exists; None also when anything is amiss.
+
+    The paths come from the checkpoint, so they are not trusted more than a data set's.
+    """
     root = dataset.get("data_root") or ""
     try:
-        data = json.loads(Path(root, dataset["ann_file"]).read_text(encoding="utf-8"))
+        data = read_json(Path(root, dataset["ann_file"]), "annotation file")
         names = {image["id"]: image["file_name"] for image in data["images"]}
         folder = Path(root, (dataset.get("data_prefix") or {}).get("img", ""))
-        for ann in data["annotations"]:
-            path = folder / names[ann["image_id"]]
-            if path.is_file():
-                return path
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        found = readable(folder, [names[ann["image_id"]] for ann in data["annotations"]])
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder / found[0] if found else None
 
 
 def _detected(detector: Detector, source: Pictures | Video):

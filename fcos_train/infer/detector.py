@@ -18,6 +18,7 @@ import mmcv_overrides
 from mmcv_overrides import device as devices
 from mmcv_overrides.checkpoint import embedded_config
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 from ..engine.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 from .images import as_bgr
@@ -185,7 +186,7 @@ def _require_fit(report, where: str) -> None:
             "%s: %d tensors are not used by this configuration (%s, ...)",
             where,
             len(report.unexpected),
-            report.unexpected[0],
+            printable(report.unexpected[0]),
         )
 
 
@@ -271,7 +272,7 @@ def _classes(state: dict, config: Config, model: torch.nn.Module) -> list[str]:
         sources.append((dataset.get("metainfo") or {}).get("classes"))
     for names in sources:
         if names:
-            return [names] if isinstance(names, str) else [str(name) for name in names]
+            return [printable(name) for name in ([names] if isinstance(names, str) else names)]
     head = getattr(model, "bbox_head", None)
     if getattr(head, "num_classes", None) == 80:
         from mmdet.evaluation import get_classes

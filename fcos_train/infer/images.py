@@ -1,4 +1,4 @@
-"""Reading and writing single pictures with OpenCV."""
+"""Writing single pictures with OpenCV, and arrays in other forms as pictures; read by :func:`fcos_train.data.images.read_image`."""
 
 from __future__ import annotations
 
@@ -7,41 +7,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fcos_train.data.images import read_image
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
+
+__all__ = ["SUFFIXES", "as_bgr", "read_image", "write_image"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """An image file as uint8 [H, W, 3] in BGR order; EXIF rotation applied, grey and alpha converted.
-
-    Raises:
-        UserError: the file is absent or OpenCV cannot decode it; the message names it.
-    """
-    path = Path(path)
-    try:
-        data = np.fromfile(path, dtype=np.uint8)  # also where the path is not ASCII
-    except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror}") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise UserError(f"{path} is not an image that can be read ({data.size} bytes)")
-    return image
-
-
 def write_image(path: str | Path, image: np.ndarray) -> Path:
-    """Write a picture in the format of its suffix.
+    """Write a picture in the format of its suffix; a link of that name is replaced, not followed.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imencode(path.suffix, image)[1].tofile(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    return path
+    return write_whole(path, cv2.imencode(Path(path).suffix, image)[1].tobytes())
 
 
 def as_bgr(image: np.ndarray) -> np.ndarray:

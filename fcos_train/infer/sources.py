@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import special
 
 from .images import SUFFIXES, read_image, write_image
 
@@ -19,7 +20,7 @@ DRAWN = "_pred"
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture: uint8 [H, W, 3] BGR, and what to call it in a printed line."""
+    """One picture: uint8 [H, W, 3] BGR, and its path or what else to call it."""
 
     name: str
     image: np.ndarray
@@ -156,13 +157,19 @@ def open_source(source: str | Path) -> Pictures | Video:
         if str(source).isdigit():
             return Video(int(str(source)))
         raise UserError(f"--img {source}: there is no such file or folder")
+    kind = special(path.stat().st_mode)
+    if kind is not None:
+        raise UserError(f"--img {source}: it is {kind}, not an image or a video; a camera is given by its number")
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return Video(path)
     return Pictures([path])
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Images of a folder by name, without what an earlier run drew beside them."""
+    """Images of a folder by name, without what an earlier run drew beside them.
+
+    Regular files and links to them: the folder was named by the user, who may have linked images into it.
+    """
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     stems = {path.stem for path in images}
     images = [p for p in images if not (p.stem.endswith(DRAWN) and p.stem.removesuffix(DRAWN) in stems)]

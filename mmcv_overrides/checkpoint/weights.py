@@ -14,6 +14,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..printable import printable
 from .class_rows import ClassLayers
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DDP, torch.compile, wrappers of other trainers
@@ -51,7 +52,8 @@ class MatchReport:
     def summary(self) -> str:
         """One line: ``296/298 tensors; reinitialised bbox_head.conv_cls 80->5; missing: none; unexpected: none``."""
         parts = [f"{len(self.matched)}/{self.total} tensors", *self.notes]
-        return "; ".join([*parts, f"missing: {_some(self.missing)}", f"unexpected: {_some(self.unexpected)}"])
+        line = "; ".join([*parts, f"missing: {_some(self.missing)}", f"unexpected: {_some(self.unexpected)}"])
+        return printable(line)  # names from a file
 
 
 def _some(names: tuple[str, ...], most: int = 5) -> str:

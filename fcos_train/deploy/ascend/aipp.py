@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import read_text
 
 from .rules import Rule
 from .session import Session
@@ -70,10 +71,7 @@ def read_aipp(path: str | Path) -> Aipp:
         UserError: the file is absent or has no `aipp_op`, or asks for something else (dynamic, YUV, colour conversion,
             crop, padding), which only CANN does.
     """
-    try:
-        text = re.sub(r"#.*", "", Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the AIPP file {path}: {getattr(error, 'strerror', None) or error}") from error
+    text = re.sub(r"#.*", "", read_text(path, "AIPP file"))
     body = re.fullmatch(r"\s*aipp_op\s*\{([^{}]*)\}\s*", text)
     fields = dict(_FIELD.findall(body[1])) if body else {}
     if not fields.get("src_image_size_w", "").isdecimal() or not fields.get("src_image_size_h", "").isdecimal():

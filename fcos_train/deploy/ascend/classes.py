@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable, require_names
+from mmcv_overrides.regular_files import read_json
 
 from .files import some, stem
 
@@ -37,7 +38,7 @@ class Truth:
     def image_id(self, name: str) -> int:
         if name not in self.images:
             raise UserError(
-                f"{self.path} has no image named {name}.*; it has {some(list(self.images), 3)}. "
+                f"{self.path} has no image named {printable(name)}.*; it has {some(list(self.images), 3)}. "
                 "Results and annotations are of different images"
             )
         return self.images[name]
@@ -45,7 +46,7 @@ class Truth:
     def category_id(self, name: str) -> int:
         if name not in self.categories:
             raise UserError(
-                f"{self.path} has no category named '{name}'; it has {some(list(self.categories), 8)}. "
+                f"{self.path} has no category named '{printable(name)}'; it has {some(list(self.categories), 8)}. "
                 "Results and annotations are of different classes"
             )
         return self.categories[name]
@@ -59,18 +60,17 @@ def read_truth(path: str | Path) -> Truth:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = read_json(path, "annotation file")
+        require_names([entry["name"] for entry in data["categories"]], str(path))
         categories = {entry["name"]: int(entry["id"]) for entry in data["categories"]}
         images: dict[str, int] = {}
         for entry in data["images"]:
             name = stem(entry["file_name"])
             if name in images:
-                raise UserError(f"{path}: two images are named {name}.*, their results cannot be told apart")
+                raise UserError(f"{path}: two images are named {printable(name)}.*, their results cannot be told apart")
             images[name] = int(entry["id"])
-    except OSError as error:
-        raise UserError(f"cannot read the annotation file {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a COCO annotation file: {error!r}") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"{path} is not a COCO annotation file: {printable(repr(error))}") from error
     return Truth(path, categories, images)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
+from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import is_number, read_json
 
 from .files import some
 
@@ -65,15 +67,19 @@ def read_results(path: str | Path) -> list[dict]:
     Raises:
         UserError: the file is absent, not JSON, or not a list of boxes.
     """
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the results {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
+    results = read_json(path, "results")
     keys = {"image_id", "category_id", "bbox", "score"}
     if not isinstance(results, list) or any(not isinstance(r, dict) or keys - r.keys() for r in results):
         raise UserError(f"{path} is not a COCO result file: expected a list of objects with {', '.join(sorted(keys))}")
+    for number, result in enumerate(results):
+        if not all(isinstance(result[key], str) or is_number(result[key]) for key in ("image_id", "category_id")):
+            raise UserError(f"{path}: entry {number} has an image_id or a category_id that is neither a number nor text")
+        box = result["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, [*box, result["score"]])):
+            raise UserError(
+                f"{path}: entry {number} needs a score and a bbox of four numbers, all finite; it has "
+                f"{printable(json.dumps({'score': result['score'], 'bbox': box}))[:200]}"
+            )
     return results
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import MAX_TEXT, read_regular
 
 from .files import some
 
@@ -89,5 +91,8 @@ class Dumps:
         """The detections of one image."""
         first, kind = self._kinds[name]
         paths = self._paths(name)
-        rows = np.fromfile(paths[first], "<f4").reshape(-1, 5)
-        return Found(rows, np.fromfile(paths[1 - first], kind).astype(np.int64))
+        try:
+            boxes, labels = (read_regular(path, MAX_TEXT) for path in (paths[first], paths[1 - first]))
+        except OSError as error:
+            raise UserError(f"cannot read {printable(error.filename)}: {error.strerror}") from error
+        return Found(np.frombuffer(boxes, "<f4").reshape(-1, 5), np.frombuffer(labels, kind).astype(np.int64))

@@ -11,11 +11,12 @@ from typing import Any
 from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
+from mmcv_overrides.regular_files import read_json
 
 from . import sidecar
 from .classes import read_truth
 from .coco_eval import CocoNumbers, coco_eval
-from .files import decode, some, stem
+from .files import read_image, some, stem
 from .infer import inputs_of, run_files
 from .info import bin_info, read_info, write_rows
 from .perf import write_benchmark
@@ -40,6 +41,7 @@ class EvaluateOptions:
         work_dir: where every file of the road stays.
         description: the exporter's JSON when it does not lie beside the model.
         limit: only the first images.
+        allow_outside: folders that paths of the data set may lead to, beside its own.
         tolerance: largest difference of the mAPs; None takes 0.001, for graphs in half precision 0.003.
 
     Raises:
@@ -60,6 +62,7 @@ class EvaluateOptions:
     tolerance: float | None = None
     trust_checkpoint: bool = False
     safe_config: bool = False
+    allow_outside: tuple[str, ...] = ()
 
     def __post_init__(self):
         faults = [
@@ -67,6 +70,7 @@ class EvaluateOptions:
             for flag, value in (("--model", self.model), ("--checkpoint", self.checkpoint), ("--data-path", self.data_path))
             if value and not Path(value).exists()
         ]
+        faults += [f"--allow-outside {f}: no such folder" for f in self.allow_outside if not Path(f).is_dir()]
         if self.limit is not None and self.limit < 1:
             faults.append(f"--limit {self.limit}: must be at least 1")
         if self.tolerance is not None and self.tolerance < 0:
@@ -181,11 +185,11 @@ def _validation(
     """The validation images and their annotations, both cut to the limit; says what was left out or mended."""
     from fcos_train.data import resolve
 
-    spec = resolve(options.data_path, work / "data", tuple(classes))
+    spec = resolve(options.data_path, work / "data", tuple(classes), options.allow_outside)
     split = spec.val
     for fault in spec.report.splits["val"].faults():
         say(fault)
-    data = json.loads(split.ann_file.read_text(encoding="utf-8"))
+    data = read_json(split.ann_file, "annotation file")
     entries, path = data["images"], split.ann_file
     if options.limit is not None and options.limit < len(entries):
         entries = entries[: options.limit]
@@ -203,11 +207,8 @@ def _prepare(images: list[Path], rule: Rule, work: Path) -> None:
     preprocess(images, bins, rule)
     _only(bins, {f"{stem(path)}.bin" for path in images})
     bin_info(str(bins), work / "bin.info", rule.width, rule.height)
-    sizes = [(path, decode(path)) for path in images]
-    bad = [path for path, image in sizes if image is None]
-    if bad:
-        raise UserError(f"images cannot be decoded: {some(bad)}")
-    write_rows(work / "images.info", [(str(path), image.shape[1], image.shape[0]) for path, image in sizes])
+    sizes = [(path, read_image(path).shape) for path in images]
+    write_rows(work / "images.info", [(str(path), shape[1], shape[0]) for path, shape in sizes])
 
 
 def _only(folder: Path, names: set[str]) -> None:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from fcos_train.data.images import UnreadableImage, read_image
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 
 def stem(path: str | Path) -> str:
@@ -47,19 +48,23 @@ def unique_stems(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def decode(path: str | Path) -> np.ndarray | None:
-    """BGR u8 [H, W, 3], turned as its EXIF tag says; None if it cannot be decoded."""
+def decode(path: str | Path) -> np.ndarray | UnreadableImage:
+    """BGR u8 [H, W, 3], turned as its EXIF tag says; what is wrong with it if it cannot be decoded."""
     try:
-        data = np.fromfile(path, dtype=np.uint8)  # also where the path is not ASCII
-        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error):
-        return None
+        return read_image(path)
+    except UnreadableImage as fault:
+        return fault
+
+
+def undecodable(faults: Sequence[tuple[str | Path, UnreadableImage]]) -> str:
+    """`images cannot be decoded: a.jpg, b.jpg (why)`, for messages."""
+    return f"images cannot be decoded: {some([path for path, _ in faults])} ({faults[0][1]})"
 
 
 def some(names: Sequence, limit: int = 5) -> str:
     """The first few of a list, for messages."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(str, names[:limit])) + more
+    return ", ".join(map(printable, names[:limit])) + more
 
 
 def progress(items: Iterable, what: str, total: int | None = None):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
+from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import read_text
 
-from .files import decode, listed, progress, some, stem
+from .files import UnreadableImage, decode, listed, progress, stem, undecodable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG")
 
@@ -50,12 +52,12 @@ def image_info(folder: str, out: str | Path) -> int:
     for index, name in progress([item for group in groups for item in enumerate(group)], "info"):
         path = os.path.join(folder, name)
         image = decode(path)
-        if image is None:
-            bad.append(path)
+        if isinstance(image, UnreadableImage):
+            bad.append((path, image))
         else:
             rows.append(Row(index, path, image.shape[1], image.shape[0]))
     if bad:
-        raise UserError(f"{len(bad)} images cannot be decoded: {some(bad)}; {out} was not written")
+        raise UserError(f"{len(bad)} {undecodable(bad)}; {out} was not written")
     return _write(out, rows)
 
 
@@ -65,6 +67,9 @@ def write_rows(out: str | Path, rows: Sequence[tuple[str, int, int]]) -> int:
 
 
 def _write(out: str | Path, rows: list[Row]) -> int:
+    broken = [row.path for row in rows if printable(row.path) != row.path]
+    if broken:  # a line feed in a name would write a row of its own
+        raise UserError(f"{len(broken)} names have control characters, e.g. {printable(broken[0])}: rename the files")
     write_whole(out, "".join(f"{row}\n" for row in rows))
     return len(rows)
 
@@ -75,18 +80,14 @@ def read_info(path: str | Path) -> list[Row]:
     Raises:
         UserError: the file is absent, empty, or a line is not of the form; the message has its number.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the info file {path}: {getattr(error, 'strerror', None) or error}") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, "info file").splitlines(), start=1):
         if not line.strip():
             continue
         parts = line.split(" ")
         numbers = [parts[0], *parts[-2:]]
-        if len(parts) < 4 or not all(part.isdecimal() for part in numbers):
-            raise UserError(f"{path}, line {number}: expected '<index> <path> <width> <height>', found '{line[:120]}'")
+        if len(parts) < 4 or not all(part.isdecimal() and len(part) < 19 for part in numbers):
+            raise UserError(f"{path}, line {number}: expected '<index> <path> <width> <height>', found '{printable(line[:120])}'")
         index, width, height = map(int, numbers)
         if not width or not height:
             raise UserError(f"{path}, line {number}: width and height must not be 0")

@@ -8,11 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fcos_train.data.images import read_image
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
+from mmcv_overrides.printable import printable
 
 from .dumps import Dumps, Found
-from .files import decode, progress
+from .files import progress
 from .info import Row, by_stem, read_info
 from .rules import Rule
 
@@ -72,9 +74,10 @@ def objects_of(found: Found, rule: Rule, row: Row, classes: Sequence[str]) -> li
 
 
 def _draw(row: Row, objects: Sequence[tuple[str, list[float]]], path: Path) -> None:
-    image = decode(row.path)
-    if image is None:
-        raise UserError(f"{row.path} cannot be read, so nothing can be drawn on it")
+    try:
+        image = read_image(row.path)
+    except UserError as error:
+        raise UserError(f"nothing can be drawn on {printable(row.path)}: {error}") from error
     for name, (score, *box) in objects:
         x1, y1, x2, y2 = (int(value) for value in box)
         cv2.rectangle(image, (x1, y1), (x2, y2), GREEN, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
-from .files import decode, listed, progress, some, unique_stems
+from .files import UnreadableImage, decode, listed, progress, undecodable, unique_stems
 from .rules import Rule
 
 SUFFIXES = {
@@ -42,20 +42,20 @@ def preprocess(
     bins = Path(bins)
     prepare = rule.prepare_pixels if pixels else rule.prepare
 
-    def convert(item: tuple[str, Path]) -> Path | None:
+    def convert(item: tuple[str, Path]) -> tuple[Path, UnreadableImage] | None:
         name, path = item
         image = decode(path)
-        if image is None:
-            return path
+        if isinstance(image, UnreadableImage):
+            return path, image
         write_whole(bins / f"{name}.bin", prepare(image).tobytes())
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = progress(pool.map(convert, names.items()), "preprocess", len(names))
-        bad = [path for path in results if path is not None]
+        bad = [fault for fault in results if fault is not None]
     if bad:
         raise UserError(
-            f"{len(bad)} of {len(names)} images cannot be decoded: {some(bad)}. Replace or remove them; "
+            f"{len(bad)} of {len(names)} {undecodable(bad)}. Replace or remove them; "
             f"the other {len(names) - len(bad)} are in {bins}"
         )
     return len(names)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable, require_names
+from mmcv_overrides.regular_files import MAX_TEXT, read_json
 
 from .rules import Rule
 
@@ -34,22 +35,31 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: absent, not JSON, or not an exporter's.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
+    content = read_json(path, "description", limit=MAX_TEXT)
     keys = ("classes", "input", "mean", "std", "bgr_to_rgb", "resize")
     lacking = [key for key in keys if not isinstance(content, dict) or key not in content]
     if lacking:
         raise UserError(f"{path} does not describe an exported model: it lacks {', '.join(lacking)}")
+    if not isinstance(content["classes"], list):
+        raise UserError(f"{path} does not describe an exported model: its classes are no list")
+    require_names(content["classes"], str(path))
     return content
 
 
 def read_rule(path: str | Path) -> Rule:
-    """How the model wants its input prepared: image at the top left, sides rounded, as mmdet does it."""
+    """How the model wants its input prepared: image at the top left, sides rounded, as mmdet does it.
+
+    Raises:
+        UserError: the description is absent, or its values are not of the exporter's kinds.
+    """
     content = read(path)
+    try:
+        return _rule(content, Path(path).stem)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not describe an exported model: {printable(repr(error))}") from error
+
+
+def _rule(content: dict[str, Any], name: str) -> Rule:
     height, width = content["input"]["example_shape"]
     inside = bool(content["input"].get("normalize_in_graph"))
     mean, std, fill = tuple(content["mean"]), tuple(content["std"]), None
@@ -57,7 +67,7 @@ def read_rule(path: str | Path) -> Rule:
         fill = mean[::-1] if content["bgr_to_rgb"] else mean
         mean, std = (0.0,) * 3, (1.0,) * 3
     return Rule(
-        name=Path(path).stem,
+        name=name,
         height=int(height),
         width=int(width),
         mean=mean,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
+from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import read_text
 
 from .classes import Truth
 from .files import listed
@@ -27,7 +30,7 @@ def collect(folder: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE) 
     results = []
     for path in listed(folder, (".txt",), "text files of detections"):
         image = _image_id(path, truth)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(path, "text file of detections").splitlines(), start=1):
             name, values = _parse(line, f"{path}, line {number}")
             score, x1, y1, x2, y2 = values
             if score >= smallest:
@@ -51,8 +54,8 @@ def _parse(line: str, where: str) -> tuple[str, list[float]]:
         values = [float(token) for token in tokens]
     except ValueError:
         values = []
-    if len(values) != 5 or not name:
-        raise UserError(f"{where}: expected '<class name> <score> <x1> <y1> <x2> <y2>', found '{line[:120]}'")
+    if len(values) != 5 or not name or not all(map(math.isfinite, values)):
+        raise UserError(f"{where}: expected '<class name> <score> <x1> <y1> <x2> <y2>' with finite numbers, found '{printable(line[:120])}'")
     return name, values
 
 

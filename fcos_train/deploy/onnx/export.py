@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +11,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
+from fcos_train.data.inside import readable
 from fcos_train.infer.detector import Detector
 from mmcv_overrides.checkpoint.writing import replacing
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import read_json
 
 from . import metadata
 from .compare import Difference
@@ -201,10 +202,11 @@ def _validation_files(config: Any) -> list[Path]:
         dataset = (config.get(loader) or {}).get("dataset") or {}
         root = dataset.get("data_root") or ""
         try:
-            names = [entry["file_name"] for entry in json.loads(Path(root, dataset["ann_file"]).read_text())["images"]]
+            data = read_json(Path(root, dataset["ann_file"]), "annotation file")
+            names = [entry["file_name"] for entry in data["images"][:50]]
             folder = Path(root, (dataset.get("data_prefix") or {}).get("img", ""))
-            found = [folder / name for name in names[:50] if (folder / name).is_file()]
-        except (OSError, ValueError, KeyError, TypeError):
+            found = [folder / name for name in readable(folder, names)]
+        except (UserError, OSError, ValueError, KeyError, TypeError):
             continue
         if found:
             return found[:PICTURES]

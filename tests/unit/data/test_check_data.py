@@ -246,7 +246,7 @@ def test_images_in_both_splits_are_warned_of(write, val):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read as JSON"),
+        ("{", "is not a JSON file"),
         ('{"images": []}', "no list named annotations, categories"),
         (
             '{"images": [{"id": 1}], "annotations": [], "categories": []}',

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from fcos_train.data import make_shapes, resolve
+from fcos_train.data.inside import Boundary
 from fcos_train.data.voc import load
 from mmcv_overrides.errors import UserError
 
@@ -195,7 +196,7 @@ def test_voc_coordinates(voc, tmp_path, source, first, second, note):
 
 def test_a_zero_coordinate_rules_out_counting_from_one(voc):
     root = voc({"a": [("cat", (0, 1, 10, 10), 0)]}, {"train": ["a"]}, PASCAL)
-    sources, note = load(root, [("train", root / "ImageSets/Main/train.txt")])
+    sources, note = load(root, [("train", root / "ImageSets/Main/train.txt")], Boundary(root))
     assert sources[0].raw["annotations"][0]["bbox"] == [0, 1, 10, 9] and "from 0" in note
 
 

@@ -237,4 +237,7 @@ def test_data_of_other_classes_are_refused(labelled, tmp_path, capsys):
         other.write_text(file.read_text().replace('"cross"', '"hexagon"'))
         (tmp_path / "data" / f"{split}2017").symlink_to(labelled / "data" / f"{split}2017")
     assert run(labelled, tmp_path / "work", "--data-path", tmp_path / "data", *SHAPE) == 2
+    assert f"--allow-outside {labelled / 'data' / 'val2017'}" in capsys.readouterr().err
+    allowed = ("--allow-outside", labelled / "data")
+    assert run(labelled, tmp_path / "work", "--data-path", tmp_path / "data", *allowed, *SHAPE) == 2
     assert "cross" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""Files that others made, read only when they are regular files of a sensible size; JSON and text from them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .printable import printable
+
+MAX_JSON = 8 << 30  # bytes; the largest published annotations (Objects365, Open Images) have about 5 GB
+MAX_TEXT = 256 << 20  # bytes of a list, an info file, a description
+
+_SPECIAL = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a folder"),
+)
+
+
+def special(mode: int) -> str | None:
+    """What a file is that is no regular file, by its ``st_mode``; None for a regular file."""
+    if stat.S_ISREG(mode):
+        return None
+    return next((name for test, name in _SPECIAL if test(mode)), "of an unknown kind")
+
+
+def read_regular(path: str | Path, limit: int) -> bytes:
+    """The content of a regular file; anything else is refused before it is opened, as reading it may never end.
+
+    Args:
+        limit: the largest size, bytes.
+
+    Raises:
+        OSError: absent, not readable, not a regular file, or too large; ``strerror`` says which.
+    """
+    _require_regular(path, os.stat(path).st_mode)
+    # In case it was exchanged meanwhile: opening a pipe does not wait, and what was opened is checked again.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        info = os.fstat(handle)
+        _require_regular(path, info.st_mode)
+        if info.st_size > limit:
+            text = f"it has {info.st_size} bytes, more than the limit of {limit}"
+            raise OSError(errno.EFBIG, text, str(path))
+        # Not to the end: files of /proc have no size and may have no end.
+        return file.read(info.st_size)
+
+
+def _require_regular(path: str | Path, mode: int) -> None:
+    kind = special(mode)
+    if kind == "a folder":
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", str(path))
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
+def read_json(path: str | Path, what: str, encoding: str = "utf-8-sig", limit: int = MAX_JSON) -> Any:
+    """The content of a JSON file; a byte order mark, which some tools write, is skipped.
+
+    Args:
+        what: what the file is, for messages: ``annotation file``.
+
+    Raises:
+        UserError: absent, not a regular file, too large, or not JSON.
+    """
+    shown = f"{what} {printable(path)}"
+    try:
+        return json.loads(read_regular(path, limit).decode(encoding))
+    except FileNotFoundError:
+        raise UserError(f"cannot read the {shown}: it does not exist") from None
+    except OSError as error:
+        raise UserError(f"cannot read the {shown}: {error.strerror or error}") from None
+    except RecursionError:
+        raise UserError(f"the {shown} cannot be read as JSON: it is nested too deeply") from None
+    except MemoryError:
+        raise UserError(f"the {shown} does not fit into memory") from None
+    except ValueError as error:
+        raise UserError(f"the {shown} is not a JSON file: {printable(error)}") from None
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a finite number that fits into float32, squared into float64."""
+    return isinstance(value, (int, float)) and -1e30 < value < 1e30  # False for NaN
+
+
+def read_text(path: str | Path, what: str, limit: int = MAX_TEXT) -> str:
+    """The content of a text file in UTF-8.
+
+    Args:
+        what: what the file is, for messages: ``info file``.
+
+    Raises:
+        UserError: absent, not a regular file, too large, or not UTF-8.
+    """
+    try:
+        return read_regular(path, limit).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the {what} {printable(path)}: {reason}") from error

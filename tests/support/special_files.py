@@ -1,0 +1,148 @@
+"""Hands files that must never be opened to every reader of the product, and prints what each answers, as JSON.
+
+``python special_files.py FOLDER`` in a process of its own, with a limit on memory and an alarm for each reader: a reader
+that opens a named pipe waits for ever, and one that reads ``/dev/zero`` takes all memory there is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import mmcv_overrides
+
+mmcv_overrides.activate()
+
+import numpy as np  # noqa: E402
+
+from fcos_train.data import make_shapes, resolve  # noqa: E402
+from fcos_train.data.images import read_image, read_size  # noqa: E402
+from fcos_train.data.loading import LoadImage  # noqa: E402
+from fcos_train.data.voc import read_ids  # noqa: E402
+from fcos_train.deploy.ascend import aipp, classes, coco_eval, dumps, info, preprocess, sidecar, txt_to_json  # noqa: E402
+from fcos_train.deploy.ascend.rules import RULES  # noqa: E402
+from fcos_train.deploy.onnx.export import _validation_files  # noqa: E402
+from fcos_train.evaluation.coco_scores import load_annotations  # noqa: E402
+from fcos_train.infer.demo import _first_image  # noqa: E402
+from fcos_train.infer.sources import open_source  # noqa: E402
+from mmcv_overrides.errors import UserError  # noqa: E402
+
+MEMORY, SECONDS = 3 << 30, 20
+
+
+def bomb(path: Path, side: int = 30_000) -> Path:
+    """A sound PNG of side x side black pixels, one bit each: 0.1 MB that decode to 2.7 GB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * ((side + 7) // 8 + 1) * side)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    return path
+
+
+def readers(scratch: Path, data: Path) -> dict[str, Callable[[Path], object]]:
+    """Every place that reads a file named by an annotation, a list, a folder or a config, as a function of that file."""
+
+    def placed(name: str, folder: str) -> Callable[[Path], Path]:
+        def place(target: Path) -> Path:
+            path = scratch / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.symlink_to(target)
+            return path
+
+        return place
+
+    picture, dump = placed("a.jpg", "pictures"), placed("a_0.bin", "dumps")
+
+    def dumped(target: Path) -> object:
+        dump(target).with_name("a_1.bin").write_bytes(b"")
+        return dumps.Dumps(scratch / "dumps", ["a"]).read("a")
+
+    def allowed_annotations(target: Path) -> object:
+        path = data / "annotations" / "instances_train2017.json"
+        kept = path.read_bytes()
+        path.unlink()
+        path.symlink_to(target)
+        try:
+            return resolve(data, scratch / "cache", allow_outside=["/"])
+        finally:
+            path.unlink()
+            path.write_bytes(kept)
+
+    dataset = {"ann_file": "", "data_root": ""}
+    return {
+        "read_image": read_image,
+        "read_size": read_size,
+        "training": lambda path: LoadImage()({"img_path": str(path)}),
+        "training, local backend": lambda path: LoadImage(backend_args={"backend": "local"})({"img_path": str(path)}),
+        "demo": lambda path: list(open_source(path)),
+        "demo, folder": lambda path: list(open_source(picture(path).parent)),
+        "preprocess": lambda path: preprocess.preprocess(picture(path).parent, scratch / "bin", RULES["fsaf"].at(32, 32), 1),
+        "info": lambda path: info.image_info(str(picture(path).parent), scratch / "out.info"),
+        "annotations": allowed_annotations,
+        "annotations of the metric": load_annotations,
+        "ids": classes.read_truth,
+        "results": coco_eval.read_results,
+        "description": sidecar.read,
+        "AIPP": aipp.read_aipp,
+        "info file": info.read_info,
+        "VOC list": read_ids,
+        "texts": lambda path: txt_to_json.collect(placed("1.txt", "texts")(path).parent, classes.coco_truth()),
+        "dumps": dumped,
+        "demo, config of the checkpoint": lambda path: _first_image({**dataset, "ann_file": str(path)}),
+        "export, config of the checkpoint": lambda path: _validation_files({"val_dataloader": {"dataset": {**dataset, "ann_file": str(path)}}}),
+    }  # fmt: skip
+
+
+def answer(read: Callable[[Path], object], path: Path) -> str:
+    """`UserError: message`, `None`, or what went wrong."""
+
+    def late(*_) -> None:
+        raise TimeoutError("still reading")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        return f"returned {read(path)!r:.60}"
+    except UserError as error:
+        return f"UserError: {error}"
+    except BaseException as error:  # the test shows it
+        return f"{type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+
+
+def main(folder: Path) -> None:
+    data = make_shapes(folder / "data", train=2, val=2, size=(64, 64))
+    files = {"device": Path("/dev/zero"), "pipe": folder / "pipe", "socket": folder / "socket", "folder": folder / "empty"}
+    os.mkfifo(files["pipe"])
+    files["folder"].mkdir()
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(files["socket"]))
+    found = {kind: {} for kind in files}
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for kind, path in files.items():
+        for name, read in readers(folder, data).items():
+            if kind == "folder" and name == "demo":
+                continue  # a folder of pictures is what it takes
+            found[kind][name] = answer(read, path)
+    huge = bomb(folder / "bomb.png")
+    pictures = ("read_image", "read_size", "training", "demo", "demo, folder", "preprocess", "info")
+    found["bomb"] = {name: answer(readers(folder, data)[name], huge) for name in pictures}
+    np.zeros(1)  # numpy is alive under the limit
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
