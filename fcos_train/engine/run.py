@@ -27,6 +27,7 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from ..data import DataSpec, resolve  # noqa: E402
+from ..models import describe_norms, use_level_norms  # noqa: E402
 from . import config as configs  # noqa: E402
 from . import static  # noqa: E402
 from .data import data_of_config  # noqa: E402
@@ -152,6 +153,14 @@ def _runner(cfg: Config, name: str) -> Runner:
     return DetectionRunner.from_cfg(cfg)
 
 
+def _say_norms(runner: Runner) -> None:
+    lines, warnings = describe_norms(runner.model)
+    for line in lines:
+        runner.logger.info(line)
+    for line in warnings:
+        runner.logger.warning(line)
+
+
 def _resume_from(options: TrainOptions, cfg: Config, work_dir: Path) -> str | None:
     wanted = options.resume or ("auto" if cfg.get("resume") else None)
     if wanted != "auto":
@@ -217,6 +226,7 @@ def train(options: TrainOptions) -> Runner:
         cfg, notes = prepare(options, accelerator, work_dir)
         _say([reason, *notes])
         runner = _runner(cfg, configs.stem(options.config))
+        _say_norms(runner)
         runner.train()
         return runner
 
@@ -243,6 +253,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         spec = _data(cfg, options, work_dir)
         if spec is not None:
             configs.point_at_data(cfg, spec)
+        notes += use_level_norms(cfg.model)
         configs.use_clear_loading(cfg)
         for part in configs.pretrained_sources(cfg):
             part["init_cfg"] = None
