@@ -159,11 +159,14 @@ class HasLevelNorms:
     ``norm_cfg`` of type ``BN`` or ``SyncBN`` becomes :class:`LevelBN` or :class:`LevelSyncBN`; ``SharedBN`` and
     ``SharedSyncBN`` stay mmdet's one layer for all levels.
 
+    Attributes:
+        by_level: layers that are told the level of the next map in their ``level``.
+
     Raises:
         UserError: a norm per level of another number of levels than the head has.
     """
 
-    _level_norms: tuple[LevelNorm, ...] = ()
+    by_level: tuple[nn.Module, ...] = ()
 
     def _init_layers(self) -> None:
         levels, kind = self.prior_generator.num_levels, level_norm_of(self.norm_cfg)
@@ -173,7 +176,7 @@ class HasLevelNorms:
                 raise UserError(f"bbox_head.norm_cfg.num_levels={given}, but the head has {levels} levels: leave it out")
             self.norm_cfg = {**self.norm_cfg, "type": kind, "num_levels": levels}
         super()._init_layers()
-        self._level_norms = tuple(module for module in self.modules() if isinstance(module, LevelNorm))
+        self.by_level = tuple(module for module in self.modules() if isinstance(module, LevelNorm))
         self._next_level = 0
 
     def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
@@ -183,8 +186,8 @@ class HasLevelNorms:
 
     def forward_single(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
         """As mmdet's, for the level after that of the call before."""
-        for norm in self._level_norms:
-            norm.level = self._next_level
+        for layer in self.by_level:
+            layer.level = self._next_level
         self._next_level += 1
         return super().forward_single(x, *args)
 
