@@ -29,6 +29,7 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from ..data import DataSpec, resolve  # noqa: E402
+from ..models import describe_norms, use_level_norms  # noqa: E402
 from . import config as configs  # noqa: E402
 from . import static, work_dir  # noqa: E402
 from .data import data_of_config  # noqa: E402
@@ -155,6 +156,14 @@ def _runner(cfg: Config, name: str) -> Runner:
     return DetectionRunner.from_cfg(cfg)
 
 
+def _say_norms(runner: Runner) -> None:
+    lines, warnings = describe_norms(runner.model)
+    for line in lines:
+        runner.logger.info(line)
+    for line in warnings:
+        runner.logger.warning(line)
+
+
 def _wanted_resume(options: TrainOptions, cfg: Config) -> str | None:
     """``auto``, a checkpoint, or None. A config says ``resume=True``, with a checkpoint in ``load_from`` or without."""
     if options.resume is None and cfg.get("resume"):
@@ -239,6 +248,7 @@ def train(options: TrainOptions) -> Runner:
             _say(prepare(cfg, options, accelerator, folder, _resume_from(resume, folder)))
             stale = work_dir.stale_files(folder, cfg.load_from) if options.overwrite else []
             runner = _runner(cfg, stem)
+            _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
             runner.train()
             return runner
@@ -270,6 +280,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             spec = _data(cfg, options, folder)
             if spec is not None:
                 configs.point_at_data(cfg, spec)
+            notes += use_level_norms(cfg.model)
             configs.use_clear_loading(cfg)
             for part in configs.pretrained_sources(cfg):
                 part["init_cfg"] = None

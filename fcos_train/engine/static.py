@@ -20,7 +20,7 @@ from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
 
-from ..models import STOCK, static_head_of
+from ..models import STOCK, static_head_of, use_level_norms
 from ..models.cpu_block import quick_blocks
 from ..models.cpu_conv import quick_conv
 from ..models.frozen_bn import fold_frozen_bn
@@ -45,12 +45,12 @@ def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> li
     """
     _remove_hook(cfg)
     if options.step_mode == "mmdet":
-        return [_stock(cfg)]
+        return [_stock(cfg), *use_level_norms(cfg.model)]
     head, what = static_head_of(cfg.model)
     if head is None:
         if options.step_mode != "auto":
             raise UserError(f"--step-mode {options.step_mode}: {what}; use --step-mode mmdet")
-        return [f"step mode mmdet: {what}"]
+        return [f"step mode mmdet: {what}", *use_level_norms(cfg.model)]
     mode = "eager" if options.step_mode == "auto" else options.step_mode
     if mode == "compile":
         compiled.check(accelerator)

@@ -68,3 +68,17 @@ def points_of_segments(sizes: Sizes, batch: int, device: torch.device) -> Tensor
     """[S, 1] f32: how many rows each segment has."""
     with torch.inference_mode(False), torch.no_grad():
         return membership(sizes, batch, device).sum(1, keepdim=True)
+
+
+@lru_cache(maxsize=64)
+def level_of(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
+    """[M] i64: the level of a row."""
+    with torch.inference_mode(False), torch.no_grad():
+        return segment_of(sizes, batch, device) % len(sizes)
+
+
+@lru_cache(maxsize=64)
+def level_membership(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
+    """[L, M] f32, 1 where the row belongs to the level, in whichever image."""
+    with torch.inference_mode(False), torch.no_grad():
+        return membership(sizes, batch, device).view(batch, len(sizes), -1).sum(0)

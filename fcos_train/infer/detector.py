@@ -208,7 +208,10 @@ def _build_model(config: Config, where: str, vetted: bool) -> torch.nn.Module:
     if "model" not in config:
         raise UserError(f"{where}: the configuration has no `model`")
     _scope(config, where, vetted)
+    from fcos_train.models import use_level_norms
+
     settings = without_pretrained(config.model)
+    use_level_norms(settings)
     if "data_preprocessor" not in settings and "data_preprocessor" in config:
         settings["data_preprocessor"] = config.data_preprocessor
     if not vetted:

@@ -3,6 +3,7 @@
 from .coverage import STATIC, STOCK, static_head_of
 from .fcos_head import StaticFCOSHead
 from .fsaf_head import StaticFSAFHead
+from .level_heads import describe_norms, use_level_norms
 from .padded_batch import FixedShapePreprocessor
 
-__all__ = ["FixedShapePreprocessor", "STATIC", "STOCK", "StaticFCOSHead", "StaticFSAFHead", "static_head_of"]
+__all__ = ["FixedShapePreprocessor", "STATIC", "STOCK", "StaticFCOSHead", "StaticFSAFHead", "describe_norms", "static_head_of", "use_level_norms"]

@@ -1,7 +1,7 @@
 """The two towers of a dense head over all levels at once: few launches, for devices that wait for each of them.
 
 The levels lie on one canvas (:mod:`fcos_train.geometry.canvas`); the two towers are the two groups of one convolution.
-GroupNorm takes its statistics per level, so that the result is that of the levels one by one. On a device where a launch
+GroupNorm and BatchNorm take their statistics per level, so that the result is that of the levels one by one. On a device where a launch
 costs nothing the levels one by one are quicker: the canvas is 12 % larger than they are.
 """
 
@@ -16,7 +16,9 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from fcos_train.geometry.canvas import Canvas, inside, level_means, level_rows, level_shares
+from fcos_train.models import merged_norm
 from fcos_train.models.cpu_conv import QuickConv2d, has_hooks
+from fcos_train.models.level_norm import LevelNorm
 
 
 def obstacle(first: Sequence[nn.Module], second: Sequence[nn.Module]) -> str | None:
@@ -36,15 +38,24 @@ def obstacle(first: Sequence[nn.Module], second: Sequence[nn.Module]) -> str | N
                 return "a convolution in a tower with padding or normalisation of its own"
             if not (layer.with_activation and isinstance(layer.activate, nn.ReLU)):
                 return "an activation other than ReLU"
-            if layer.with_norm and not (isinstance(layer.norm, nn.GroupNorm) and layer.norm.affine):
-                return f"a norm that is not GroupNorm ({type(layer.norm).__name__})"
+            if layer.with_norm and not isinstance(layer.norm, LevelNorm) and not (isinstance(layer.norm, nn.GroupNorm) and layer.norm.affine):
+                return f"a norm that is neither GroupNorm nor BatchNorm per level ({type(layer.norm).__name__})"
         if one.with_norm != other.with_norm or (one.conv.bias is None) != (other.conv.bias is None):
             return "towers of different kinds"
-        if one.with_norm and (one.norm.num_groups, one.norm.eps) != (other.norm.num_groups, other.norm.eps):
-            return "towers of different norms"
+        reason = _obstacle_of_norms(one.norm, other.norm) if one.with_norm else None
+        if reason is not None:
+            return reason
         if one.conv.weight.shape != other.conv.weight.shape:
             return "towers of different width"
     return None
+
+
+def _obstacle_of_norms(one: nn.Module, other: nn.Module) -> str | None:
+    if type(one) is not type(other):
+        return "towers of different norms"
+    if isinstance(one, LevelNorm):
+        return merged_norm.obstacle(one, other)
+    return "towers of different norms" if (one.num_groups, one.eps) != (other.num_groups, other.eps) else None
 
 
 def run_towers(
@@ -60,7 +71,10 @@ def run_towers(
         weight = torch.cat((one.conv.weight, other.conv.weight))
         bias = None if one.conv.bias is None else torch.cat((one.conv.bias, other.conv.bias))
         x = F.conv2d(x, weight, bias, padding=1, groups=groups)
-        if one.with_norm:
+        if one.with_norm and isinstance(one.norm, LevelNorm):
+            layout = merged_norm.OnCanvas(canvas, len(x), x.device)
+            x = merged_norm.level_norm_relu(x, (one.norm, other.norm), layout)
+        elif one.with_norm:
             affine = (torch.cat((one.norm.weight, other.norm.weight)), torch.cat((one.norm.bias, other.norm.bias)))
             x = _GroupNormReLU.apply(x, *affine, canvas, 2 * one.norm.num_groups, one.norm.eps)
         else:

@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 
+from fcos_train.models.level_heads import LEVEL
 from mmcv_overrides.errors import UserError
 
 STATIC = {"FCOSHead": "StaticFCOSHead", "FSAFHead": "StaticFSAFHead"}
@@ -26,6 +27,7 @@ def static_head_of(model: dict[str, Any]) -> tuple[str | None, str]:
     """
     head = model.get("bbox_head")
     name = str(head.get("type", "")).removeprefix("mmdet.") if isinstance(head, dict) else ""
+    name = {level: stock for stock, level in LEVEL.items()}.get(name, name)
     static = name if name in STOCK else STATIC.get(name)
     if static is None:
         return None, f"{name or model.get('type', 'the model')} has no fixed-shape form"

@@ -15,6 +15,7 @@ from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.iou import centerness
 from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.geometry.points import LevelSpec, PointGrid, point_grid
+from fcos_train.models.level_norm import HasLevelNorms
 from fcos_train.models.losses import (
     EPS,
     attach,
@@ -31,10 +32,10 @@ from mmcv_overrides.errors import UserError
 
 
 @MODELS.register_module()
-class StaticFCOSHead(TakesPaddedObjects, FCOSHead):
+class StaticFCOSHead(TakesPaddedObjects, HasLevelNorms, FCOSHead):
     """FCOSHead whose loss is one tensor program: no shape depends on the data, nothing returns to the host.
 
-    Arguments, state_dict and predictions are FCOSHead's. Covered: FocalLoss; any box loss on corner boxes; binary
+    Arguments, state_dict and predictions are FCOSHead's, but BatchNorm in the towers is per level. Covered: FocalLoss; any box loss on corner boxes; binary
     cross-entropy for the centerness; every flag of FCOSHead.
 
     Raises:

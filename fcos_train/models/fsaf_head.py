@@ -16,6 +16,7 @@ from fcos_train.geometry.assignment import FsafTargets, fsaf_targets
 from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.geometry.points import LevelSpec, PointGrid, point_grid
+from fcos_train.models.level_norm import HasLevelNorms
 from fcos_train.models.losses import attach, box_loss, check_focal, corner_loss, focal_loss, own_class
 from fcos_train.models.padded_batch import Convolve, TakesPaddedObjects
 from mmcv_overrides.errors import UserError
@@ -24,10 +25,10 @@ _UNSEEN = 1e6  # loss of an object on a level where it owns no point (mmdet's va
 
 
 @MODELS.register_module()
-class StaticFSAFHead(TakesPaddedObjects, FSAFHead):
+class StaticFSAFHead(TakesPaddedObjects, HasLevelNorms, FSAFHead):
     """FSAFHead whose loss, online choice of levels included, is one tensor program without host syncs.
 
-    Arguments, state_dict and predictions are FSAFHead's. ``loss_cls`` and ``loss_bbox`` are sums over the levels.
+    Arguments, state_dict and predictions are FSAFHead's, but BatchNorm in the towers is per level. ``loss_cls`` and ``loss_bbox`` are sums over the levels.
 
     Raises:
         UserError: an option without a fixed-shape form.

@@ -86,7 +86,7 @@ class TakesPaddedObjects:
         if first is None:
             return self.points_of_levels(self(x))
         grid = self.grid([level.shape[-2:] for level in x], x[0].device)
-        rows, features = small_levels.run_towers(x[first:], self.cls_convs, self.reg_convs)
+        rows, features = small_levels.run_towers(x[first:], self.cls_convs, self.reg_convs, first)
         small = self.predictions(grid.level[grid.first[first] :], rows.predict, *features)
         large = self(x[:first]) if first else [()] * len(small)
         return grid, tuple(merge_levels([*maps, part.unsqueeze(3)]) for maps, part in zip(large, small, strict=True))

@@ -2,8 +2,8 @@
 
 Of a 320x320 image P5 to P7 are 6 % of the points, but took 12 % of a step on a CPU: kernels and normalisation of such maps
 wait for themselves. Here both towers run over all of these levels together: 3x3 patches are gathered by a table, a
-convolution is one product, and GroupNorm takes its sums per image and level from a product with 0/1 rows. The result is that
-of the levels one by one.
+convolution is one product, and a norm takes its sums from a product with 0/1 rows: GroupNorm per image and level,
+BatchNorm per level. The result is that of the levels one by one.
 
 Letters as in :mod:`fcos_train.geometry.rows`; T towers, C channels in, O out.
 """
@@ -21,7 +21,9 @@ from torch.autograd.function import once_differentiable
 
 from fcos_train.geometry.points import Sizes
 from fcos_train.geometry.rows import membership, mirrored, neighbours, points_of_segments, rows_of, segment_of
+from fcos_train.models import merged_norm
 from fcos_train.models.cpu_conv import cast
+from fcos_train.models.level_norm import LevelNorm
 
 
 @dataclass(frozen=True)
@@ -125,18 +127,23 @@ class _GroupNormReLU(torch.autograd.Function):
         return by_input, by_weight.to(ctx.dtype), by_bias.to(ctx.dtype), None, None, None
 
 
-def run_towers(maps: Sequence[Tensor], first: Sequence[ConvModule], second: Sequence[ConvModule]) -> tuple[Rows, Tensor]:
+def run_towers(
+    maps: Sequence[Tensor], first: Sequence[ConvModule], second: Sequence[ConvModule], level: int = 0
+) -> tuple[Rows, Tensor]:
     """Features of both towers, [2, M, C].
 
     Args:
         maps: [B, C, H, W] of each level. first, second: towers without :func:`fcos_train.models.canvas.obstacle`.
+        level: index of the first of these levels.
     """
     rows = Rows(tuple((int(level.shape[2]), int(level.shape[3])) for level in maps), len(maps[0]))
     x = rows_of(maps).unsqueeze(0)
     for layers in zip(first, second, strict=True):
         x = convolve(rows, x, [layer.conv for layer in layers])
-        if layers[0].with_norm:
-            norms = [layer.norm for layer in layers]
+        norms = [layer.norm for layer in layers] if layers[0].with_norm else []
+        if norms and isinstance(norms[0], LevelNorm):
+            x = merged_norm.level_norm_relu(x, norms, merged_norm.InRows(rows.sizes, rows.batch, x.device), level)
+        elif norms:
             weight, bias = (torch.stack([getattr(norm, name) for norm in norms]).unsqueeze(1) for name in ("weight", "bias"))
             x = _GroupNormReLU.apply(x, weight, bias, rows, norms[0].num_groups, norms[0].eps)
         else:

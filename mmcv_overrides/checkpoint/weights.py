@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..printable import printable
+from .adelaidet import is_adelaidet, mmdet_names
 from .class_rows import ClassLayers
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DDP, torch.compile, wrappers of other trainers
@@ -63,7 +64,7 @@ def _some(names: tuple[str, ...], most: int = 5) -> str:
 def load_weights(
     model: nn.Module, checkpoint: Mapping, log: Any = None, classes: tuple[str, ...] | None = None
 ) -> MatchReport:
-    """Load the weights of a checkpoint, also of mmdet 1.x and 2.x, by name and shape.
+    """Load the weights of a checkpoint, also of mmdet 1.x and 2.x and of AdelaiDet's FCOS, by name and shape.
 
     A class layer of another size keeps the model's own initialisation, but for rows of classes that both name.
 
@@ -131,6 +132,8 @@ def _rename(source: Mapping, own: Mapping) -> OrderedDict:
         )
         if found:
             weights = OrderedDict((k[len(found) :], v) for k, v in weights.items())
+    if is_adelaidet(weights):
+        weights = mmdet_names(weights)
     for pattern, new in _RENAMES:
         weights = OrderedDict((_better(k, pattern.sub(new, k), own), v) for k, v in weights.items())
     return weights

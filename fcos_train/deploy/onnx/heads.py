@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from mmcv_overrides.errors import UserError
 
+from .level_folding import with_folded_norms
+
 
 class DenseHead:
     """Reads one mmdet head.
@@ -23,20 +25,22 @@ class DenseHead:
     Attributes:
         parts: names of the groups of maps ``forward`` of the head returns: cls, box and perhaps ctr.
         anchors: boxes of a place of the map.
+        traced: the head as the graph has it: norms per level are folded into their convolutions.
     """
 
     parts: tuple[str, ...] = ("cls", "box")
 
     def __init__(self, head: nn.Module) -> None:
-        self.head = head
+        self.head, self.traced = head, with_folded_norms(head)
         self.strides = [int(stride[0]) for stride in head.prior_generator.strides]
         self.anchors = int(head.prior_generator.num_base_priors[0])
         if getattr(head.loss_cls, "custom_cls_channels", False):
             raise UserError(f"{type(head).__name__}: a classification loss with its own channels cannot be exported")
 
-    def maps(self, feats: tuple[Tensor, ...]) -> tuple[list[Tensor], ...]:
-        """Features of each level -> (cls, box[, ctr]), each a list of maps [B, K, H, W]."""
-        return tuple(list(group) for group in self.head(feats))
+    def maps(self, feats: tuple[Tensor, ...], traced: bool = True) -> tuple[list[Tensor], ...]:
+        """Features of each level -> (cls, box[, ctr]), each a list of maps [B, K, H, W]; by the head itself if not
+        ``traced``."""
+        return tuple(list(group) for group in (self.traced if traced else self.head)(feats))
 
     def scores(self, logits: Tensor) -> Tensor:
         """[..., cls_out_channels] -> [..., C] in 0..1."""

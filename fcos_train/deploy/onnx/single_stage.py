@@ -28,6 +28,8 @@ class SingleStage(ExportGraph):
     def __init__(self, model: nn.Module, reader: DenseHead, spec: GraphSpec) -> None:
         super().__init__(model, spec, Selection.of(model.test_cfg, spec.end))
         self.reader = reader
+        if reader.traced is not reader.head:
+            self.folded_head = reader.traced  # a part of this module, for its precision to follow
         self.eval()
         maps = self._first_maps()
         self.sizes = [tuple(int(side) for side in level.shape[-2:]) for level in maps[0]]
@@ -77,7 +79,9 @@ class SingleStage(ExportGraph):
     # ---- the traced way ----
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        maps = self._maps(images)
+        return self._end(images, self._maps(images))
+
+    def _end(self, images: Tensor, maps: tuple[list[Tensor], ...]) -> tuple[Tensor, ...]:
         if self.spec.end == "raw":
             return tuple(level for part in maps for level in part)
         levels = [self._level(i, images, *(part[i] for part in maps)) for i in range(len(maps[0]))]
@@ -85,8 +89,8 @@ class SingleStage(ExportGraph):
             return torch.cat([boxes for boxes, _, _ in levels], 1), torch.cat([final for _, _, final in levels], 1)
         return self._ascend(levels) if self.spec.end == "ascend" else self._nms(levels)
 
-    def _maps(self, images: Tensor) -> tuple[list[Tensor], ...]:
-        return self.reader.maps(self.model.extract_feat(self.prepared(images)))
+    def _maps(self, images: Tensor, traced: bool = True) -> tuple[list[Tensor], ...]:
+        return self.reader.maps(self.model.extract_feat(self.prepared(images)), traced)
 
     def _size(self, tensor: Tensor, axis: int, name: str):
         """A side of a tensor: a number, or an operator where the axis is open."""
@@ -195,12 +199,8 @@ class SingleStage(ExportGraph):
     def reference(self, images: Tensor) -> tuple[Tensor, ...]:
         if self.spec.end == "nms":
             return self.mmdets(images)
-        if self.spec.end == "ascend":
-            return self(images)
-        maps = self._maps(images)
-        if self.spec.end == "raw":
-            return tuple(level for part in maps for level in part)
-        return self._reference_decoded(maps, images)
+        maps = self._maps(images, traced=False)
+        return self._reference_decoded(maps, images) if self.spec.end == "decoded" else self._end(images, maps)
 
     @torch.no_grad()
     def mmdets(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +208,7 @@ class SingleStage(ExportGraph):
         metas = [{"img_shape": shape, "ori_shape": shape, "pad_shape": shape}] * len(images)
         config = copy.deepcopy(self.model.test_cfg)
         config["score_thr"] = self.rules.score_thr
-        maps = self._maps(images)
+        maps = self._maps(images, traced=False)
         found = self.reader.head.predict_by_feat(*maps, batch_img_metas=metas, cfg=config, rescale=False)
         return padded(found, self.rules.max_per_img)
 

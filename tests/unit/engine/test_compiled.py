@@ -27,6 +27,20 @@ def ready(name):
     return model
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_running_statistics_of_a_graph(merge):
+    """BatchNorm per level, one by one and on the canvas: the graph updates each level's statistics as the step does."""
+    model = ready("fcos-bn")
+    model.bbox_head.merge_levels = merge
+    eager, wrapper = copy.deepcopy(model), sgd(model)
+    compiled.compile_losses(model, [].append, "aot_eager")
+    for seed in range(2):
+        assert_same(*(losses_and_gradients(part, wrapper, batch(seed)) for part in (model, eager)))
+    for name, value in eager.named_buffers():
+        torch.testing.assert_close(model.get_buffer(name), value, rtol=1e-5, atol=1e-6)
+    assert int(model.bbox_head.cls_convs[0].norm[4].num_batches_tracked) == 2
+
+
 def losses_and_gradients(model, wrapper, data):
     model.zero_grad()
     with wrapper.optim_context(model):
@@ -50,6 +64,7 @@ def assert_same(found, expected):
     [
         ("fcos-gn", "O0", "aot_eager"),
         ("fcos-bn", "O1", "eager"),
+        ("fcos-bn", "O0", "aot_eager"),
         ("fcos-centre", "O0", "eager"),
         ("fsaf", "O0", "eager"),
         pytest.param("fcos-gn", "O0", "inductor", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),

@@ -108,7 +108,7 @@ def test_half_precision(dtype):
 
 
 OBSTACLES = {
-    "BatchNorm2d": {"norm_cfg": {"type": "BN", "requires_grad": True}},
+    "SharedBN": {"norm_cfg": {"type": "SharedBN", "requires_grad": True}},
     "ModulatedDeformConv2dPack": {"dcn_on_last_conv": True},
 }
 

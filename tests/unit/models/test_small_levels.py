@@ -147,8 +147,8 @@ def test_when():
     handle = head.cls_convs[0].register_forward_hook(lambda *_: None)
     assert head._first_small(x) is None
     handle.remove()
-    batch_norm, _ = fcos_pair(norm_cfg={"type": "BN"})
-    assert batch_norm._first_small(x) is None
+    assert fcos_pair(norm_cfg={"type": "BN"})[0]._first_small(x) == 1
+    assert fcos_pair(norm_cfg={"type": "SharedBN"})[0]._first_small(x) is None
 
 
 def test_weights_of_16_bits():

@@ -1,0 +1,95 @@
+"""Names of FCOS in AdelaiDet (detectron2) -> names of mmdet 3.x.
+
+| AdelaiDet | mmdet |
+|---|---|
+| ``proposal_generator.fcos_head.cls_tower.<conv>``, ``bbox_tower`` | ``bbox_head.cls_convs.<layer>.conv``, ``reg_convs`` |
+| ``....<conv + 1>.weight`` (GroupNorm) | ``....<layer>.gn.weight`` |
+| ``....<conv + 1>.<level>.running_mean`` (BatchNorm per level) | ``....<layer>.bn.<level>.running_mean`` |
+| ``cls_logits``, ``bbox_pred``, ``ctrness`` | ``conv_cls``, ``conv_reg``, ``conv_centerness`` |
+| ``scales.<level>.scale`` [1] | ``scales.<level>.scale``, 0-d |
+| ``backbone.bottom_up.stem.conv1``, ``res2.0.conv1``, ``shortcut``, ``conv1.norm`` | ``backbone.conv1``, ``layer1.0.conv1``, ``downsample.0``, ``bn1`` |
+| ``backbone.fpn_lateral3``, ``fpn_output3``, ``top_block.p6`` | ``neck.lateral_convs.0.conv``, ``neck.fpn_convs.0.conv``, ``3.conv`` |
+
+A tower is a Sequential of convolution, norm and ReLU, so layer i has index 3 * i; without norm 2 * i. AdelaiDet's
+convolutions in the towers have a bias (``conv_bias=True``), its centerness is on the box tower (``centerness_on_reg=True``)
+and its distances are ReLU times stride (``norm_on_bbox=True``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from torch import Tensor
+
+_HEAD = "proposal_generator.fcos_head."
+_TOWER = re.compile(r"(cls|bbox)_tower\.(\d+)\.((?:\d+\.)?)(\w+)")
+_TOWERS = {"cls": "cls_convs", "bbox": "reg_convs"}
+_PREDICTORS = {"cls_logits": "conv_cls", "bbox_pred": "conv_reg", "ctrness": "conv_centerness"}
+_BODY = (
+    (re.compile(r"^backbone\.bottom_up\.stem\.conv1\.norm\."), "backbone.bn1."),
+    (re.compile(r"^backbone\.bottom_up\.stem\.conv1\."), "backbone.conv1."),
+    (re.compile(r"^backbone\.bottom_up\.res(\d)\.(\d+)\.conv(\d)\.norm\."), r"backbone.layer<\1>.\2.bn\3."),
+    (re.compile(r"^backbone\.bottom_up\.res(\d)\.(\d+)\.conv(\d)\."), r"backbone.layer<\1>.\2.conv\3."),
+    (re.compile(r"^backbone\.bottom_up\.res(\d)\.(\d+)\.shortcut\.norm\."), r"backbone.layer<\1>.\2.downsample.1."),
+    (re.compile(r"^backbone\.bottom_up\.res(\d)\.(\d+)\.shortcut\."), r"backbone.layer<\1>.\2.downsample.0."),
+)
+_NECK = re.compile(r"^backbone\.(fpn_lateral|fpn_output|top_block\.p)(\d)\.(weight|bias)$")
+
+
+def is_adelaidet(weights: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of AdelaiDet's FCOS."""
+    return any(name.startswith(_HEAD) for name in weights)
+
+
+def mmdet_names(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """The same tensors under mmdet's names; what has no counterpart keeps its name."""
+    convolutions = {tower: _convolutions(weights, tower) for tower in _TOWERS}
+    first = min((int(found[2]) for found in map(_NECK.match, weights) if found), default=0)
+    renamed: OrderedDict[str, Tensor] = OrderedDict()
+    for name, value in weights.items():
+        if name.startswith(_HEAD):
+            new = _head_name(name.removeprefix(_HEAD), convolutions)
+            value = value.reshape(()) if new is not None and new.startswith("scales.") and value.numel() == 1 else value
+            new = None if new is None else f"bbox_head.{new}"
+        else:
+            new = _neck_name(name, first) or _body_name(name)
+        renamed[new or name] = value
+    return renamed
+
+
+def _convolutions(weights: Mapping[str, Tensor], tower: str) -> list[int]:
+    """Indices of the convolutions of a tower, in order: the modules whose weight has four axes."""
+    pattern = re.compile(re.escape(f"{_HEAD}{tower}_tower.") + r"(\d+)\.weight$")
+    return sorted(int(found[1]) for found in map(pattern.match, weights) if found and weights[found[0]].dim() == 4)
+
+
+def _head_name(name: str, convolutions: Mapping[str, list[int]]) -> str | None:
+    found = _TOWER.fullmatch(name)
+    if found:
+        tower, index, level, leaf = found[1], int(found[2]), found[3], found[4]
+        owner = max((i for i in convolutions[tower] if i <= index), default=None)
+        if owner is None or index - owner > 1:
+            return None
+        part = "conv." if index == owner else f"bn.{level}" if level else "gn."
+        return f"{_TOWERS[tower]}.{convolutions[tower].index(owner)}.{part}{leaf}"
+    part, _, leaf = name.partition(".")
+    return f"{_PREDICTORS[part]}.{leaf}" if part in _PREDICTORS else name if part == "scales" else None
+
+
+def _body_name(name: str) -> str | None:
+    for pattern, new in _BODY:
+        if pattern.match(name):
+            return re.sub(r"<(\d)>", lambda stage: str(int(stage[1]) - 1), pattern.sub(new, name))
+    return None
+
+
+def _neck_name(name: str, first: int) -> str | None:
+    """Levels count from the first lateral; those of ``top_block`` are mmdet's extra convolutions behind the outputs."""
+    found = _NECK.match(name)
+    if not found:
+        return None
+    part, level, leaf = found[1], int(found[2]), found[3]
+    convs = "lateral_convs" if part == "fpn_lateral" else "fpn_convs"
+    return f"neck.{convs}.{level - first}.conv.{leaf}"

@@ -1,0 +1,55 @@
+"""One of several gloo ranks: steps under DDP of a head with BatchNorm per level. Run by torchrun.
+
+Prints whether gradients are the mean of those that each rank's batch gives in one process, whether each rank's running
+statistics are those of its own batches, and whether weights are the same on all ranks after an update.
+"""
+
+import copy
+
+import mmcv_overrides
+
+mmcv_overrides.activate()
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+
+from mmcv_overrides.parallel import DeviceDistributedDataParallel  # noqa: E402
+from tests.support.level_norms import scattered  # noqa: E402
+from tests.support.steps import batch, sgd, small_model  # noqa: E402
+
+
+def gradients(model, run, data):
+    losses = run(**data, mode="loss")
+    sum(value.sum() for name, value in losses.items() if "loss" in name).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    for way in ("one by one", "canvas"):
+        plain = small_model("fcos-bn")
+        scattered(plain.bbox_head)
+        plain.bbox_head.merge_levels = way == "canvas"
+        model = copy.deepcopy(plain)
+        ddp = DeviceDistributedDataParallel(model)
+        own = plain.data_preprocessor(batch(rank), True)
+        found = gradients(model, ddp, own)
+        alone = gradients(plain, plain, own)  # its losses are normalised over the ranks too
+        for value in alone.values():
+            dist.all_reduce(value)
+        mean = all(torch.allclose(found[name], value / world, rtol=1e-4, atol=1e-6) for name, value in alone.items())
+        statistics = all(torch.equal(value, plain.get_buffer(name)) for name, value in model.named_buffers())
+        ddp.train_step(batch(10 + rank), sgd(model))
+        gathered = [torch.empty(0)] * world
+        dist.all_gather_object(gathered, torch.cat([p.detach().flatten() for p in model.parameters()]))
+        running = [torch.empty(0)] * world
+        dist.all_gather_object(running, model.bbox_head.cls_convs[0].norm[0].running_mean)
+        same = torch.equal(gathered[0], gathered[1])
+        print(f"rank {rank} {way}: {mean} {statistics} {same} {torch.equal(running[0], running[1])}", flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
