@@ -3,18 +3,26 @@
 import json
 import logging
 import math
+import uuid
 
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 
 from fcos_train.evaluation import FastCocoMetric, write_metrics
 from fcos_train.evaluation.report import class_table
 from mmcv_overrides.errors import UserError
 
 KEYS = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR_1", "AR_10", "AR_100", "AR_s", "AR_m", "AR_l"]
+
+
+@pytest.fixture(autouse=True)
+def _mmdets_registry():
+    """Another test may have left a scope of its own."""
+    init_default_scope("mmdet")
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def log_lines():
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(f"{record.levelname} {record.getMessage()}")
     # a fresh one is the current one, whatever loggers other tests have left
-    logger = MMLogger.get_instance(f"metric-{id(lines)}", logger_name="metric", log_level="INFO")
+    logger = MMLogger.get_instance(f"metric-{uuid.uuid4()}", logger_name="metric", log_level="INFO")
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
