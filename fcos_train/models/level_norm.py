@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmcv_overrides.errors import UserError
 
+OPTIONS = {"type", "requires_grad", "num_levels", "shared_affine", "eps", "momentum", "affine", "track_running_stats", "process_group"}
 VALUES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -163,7 +164,7 @@ class HasLevelNorms:
         by_level: layers that are told the level of the next map in their ``level``.
 
     Raises:
-        UserError: a norm per level of another number of levels than the head has.
+        UserError: options that BatchNorm does not have, or another number of levels than the head has.
     """
 
     by_level: tuple[nn.Module, ...] = ()
@@ -174,6 +175,12 @@ class HasLevelNorms:
             given = self.norm_cfg.get("num_levels", levels)
             if given != levels:
                 raise UserError(f"bbox_head.norm_cfg.num_levels={given}, but the head has {levels} levels: leave it out")
+            unknown = set(self.norm_cfg) - OPTIONS
+            if unknown:
+                raise UserError(
+                    f"bbox_head.norm_cfg: BatchNorm takes no {', '.join(sorted(unknown))}; where it replaces the norm of another "
+                    "config, write norm_cfg=dict(_delete_=True, type='BN')"
+                )
             self.norm_cfg = {**self.norm_cfg, "type": kind, "num_levels": levels}
         super()._init_layers()
         self.by_level = tuple(module for module in self.modules() if isinstance(module, LevelNorm))

@@ -51,6 +51,23 @@ def test_mmdet_mode_brings_the_stock_parts_back():
     assert lines == ["step mode mmdet: asked for"]
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("auto", "StaticFCOSHead"), ("mmdet", "LevelFCOSHead")])
+def test_batch_norm_is_per_level_in_every_mode(mode, kind):
+    """And a config that one mode wrote is taken by the other."""
+    name = "fcos/fcos_r18_fpn_shapes_bn-head"
+    cfg, lines = prepared(mode, name)
+    assert cfg.model.bbox_head.type == kind
+    assert any("FCOSHead with BatchNorm: LevelFCOSHead" in line for line in lines) is (mode == "mmdet")
+    accelerator, other = device.Accelerator("cpu", "gloo", torch.bfloat16, ""), {"auto": "mmdet", "mmdet": "auto"}[mode]
+    static.set_step(cfg, TrainOptions(config=name, step_mode=other), accelerator)
+    assert cfg.model.bbox_head.type == {"mmdet": "LevelFCOSHead", "auto": "StaticFCOSHead"}[other]
+
+
+def test_batch_norm_of_a_head_without_a_fixed_shape_form():
+    cfg, lines = prepared(name="mmdet::retinanet/retinanet_r50_fpn_1x_coco", norm_cfg=dict(type="SyncBN"))
+    assert cfg.model.bbox_head.type == "LevelRetinaHead" and "RetinaHead with BatchNorm" in lines[-1]
+
+
 def test_twice_is_once():
     cfg, first = prepared()
     before = copy.deepcopy(cfg.to_dict())

@@ -95,6 +95,12 @@ def test_a_number_of_levels_that_is_not_the_heads_is_refused():
         model_of(norm_cfg={"type": "LevelBN", "num_levels": 3})
 
 
+def test_options_of_another_norm_are_refused():
+    """As they remain from a base config with GroupNorm."""
+    with pytest.raises(UserError, match=r"BatchNorm takes no num_groups; .*_delete_=True"):
+        model_of(norm_cfg={"type": "BN", "num_groups": 4})
+
+
 class Lines(logging.Logger):
     def __init__(self):
         super().__init__("lines")
