@@ -90,7 +90,7 @@ def test_perfect_detections(gt, tmp_path, log_lines):
     assert [d for d in found if d["category_id"] == 2] == [pear]
     summary = json.loads((tmp_path / "run/detections.metrics.json").read_text())
     assert summary["metrics"] == result and summary["per_class"]["plum"]["AP"] is None
-    assert sorted(p.name for p in (tmp_path / "run/eval").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "detections.bbox.json",
         "detections.metrics.json",
     ]
