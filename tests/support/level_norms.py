@@ -39,7 +39,7 @@ class PerLevel(nn.Module):
         self.heads = nn.ModuleList(copy.deepcopy(stock) for _ in range(levels))
         own = dict(self.heads[0].named_parameters())
         for head in self.heads[1:]:
-            for name, parameter in list(head.named_parameters()):
+            for name, _ in list(head.named_parameters()):
                 if ".bn." not in name or affine == "shared":
                     place, _, leaf = name.rpartition(".")
                     setattr(head.get_submodule(place), leaf, own[name])

@@ -1,6 +1,6 @@
 """Training steps on the simulated NPU, counted. Prints one JSON line: the counts of each step and of all.
 
-usage: steps.py HEAD STEPS [padded|samples] [PRECISION] [OBJECTS,OBJECTS,...]
+usage: steps.py HEAD[:NORM] STEPS [padded|samples] [PRECISION] [OBJECTS,OBJECTS,...]
 
 ``padded`` hands the head a batch of fixed shape that is on the device already; ``samples`` goes mmdet's way: lists of
 images and objects on the host through the data preprocessor. ResNet-18, FPN with 64 channels, 2 x 256 x 320.
@@ -34,13 +34,16 @@ SIZE, BATCH = (256, 320), 2
 
 
 def build(head: str):
-    """mmdet's shipped model of that kind, made small."""
+    """mmdet's shipped model of that kind, made small; with another norm in its head where one is named."""
+    head, _, norm = head.partition(":")
     folder = mmdet.__path__[0] + "/.mim/configs/"
     shipped = "fsaf/fsaf_r50_fpn_1x_coco.py" if "FSAF" in head else "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"
     cfg = Config.fromfile(folder + shipped).model
     cfg.backbone.update(depth=18, init_cfg=None, style="pytorch", norm_cfg=dict(type="BN", requires_grad=False))
     cfg.neck.update(in_channels=[64, 128, 256, 512], out_channels=64)
     cfg.bbox_head.update(type=head, in_channels=64, feat_channels=64)
+    if norm:
+        cfg.bbox_head["norm_cfg"] = dict(type=norm)
     model = MODELS.build(cfg)
     precision.keep_losses_fp32(model)
     if head.startswith("Static"):
