@@ -188,7 +188,13 @@ class StepOptimWrapper(OptimWrapper):
         state = dict(state_dict)
         self.loss_scale.load_state_dict(state.pop("loss_scaler", {}))
         masters = state.pop("masters", None)
-        super().load_state_dict(state)
+        try:
+            super().load_state_dict(state)
+        except ValueError as error:  # another number of parameters
+            raise UserError(
+                f"the optimizer state in the checkpoint is of another model ({error}): resume with the config it was trained "
+                "with, or start from its weights alone (--load-from)"
+            ) from error
         if self.masters is not None:
             if masters is None:
                 self.sync_masters()
