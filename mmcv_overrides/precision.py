@@ -55,7 +55,10 @@ def describe(level: str, accelerator: Accelerator, dtype: torch.dtype | None) ->
     if dtype is None:
         return f"precision {level}: fp32"
     chosen = accelerator.half_reason if dtype == accelerator.half_dtype and level != "bf16" else "asked for"
-    return f"precision {level}: {str(dtype).removeprefix('torch.')} ({chosen}); losses, targets, box decoding in fp32"
+    line = f"precision {level}: {str(dtype).removeprefix('torch.')} ({chosen}); losses, targets, box decoding in fp32"
+    if accelerator.name == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        line += ". This processor only emulates bfloat16: opt level O0 (fp32) is several times faster here"
+    return line
 
 
 def autocast(level: str, device_type: str, dtype: torch.dtype | None) -> AbstractContextManager:

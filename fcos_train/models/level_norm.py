@@ -21,7 +21,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmcv_overrides.errors import UserError
 
-OPTIONS = {"type", "requires_grad", "num_levels", "shared_affine", "eps", "momentum", "affine", "track_running_stats", "process_group"}
 VALUES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
@@ -164,7 +163,7 @@ class HasLevelNorms:
         by_level: layers that are told the level of the next map in their ``level``.
 
     Raises:
-        UserError: options that BatchNorm does not have, or another number of levels than the head has.
+        UserError: options that the norm does not have, or another number of levels than the head has.
     """
 
     by_level: tuple[nn.Module, ...] = ()
@@ -175,14 +174,16 @@ class HasLevelNorms:
             given = self.norm_cfg.get("num_levels", levels)
             if given != levels:
                 raise UserError(f"bbox_head.norm_cfg.num_levels={given}, but the head has {levels} levels: leave it out")
-            unknown = set(self.norm_cfg) - OPTIONS
-            if unknown:
-                raise UserError(
-                    f"bbox_head.norm_cfg: BatchNorm takes no {', '.join(sorted(unknown))}; where it replaces the norm of another "
-                    "config, write norm_cfg=dict(_delete_=True, type='BN')"
-                )
             self.norm_cfg = {**self.norm_cfg, "type": kind, "num_levels": levels}
-        super()._init_layers()
+        try:
+            super()._init_layers()
+        except TypeError as error:
+            if "norm" not in str(error).lower():
+                raise
+            raise UserError(
+                f"bbox_head.norm_cfg: {error}; where it replaces the norm of another config, write "
+                "norm_cfg=dict(_delete_=True, type=...)"
+            ) from error
         self.by_level = tuple(module for module in self.modules() if isinstance(module, LevelNorm))
         self._next_level = 0
 
@@ -203,7 +204,7 @@ class HasLevelNorms:
         shared = [name for name in names if f"{prefix}{name}.running_mean" in state_dict]
         if shared:
             print_log(
-                f"WARNING: {len(shared)} BatchNorm layers of the head ({prefix}{shared[0]} first) are saved as one for all "
+                f"{len(shared)} BatchNorm layers of the head ({prefix}{shared[0]} first) are saved as one for all "
                 "levels; their values are copied to each level. Their running statistics are a mixture of all levels: "
                 "evaluation will be poor until training has estimated them per level",
                 logger="current",

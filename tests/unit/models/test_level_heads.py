@@ -17,6 +17,7 @@ from mmcv_overrides.errors import UserError
 from tests.support.heads import Scene, losses_and_gradients_of_padded
 from tests.support.level_norms import PAIRS, level_pair, norms_of, scattered
 from tests.support.small_detectors import small_config
+from tests.support.steps import sgd
 
 
 def model_of(name="fcos-bn", static=False, **head):
@@ -97,8 +98,9 @@ def test_a_number_of_levels_that_is_not_the_heads_is_refused():
 
 def test_options_of_another_norm_are_refused():
     """As they remain from a base config with GroupNorm."""
-    with pytest.raises(UserError, match=r"BatchNorm takes no num_groups; .*_delete_=True"):
-        model_of(norm_cfg={"type": "BN", "num_groups": 4})
+    for kind in ("BN", "SharedBN"):
+        with pytest.raises(UserError, match=r"bbox_head.norm_cfg: .*'num_groups'; .*_delete_=True"):
+            model_of(static=True, norm_cfg={"type": kind, "num_groups": 4})
 
 
 class Lines(logging.Logger):
@@ -123,12 +125,20 @@ def test_a_checkpoint_with_one_norm_for_all_levels(monkeypatch):
         for name in names:
             one = old.state_dict()[f"bbox_head.{tower}.0.bn.{name}"]
             assert all(torch.equal(values[f"bbox_head.{tower}.0.bn.{level}.{name}"], one) for level in range(5))
-    (warning,) = [text for text in lines.texts if "WARNING" in text]
+    (warning,) = [text for text in lines.texts if "copied" in text]
     assert "2 BatchNorm layers of the head (bbox_head.cls_convs.0.bn first)" in warning and "copied to each level" in warning
     maps = [torch.randn(2, 16, 8 >> i or 1, 12 >> i or 1) for i in range(5)]
     with torch.no_grad():
         pairs = zip(new.eval().bbox_head(maps), old.eval().bbox_head(maps), strict=True)
         assert all(torch.equal(a, b) for found, expected in pairs for a, b in zip(found, expected, strict=True))
+
+
+def test_resuming_a_training_with_shared_norms_is_refused_in_words():
+    """Its optimizer has other parameters."""
+    one, other = model_of(norm_cfg=SHARED), model_of()
+    state = sgd(one).state_dict()
+    with pytest.raises(UserError, match=r"cannot resume the optimizer: .*--load-from"):
+        sgd(other).load_state_dict(state)
 
 
 def test_a_checkpoint_per_level_loads_without_a_warning(monkeypatch):
