@@ -47,9 +47,7 @@ class TrainOptions:
 
     config: str
     data_path: str | None = None
-    allow_outside: tuple[str, ...] = ()
     work_dir: str | None = None
-    overwrite: bool = False
     device: str = "auto"
     opt_level: str = "O1"
     amp_dtype: str | None = None
@@ -74,6 +72,8 @@ class TrainOptions:
     trust_checkpoint: bool = False
     safe_config: bool = False  # read the config as data
     cfg_options: dict[str, Any] = field(default_factory=dict)
+    allow_outside: tuple[str, ...] = ()
+    overwrite: bool = False
 
     def __post_init__(self):
         faults = [
@@ -111,7 +111,6 @@ class EvalOptions:
     config: str | None
     checkpoint: str
     data_path: str | None = None
-    allow_outside: tuple[str, ...] = ()
     work_dir: str | None = None
     device: str = "auto"
     batch_size: int | None = None
@@ -124,6 +123,7 @@ class EvalOptions:
     trust_checkpoint: bool = False
     safe_config: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
+    allow_outside: tuple[str, ...] = ()
 
     def __post_init__(self):
         faults = []

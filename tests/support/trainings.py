@@ -48,8 +48,8 @@ class Training:
         folder.mkdir(parents=True)
         file = folder / f"{folder.parent.name}_{folder.name}.py"  # the runner's name comes from it, and must be new
         file.write_text(f"_base_ = {str(base)!r}\ncustom_hooks = [dict(type='Watch')]\n{config}\n")
-        settings = dict(seed=0, batch_size=4, workers=0, validate=False, check=False, device="cpu", max_iters=steps)
-        runner = train(TrainOptions(str(file), str(data), str(folder), opt_level=level, **{**settings, **options}))
+        settings = dict(data_path=str(data), work_dir=str(folder), seed=0, batch_size=4, workers=0, validate=False, check=False, device="cpu", max_iters=steps)
+        runner = train(TrainOptions(str(file), opt_level=level, **{**settings, **options}))
         self.weights = named(runner)
 
     @property
