@@ -9,7 +9,7 @@ import sys
 import cv2
 import pytest
 
-from tests.support.commands import ROOT, environment, log_records, ok, run
+from tests.support.commands import QUICK_LEVEL, ROOT, environment, log_records, ok, run
 
 CONFIG = "fcos/fcos_r18_fpn_shapes"
 
@@ -31,7 +31,7 @@ def trained(pictures, tmp_path_factory):
     done = ok(
         run(
             "train", CONFIG, "--data-path", pictures, "--work-dir", work_dir, "--seed", 0, "--workers", 0, "--max-epochs", 50,
-            "--cfg-options", "train_cfg.val_interval=50", "default_hooks.checkpoint.interval=50", *scale, OMP_NUM_THREADS="2",
+            "--opt-level", QUICK_LEVEL, "--cfg-options", "train_cfg.val_interval=50", "default_hooks.checkpoint.interval=50", *scale, OMP_NUM_THREADS="2",
         )
     )  # fmt: skip
     return work_dir, done

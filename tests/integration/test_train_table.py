@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.support.commands import ROOT, log_records, ok, run
+from tests.support.commands import QUICK_LEVEL, ROOT, log_records, ok, run
 
 SMALL = [f"{loader}_dataloader.dataset.pipeline.{i}.scale=(128,96)" for loader, i in (("train", 2), ("val", 1), ("test", 1))]
 
@@ -30,7 +30,8 @@ def test_three_iterations(config, options, shapes, tmp_path):
     ok(
         run(
             "train", config, "--data-path", shapes, "--work-dir", tmp_path, "--max-iters", 3, "--batch-size", 1, "--workers", 0,
-            "--no-validate", "--seed", 0, "--pretrained", "none", "--cfg-options", "default_hooks.logger.interval=1", *extra,
+            "--no-validate", "--seed", 0, "--pretrained", "none", "--opt-level", QUICK_LEVEL,
+            "--cfg-options", "default_hooks.logger.interval=1", *extra,
         )
     )  # fmt: skip
     records = log_records(tmp_path)

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from mmcv_overrides import device
+from mmcv_overrides import device, precision
 from mmcv_overrides.errors import UserError
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -55,3 +55,14 @@ def test_data_preprocessor_moves_to_any_device_name():
     assert made.to(torch.device("meta")).device.type == "meta"
     assert made.mean.device.type == "meta"
     assert made.to(torch.float16).device.type == "meta"  # a type is no device
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_processor_that_emulates_bf16_is_told(monkeypatch, supported):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    cpu, _ = device.pick("cpu")
+    advice = "opt level O0 (fp32) is several times faster here"
+    for level in ("O1", "O2", "bf16"):
+        line = precision.describe(level, cpu, precision.half_dtype(level, cpu))
+        assert line.startswith(f"precision {level}: bfloat16") and (advice in line) != supported
+    assert advice not in precision.describe("O1", cpu, torch.float16) + precision.describe("O0", cpu, None)
