@@ -35,7 +35,7 @@ WAY_OUT = "Write it as plain values, or leave out --safe-config if you trust who
 BASE_VALUE = re.compile(r"(?<!['\"])\{\{\s*(_base_\.[\w.]+)\s*\}\}(?!['\"])")
 # What mmengine replaces in the text of a file before it is read.
 TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$|_base_|file(Dirname|Basename|BasenameNoExtension|Extname)\b)")
-ROOMS = ("models", "data.dataset", "data.loading", "data.batch", "evaluation", "engine.static")
+PARTS = ("models", "data.dataset", "data.loading", "data.batch", "evaluation", "engine.static")
 
 
 def load(path: Path) -> Config:
@@ -52,8 +52,8 @@ def load(path: Path) -> Config:
         config = Config(values, cfg_text="\n".join(reader.texts), filename=str(path))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:  # from mmengine's merging
         raise UserError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
-    for room in ROOMS:
-        importlib.import_module(f"fcos_train.{room}")
+    for part in PARTS:
+        importlib.import_module(f"fcos_train.{part}")
     importlib.import_module("mmcv_overrides.guard")
     run_custom_imports(config, where, False, WHAT, WAY_OUT)
     check_config(config.to_dict(), where, WHAT, WAY_OUT)

@@ -3,7 +3,7 @@
 Where to look: ``writing`` (save), ``reading``, ``limits``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may
 hold), ``embedded_config`` (the configuration in a checkpoint), ``newest`` and ``resume`` (going on), ``weights`` and
 ``class_rows`` (into a model), ``hook`` and ``ranks`` (during training), ``rng`` (random states), ``loaders``
-(mmengine's functions in our way).
+(replacements of mmengine's functions).
 """
 
 from ..seams import Override

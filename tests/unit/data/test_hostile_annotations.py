@@ -11,6 +11,7 @@ from fcos_train.cli.main import main
 from fcos_train.data import resolve
 from fcos_train.data.loading import LoadImage
 from mmcv_overrides.errors import UserError
+from tests.support.voc_folder import voc_folder
 
 pytestmark = pytest.mark.hostile
 
@@ -157,15 +158,7 @@ def xml(body="", prologue="", size="<width>160</width><height>128</height>", nam
 
 @pytest.fixture
 def voc(shapes, tmp_path):
-    root = tmp_path / "voc"
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / folder).mkdir(parents=True)
-    for number in range(1, 5):
-        shutil.copy(shapes / "train2017" / "shapes_000001.jpg", root / "JPEGImages" / f"{number}.jpg")
-        (root / "Annotations" / f"{number}.xml").write_text(xml())
-    (root / "ImageSets/Main/train.txt").write_text("1\n2\n3\n")
-    (root / "ImageSets/Main/val.txt").write_text("4\n")
-    return root
+    return voc_folder(tmp_path / "voc", shapes / "train2017" / "shapes_000001.jpg", lambda _: xml())
 
 
 SECRET = "a secret of this machine"

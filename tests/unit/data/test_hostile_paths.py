@@ -12,6 +12,7 @@ from fcos_train.data import resolve
 from fcos_train.data.inside import Boundary, readable, survey
 from fcos_train.engine.data import data_of_config
 from mmcv_overrides.errors import UserError
+from tests.support.voc_folder import voc_folder
 
 pytestmark = pytest.mark.hostile
 
@@ -196,15 +197,7 @@ XML = "<annotation><filename>{name}</filename><size><width>160</width><height>12
 
 @pytest.fixture
 def voc(shapes, tmp_path):
-    root = tmp_path / "voc"
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / folder).mkdir(parents=True)
-    for number in range(1, 5):
-        shutil.copy(shapes / "train2017" / FIRST, root / "JPEGImages" / f"{number}.jpg")
-        (root / "Annotations" / f"{number}.xml").write_text(XML.format(name=f"{number}.jpg"))
-    (root / "ImageSets/Main/train.txt").write_text("1\n2\n3\n")
-    (root / "ImageSets/Main/val.txt").write_text("4\n")
-    return root
+    return voc_folder(tmp_path / "voc", shapes / "train2017" / FIRST, lambda number: XML.format(name=f"{number}.jpg"))
 
 
 def test_a_voc_list_that_leads_outside(voc, stranger, tmp_path):
