@@ -12,7 +12,7 @@ from tests.support.heads import FCOS_TRICKS, SCENES, Scene, assert_equal, fcos_p
 OPTIONS = {
     "plain": {},
     "no norm": {"norm_cfg": None},
-    "batch norm": {"norm_cfg": {"type": "BN", "requires_grad": True}},
+    "shared batch norm": {"norm_cfg": {"type": "SharedBN", "requires_grad": True}},
     "centre sampling": {"center_sampling": True},
     "centre sampling 2.3": {"center_sampling": True, "center_sample_radius": 2.3},
     "normalised": {"norm_on_bbox": True},
