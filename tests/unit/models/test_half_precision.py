@@ -25,7 +25,7 @@ UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # half the spacing of
 HEADS = {
     "fcos": fcos_pair,
     "fcos with all tricks": lambda: fcos_pair(**FCOS_TRICKS),
-    "fcos, batch norm": lambda: fcos_pair(norm_cfg={"type": "BN"}),
+    "fcos, shared batch norm": lambda: fcos_pair(norm_cfg={"type": "SharedBN"}),
     "fsaf": fsaf_pair,
     "fsaf, wide regions": lambda: fsaf_pair(assigner=WIDE_REGIONS),
 }

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fcos_train.models.level_norm import LevelBN, LevelNorm, SharedBN
+from mmcv_overrides.precision import cast_weights, keep_losses_fp32
 from tests.support.heads import FCOS_TRICKS, Scene, fcos_pair, losses_and_gradients, losses_and_gradients_of_padded
 from tests.support.level_norms import BN, PAIRS, level_pair, norms_of
 
@@ -123,6 +124,25 @@ def test_half_precision(way, dtype):
         assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
     for name, value in exact.items():
         assert abs(found[way][name] - value) <= 2 * abs(found["one by one"][name] - value) + 5e-3 * value, name
+
+
+@pytest.mark.parametrize("shared_affine", [False, True])
+def test_weights_of_16_bits(shared_affine):
+    """O2: convolutions in bfloat16, norms and their statistics in float32, level by level."""
+    exact, _ = level_pair(shared_affine=shared_affine)
+    half = cast_weights(keep_losses_fp32(copy.deepcopy(exact)), torch.bfloat16)
+    assert half.canvas_obstacle() == "a hook on a layer of a tower"
+    scene = Scene("mixed")
+    expected, _ = losses_and_gradients(exact, scene)
+    scene.feats = [feat.bfloat16() for feat in scene.feats]
+    found, gradients = losses_and_gradients(half, scene)
+    assert all(torch.isclose(found[name], value, rtol=0.03) for name, value in expected.items())
+    assert {norm.running_var.dtype for norm in norms_of(half)} == {torch.float32}
+    assert gradients["cls_convs.0.conv.weight"].dtype == torch.bfloat16
+    assert gradients["cls_convs.0.bn.0.weight"].dtype == torch.float32
+    for name, value in exact.named_buffers():
+        if "running" in name:
+            assert torch.allclose(half.get_buffer(name), value, rtol=0.05, atol=0.02), name
 
 
 OBSTACLES = {
