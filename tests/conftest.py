@@ -11,7 +11,15 @@ import mmcv_overrides  # noqa: E402
 
 mmcv_overrides.activate()
 
+from mmengine.registry import init_default_scope  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scope_of_mmdet() -> None:
+    """A runner leaves its default scope behind; each module begins with mmdet's, whatever ran before it."""
+    init_default_scope("mmdet")
 
 
 @pytest.fixture(scope="session")

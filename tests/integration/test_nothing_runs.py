@@ -259,5 +259,5 @@ def test_eval_takes_no_program_from_beside_a_checkpoint_in_safe_mode(tmp_path, c
 
 def test_sidecar_of_brackets_is_one_line(tmp_path):
     (tmp_path / "a.json").write_text("[" * 200_000)
-    with pytest.raises(UserError, match="not a JSON file"):
+    with pytest.raises(UserError, match="cannot be read as JSON: it is nested too deeply"):
         sidecar.read(tmp_path / "a.json")

@@ -10,19 +10,12 @@ import pytest
 import torch
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 
 from fcos_train.evaluation import FastCocoMetric, write_metrics
 from fcos_train.evaluation.report import class_table
 from mmcv_overrides.errors import UserError
 
 KEYS = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR_1", "AR_10", "AR_100", "AR_s", "AR_m", "AR_l"]
-
-
-@pytest.fixture(autouse=True)
-def _mmdets_registry():
-    """Another test may have left a scope of its own."""
-    init_default_scope("mmdet")
 
 
 @pytest.fixture
