@@ -33,6 +33,7 @@ from ..models import describe_norms, use_level_norms  # noqa: E402
 from . import config as configs  # noqa: E402
 from . import static, work_dir  # noqa: E402
 from .data import data_of_config  # noqa: E402
+from .parts import register_parts  # noqa: E402
 
 # --cfg-options keys of old scripts that stand for a flag.
 FLAG_OF = {"data_root": "data_path", "loss_scale": "loss_scale", "max_iters": "max_iters"}
@@ -40,13 +41,10 @@ FLAG_OF = {"data_root": "data_path", "loss_scale": "loss_scale", "max_iters": "m
 
 def _register() -> None:
     """Make every part that a config can name known to the registries."""
-    from importlib import import_module
-
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
-    for room in ("fcos_train.data.dataset", "fcos_train.data.loading", "fcos_train.data.batch", "fcos_train.evaluation", "fcos_train.models", "fcos_train.engine.static", "mmcv_overrides.guard"):
-        import_module(room)
+    register_parts()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib
 import json
 import operator
 import re
@@ -23,6 +22,7 @@ from mmcv_overrides.checkpoint.embedded_config import MAX_CHARACTERS, Values, si
 from mmcv_overrides.data_files import load_yaml
 from mmcv_overrides.errors import UserError
 
+from .parts import register_parts
 from .vetting import check_config, run_custom_imports
 
 MAX_FILES = 50  # of one configuration, its bases included
@@ -35,7 +35,6 @@ WAY_OUT = "Write it as plain values, or leave out --safe-config if you trust who
 BASE_VALUE = re.compile(r"(?<!['\"])\{\{\s*(_base_\.[\w.]+)\s*\}\}(?!['\"])")
 # What mmengine replaces in the text of a file before it is read.
 TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$|_base_|file(Dirname|Basename|BasenameNoExtension|Extname)\b)")
-PARTS = ("models", "data.dataset", "data.loading", "data.batch", "evaluation", "engine.static")
 
 
 def load(path: Path) -> Config:
@@ -52,9 +51,7 @@ def load(path: Path) -> Config:
         config = Config(values, cfg_text="\n".join(reader.texts), filename=str(path))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:  # from mmengine's merging
         raise UserError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
-    for part in PARTS:
-        importlib.import_module(f"fcos_train.{part}")
-    importlib.import_module("mmcv_overrides.guard")
+    register_parts()
     run_custom_imports(config, where, False, WHAT, WAY_OUT)
     check_config(config.to_dict(), where, WHAT, WAY_OUT)
     return config

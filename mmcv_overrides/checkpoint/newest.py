@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 
 from ..errors import UserError
-from ..run_folder import read_record
+from ..run_folder import Record, read_record
 from .ranks import on_master
 from .reading import load, peek
 
@@ -29,7 +29,8 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
         log: a logging.Logger; default the current one of mmengine.
     """
     folder = Path(work_dir)
-    record, named = read_record(folder), _named(folder)
+    record = read_record(folder)
+    named = _named(folder, record)
     ranked = []
     for path in candidates(folder):
         try:
@@ -59,14 +60,14 @@ def candidates(work_dir: Path) -> list[Path]:
     record = read_record(work_dir)
     folders = [work_dir, *([Path(record.checkpoints)] if record and record.checkpoints else [])]
     paths = [p for folder in folders for pattern in _PATTERNS for p in folder.glob(pattern)]
-    paths += _named(work_dir)
+    paths += _named(work_dir, record)
     unique: dict[Path, Path] = {}
     for path in paths:
         unique.setdefault(path.resolve(), path.resolve() if path.is_symlink() else path)
     return list(unique.values())
 
 
-def _named(work_dir: Path) -> list[Path]:
+def _named(work_dir: Path, record: Record | None) -> list[Path]:
     """What ``latest.pth`` and ``last_checkpoint`` lead to, resolved; nothing outside the run's own folders."""
     found = []
     latest, note = work_dir / "latest.pth", work_dir / "last_checkpoint"
@@ -77,16 +78,15 @@ def _named(work_dir: Path) -> list[Path]:
         path = work_dir / text  # absolute when the checkpoints are in another folder, and as mmengine writes it
         if text and "://" not in text and path.is_file():
             found.append(path.resolve())
-    places = _places(work_dir)
+    places = _places(work_dir, record)
     return list(dict.fromkeys(path for path in found if places is None or path.parent in places))
 
 
-def _places(work_dir: Path) -> set[Path] | None:
+def _places(work_dir: Path, record: Record | None) -> set[Path] | None:
     """Folders of this run's checkpoints; None (any) where mmengine itself wrote them into a folder of its own.
 
     A copied work folder still has the absolute path of the original in mmengine's ``last_checkpoint``; it is not followed.
     """
-    record = read_record(work_dir)
     if record is not None:
         return {Path(folder).resolve() for folder in (work_dir, record.checkpoints) if folder is not None}
     inside = any(True for pattern in _PATTERNS for _ in work_dir.glob(pattern))
