@@ -208,7 +208,9 @@ def torchvision(half: bool, dense: bool) -> Callable[[Scene, str], Step]:
         model = torchvision_model(scene).train().to(scene.accelerator.name)
         if dense:
             model.to(memory_format=torch.channels_last)
-        host = [(scene.pinned(image), scene.pinned(boxes), scene.pinned(labels)) for image, boxes, labels in scene.objects]
+        host = [
+            (scene.pinned(image), scene.pinned(boxes), scene.pinned(labels)) for image, boxes, labels in scene.objects
+        ]
 
         def to_device() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
             moved = [[t.to(scene.accelerator.name, non_blocking=True) for t in image] for image in host]

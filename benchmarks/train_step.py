@@ -162,7 +162,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     small = args.device == "cpu"
     args.part = args.part or ("step" if small else "train")
     args.steps, args.warmup = args.steps or (1 if small else 10), args.warmup or (1 if small else 5)
-    if min(*args.batches, args.rounds, args.steps, args.warmup) < 1 or any(side % 32 or side < 32 for side in args.size):
+    if min(*args.batches, args.rounds, args.steps, args.warmup) < 1 or any(
+        side % 32 or side < 32 for side in args.size
+    ):
         parser.error("--batches, --rounds, --steps and --warmup start at 1; --size takes multiples of 32")
     args.size = tuple(args.size)
     return args

@@ -109,7 +109,10 @@ def one(args: argparse.Namespace) -> None:
     place = args.work_dir / f"{mode}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
     cfg = config(args)
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="Recorder", file=str(place / "record.json"), nudge=mode == CONTROL)]
+    cfg.custom_hooks = [
+        *(cfg.get("custom_hooks") or []),
+        dict(type="Recorder", file=str(place / "record.json"), nudge=mode == CONTROL),
+    ]
     cfg.dump(place / "run.py")
     options = TrainOptions(
         config=str(place / "run.py"),
@@ -133,7 +136,11 @@ def run_all(args: argparse.Namespace) -> dict[tuple[str, int], dict]:
     """
 
     def run(pair: tuple[str, int]) -> dict:
-        flags = [word for name in ("work_dir", "device", "opt_level", "head", "iters", "batch", "lr") for word in (_flag(name), getattr(args, name))]
+        flags = [
+            word
+            for name in ("work_dir", "device", "opt_level", "head", "iters", "batch", "lr")
+            for word in (_flag(name), getattr(args, name))
+        ]
         command = [sys.executable, __file__, "--one", *pair, *flags, "--size", *args.size]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         if done.returncode:
@@ -163,7 +170,9 @@ def check_alike(records: dict[tuple[str, int], dict], seeds: list[int]) -> None:
 
 def table(records: dict[tuple[str, int], dict], seeds: list[int]) -> tuple[str, dict]:
     """Text for people, and the figures of the comparison."""
-    lines = [f"{'seed':<6}{'mAP ours':>10}{'mmdet':>9}{'diff':>9}{'mAP50 ours':>12}{'mmdet':>9}{'loss ours':>11}{'mmdet':>9}{'first diff':>12}"]
+    lines = [
+        f"{'seed':<6}{'mAP ours':>10}{'mmdet':>9}{'diff':>9}{'mAP50 ours':>12}{'mmdet':>9}{'loss ours':>11}{'mmdet':>9}{'first diff':>12}"
+    ]
     if (CONTROL, seeds[0]) in records:
         lines[0] += f"{'mmdet nudged':>14}{'diff':>9}"
     differences, controls = {}, {}
@@ -205,7 +214,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--lr", type=float, default=0.004)
     add("--size", type=int, nargs=2, default=(192, 144), metavar=("W", "H"))
     add("--classes", nargs="+", default=["circle"], help=f"of {', '.join(CLASSES)}, cross")
-    add("--control", action="store_true", help="a third run for each seed: mmdet's from weights changed in their last bit")
+    add(
+        "--control",
+        action="store_true",
+        help="a third run for each seed: mmdet's from weights changed in their last bit",
+    )
     add("--val", type=int, default=200, help="images to evaluate on")
     add("--jobs", type=int, default=1, help="runs at a time")
     add("--work-dir", type=Path, help="default: a temporary folder")
@@ -225,7 +238,9 @@ def compare(args: argparse.Namespace) -> None:
     accelerator = device.pick(args.device)[0]
     device.use(accelerator)
     about = {"date": date.today().isoformat(), "device": accelerator.title(), "torch": torch.__version__}
-    about |= {name: getattr(args, name) for name in ("head", "opt_level", "iters", "batch", "lr", "size", "classes", "val")}
+    about |= {
+        name: getattr(args, name) for name in ("head", "opt_level", "iters", "batch", "lr", "size", "classes", "val")
+    }
     text = ", ".join(f"{key} {value}" for key, value in about.items()) + "\n" + text
     print(text)
     if args.out:

@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from .errors import UserError
-from .seams import Override, SeamError
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.seams import Override, SeamError
 
 __all__ = ["Override", "SeamError", "UserError", "activate", "table"]
 
@@ -17,7 +17,18 @@ _operators: str = ""
 
 
 def _overrides() -> list[Override]:
-    from . import checkpoint, data_files, device, loop, optimizer, parallel, precision, quiet, text_log, timer
+    from mmcv_overrides import (
+        checkpoint,
+        data_files,
+        device,
+        loop,
+        optimizer,
+        parallel,
+        precision,
+        quiet,
+        text_log,
+        timer,
+    )
 
     modules = (quiet, device, parallel, precision, optimizer, checkpoint, data_files, loop, timer, text_log)
     return [override for module in modules for override in module.OVERRIDES]
@@ -32,7 +43,7 @@ def activate() -> list[Override]:
     """
     global _active, _operators
     if _active is None:
-        from . import ops, quiet, seams
+        from mmcv_overrides import ops, quiet, seams
 
         quiet.check_opencv()
         _operators = ops.install()

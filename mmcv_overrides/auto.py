@@ -1,5 +1,5 @@
 """Import this from any mmdet config to activate the overrides: ``custom_imports = dict(imports=["mmcv_overrides.auto"])``."""
 
-from . import activate
+from mmcv_overrides import activate
 
 activate()

@@ -15,12 +15,12 @@ from typing import IO, Any
 import yaml
 from mmengine.fileio.handlers.pickle_handler import PickleHandler
 
-from .checkpoint import limits
-from .checkpoint.plain import revive
-from .checkpoint.reading import trusted
-from .checkpoint.unpickle import BY_NAME
-from .errors import UserError
-from .seams import Override
+from mmcv_overrides.checkpoint import limits
+from mmcv_overrides.checkpoint.plain import revive
+from mmcv_overrides.checkpoint.reading import trusted
+from mmcv_overrides.checkpoint.unpickle import BY_NAME
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.seams import Override
 
 try:
     from yaml import CSafeLoader as SafeLoader

@@ -12,8 +12,8 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from .errors import UserError
-from .seams import Override
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.seams import Override
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def _npu_fault() -> str | None:
         importlib.import_module("torch_npu")
     except Exception as error:  # a missing CANN library, a version that does not pair with torch, ...
         return f"importing torch_npu failed: {type(error).__name__}: {error} (is CANN's set_env.sh sourced?)"
-    return None if torch.npu.is_available() else "torch_npu is installed but finds no NPU (is CANN's set_env.sh sourced?)"
+    return (
+        None if torch.npu.is_available() else "torch_npu is installed but finds no NPU (is CANN's set_env.sh sourced?)"
+    )
 
 
 def _cuda_fault() -> str | None:

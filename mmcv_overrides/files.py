@@ -8,8 +8,8 @@ import secrets
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import UserError
-from .printable import printable
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 
 def unguessable(path: Path, suffix: str) -> Path:

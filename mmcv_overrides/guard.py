@@ -15,9 +15,9 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from .device import current
-from .errors import UserError
-from .text_log import log_line_follows
+from mmcv_overrides.device import current
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.text_log import log_line_follows
 
 
 class NonFiniteAbort(UserError):

@@ -17,9 +17,9 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .optimizer import StepOptimWrapper
-from .parallel import slowest_ranks
-from .seams import Override
+from mmcv_overrides.optimizer import StepOptimWrapper
+from mmcv_overrides.parallel import slowest_ranks
+from mmcv_overrides.seams import Override
 
 
 class SeededBatch(list):
@@ -117,7 +117,9 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             saved all the same. Default: ``max_epochs`` decides.
     """
 
-    def __init__(self, runner, dataloader, max_epochs, val_begin=1, val_interval=1, dynamic_intervals=None, max_iters=None):
+    def __init__(
+        self, runner, dataloader, max_epochs, val_begin=1, val_interval=1, dynamic_intervals=None, max_iters=None
+    ):
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
         seed_batches(self.dataloader, runner.seed or 0)
         self._lost: list[str] = []

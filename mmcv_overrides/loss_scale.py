@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from .errors import UserError
+from mmcv_overrides.errors import UserError
 
 
 class LossScale:
@@ -20,7 +20,9 @@ class LossScale:
         dynamic: halve on overflow, double after ``growth_interval`` good steps.
     """
 
-    def __init__(self, init_scale=1024.0, dynamic=True, growth_factor=2.0, backoff_factor=0.5, growth_interval=2000, device="cpu"):
+    def __init__(
+        self, init_scale=1024.0, dynamic=True, growth_factor=2.0, backoff_factor=0.5, growth_interval=2000, device="cpu"
+    ):
         self.dynamic = dynamic
         self.growth_factor, self.backoff_factor, self.growth_interval = growth_factor, backoff_factor, growth_interval
         self.init_scale = float(init_scale)
@@ -44,7 +46,9 @@ class LossScale:
         try:
             value = float(spec)
         except (TypeError, ValueError):
-            raise UserError(f"loss scale {spec!r}: give a number such as 32.0, or 'dynamic' (-1 means dynamic)") from None
+            raise UserError(
+                f"loss scale {spec!r}: give a number such as 32.0, or 'dynamic' (-1 means dynamic)"
+            ) from None
         if value == -1:
             return cls(device=device)
         if not 0 < value < float("inf"):
@@ -66,7 +70,12 @@ class LossScale:
         """Shrink after an overflow (``found_inf`` 1.0), grow after enough good steps; a static scale stays."""
         if self.dynamic:
             torch._amp_update_scale_(
-                self._scale, self._growth_tracker, found_inf, self.growth_factor, self.backoff_factor, self.growth_interval
+                self._scale,
+                self._growth_tracker,
+                found_inf,
+                self.growth_factor,
+                self.backoff_factor,
+                self.growth_interval,
             )
 
     def value(self) -> float:

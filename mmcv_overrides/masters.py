@@ -11,9 +11,9 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from . import precision
-from .errors import UserError
-from .parallel import DeviceDistributedDataParallel
+from mmcv_overrides import precision
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.parallel import DeviceDistributedDataParallel
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -17,14 +17,14 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
-from . import precision
-from .device import current
-from .errors import UserError
-from .loss_scale import LossScale
-from .masters import MasterWeights
-from .optimizer_state import fit_groups
-from .parallel import all_reduce_max
-from .seams import Override
+from mmcv_overrides import precision
+from mmcv_overrides.device import current
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.loss_scale import LossScale
+from mmcv_overrides.masters import MasterWeights
+from mmcv_overrides.optimizer_state import fit_groups
+from mmcv_overrides.parallel import all_reduce_max
+from mmcv_overrides.seams import Override
 
 FUSED = {torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW}
 
@@ -84,7 +84,9 @@ class StepOptimWrapper(OptimWrapper):
 
     @property
     def fused(self) -> bool:
-        return bool(self.optimizer.defaults.get("fused")) and getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        return bool(self.optimizer.defaults.get("fused")) and getattr(
+            self.optimizer, "_step_supports_amp_scaling", False
+        )
 
     @property
     def model_params(self) -> list[torch.Tensor]:
@@ -298,7 +300,9 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             for handler in handlers:
                 handler.removeFilter(quiet)
         groups = wrapper.optimizer.param_groups
-        sizes = "; ".join(f"{len(g['params'])} tensors at lr {g['lr']:g}, wd {g.get('weight_decay', 0):g}" for g in groups)
+        sizes = "; ".join(
+            f"{len(g['params'])} tensors at lr {g['lr']:g}, wd {g.get('weight_decay', 0):g}" for g in groups
+        )
         print_log(f"optimizer {type(wrapper.optimizer).__name__}, {len(groups)} groups: {sizes}", logger="current")
         return wrapper
 
@@ -327,8 +331,14 @@ if OPTIMIZERS.get("NpuFusedSGD") is None:
     OPTIMIZERS.register_module(name="NpuFusedSGD", module=NpuFusedSGD)
 
 OVERRIDES = [
-    Override("OPTIM_WRAPPERS:OptimWrapper", StepOptimWrapper, "one step for every precision, no read-back, non-finite guard"),
-    Override("OPTIM_WRAPPERS:AmpOptimWrapper", AmpStepOptimWrapper, "mixed precision on a CPU and an NPU too; static scale and bf16"),
+    Override(
+        "OPTIM_WRAPPERS:OptimWrapper", StepOptimWrapper, "one step for every precision, no read-back, non-finite guard"
+    ),
+    Override(
+        "OPTIM_WRAPPERS:AmpOptimWrapper",
+        AmpStepOptimWrapper,
+        "mixed precision on a CPU and an NPU too; static scale and bf16",
+    ),
     Override(
         "OPTIM_WRAPPER_CONSTRUCTORS:DefaultOptimWrapperConstructor",
         MergedOptimWrapperConstructor,

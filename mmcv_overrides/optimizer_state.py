@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import UserError
+from mmcv_overrides.errors import UserError
 
 
 def fit_groups(saved: dict, groups: list[dict]) -> tuple[list[dict], list[int | None]]:
@@ -29,7 +29,10 @@ def fit_groups(saved: dict, groups: list[dict]) -> tuple[list[dict], list[int | 
     if len(olds) != len(groups):  # torch refuses these
         return olds, []
     flat = [key for old in olds for key in old["params"]]
-    fitted = [{**old, "params": _keys(old["params"], group["params"], saved["state"])} for old, group in zip(olds, groups, strict=True)]
+    fitted = [
+        {**old, "params": _keys(old["params"], group["params"], saved["state"])}
+        for old, group in zip(olds, groups, strict=True)
+    ]
     return fitted, _positions([key for group in fitted for key in group["params"]], flat)
 
 

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from mmengine.model.wrappers import MMDistributedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
-from .device import current
-from .errors import UserError
-from .seams import Override
+from mmcv_overrides.device import current
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.seams import Override
 
 TIMEOUT_S = 600  # FCOS_DIST_TIMEOUT overrides it
 
@@ -29,7 +29,9 @@ def init_dist_pytorch(backend, init_backend="torch", **kwargs) -> None:
     """
     if init_backend != "torch":
         raise UserError(f"init_backend={init_backend!r} is not supported; use 'torch'")
-    missing = [key for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if key not in os.environ]
+    missing = [
+        key for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if key not in os.environ
+    ]
     if missing:
         raise UserError(f"--launcher pytorch needs {', '.join(missing)} in the environment; start with torchrun")
     accelerator = current()

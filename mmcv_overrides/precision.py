@@ -19,9 +19,9 @@ import torch
 from mmengine.model import BaseAveragedModel, BaseDataPreprocessor
 from torch import nn
 
-from .device import Accelerator
-from .errors import UserError
-from .seams import Override
+from mmcv_overrides.device import Accelerator
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.seams import Override
 
 LEVELS = ("O0", "O1", "O2", "bf16")
 HALF_TYPES = {"fp16": torch.float16, "float16": torch.float16, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .errors import UserError
+from mmcv_overrides.errors import UserError
 
 MAX_NAME = 200  # characters of a class name
 
@@ -42,7 +42,9 @@ def require_names(names: Iterable[object], where: str) -> None:
     """
     for name in names:
         if not isinstance(name, str):
-            raise UserError(f"{where}: the class name {printable(repr(name))[:MAX_NAME]} is no text; write it in quotes")
+            raise UserError(
+                f"{where}: the class name {printable(repr(name))[:MAX_NAME]} is no text; write it in quotes"
+            )
         if len(name) > MAX_NAME:
             raise UserError(
                 f"{where}: a class name has {len(name)} characters, more than {MAX_NAME}: {printable(name[:40])} and so on"

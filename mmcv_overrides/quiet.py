@@ -7,8 +7,8 @@ import warnings
 
 import mmengine.logging
 
-from .errors import UserError
-from .seams import Override
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.seams import Override
 
 _print_log = mmengine.logging.print_log
 

@@ -9,8 +9,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
-from .printable import printable
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 MAX_JSON = 8 << 30  # bytes; the largest published annotations (Objects365, Open Images) have about 5 GB
 MAX_TEXT = 256 << 20  # bytes of a list, an info file, a description

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import UserError
-from .files import write_whole
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
 
 LOCK = ".run.lock"
 RECORD = "run.json"

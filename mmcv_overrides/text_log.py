@@ -12,8 +12,8 @@ from mmengine.dist import all_reduce, master_only
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.runner import LogProcessor
 
-from .device import current
-from .seams import Override
+from mmcv_overrides.device import current
+from mmcv_overrides.seams import Override
 
 # Not scalars of the step, or printed at a fixed place in the line.
 PLACED = ("lr", "time", "data_time", "loss", "grad_norm")
@@ -56,8 +56,8 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
 class ContractLogProcessor(LogProcessor):
     """The text of mmcv 1.x, which scripts grep, from mmengine's numbers::
 
-        Epoch [1][50/7330]<tab>lr: 1.250e-03, eta: 1:02:03, time: 0.310, ..., images/s: 3.30, FPS: 3.22, loss_cls: 0.51, ...
-        Epoch(val) [1][72]<tab>bbox_mAP: 0.1260, bbox_mAP_50: 0.2500, ...
+    Epoch [1][50/7330]<tab>lr: 1.250e-03, eta: 1:02:03, time: 0.310, ..., images/s: 3.30, FPS: 3.22, loss_cls: 0.51, ...
+    Epoch(val) [1][72]<tab>bbox_mAP: 0.1260, bbox_mAP_50: 0.2500, ...
     """
 
     def get_log_after_iter(self, runner, batch_idx: int, mode: str) -> tuple[dict, str]:
@@ -80,7 +80,11 @@ class ContractLogProcessor(LogProcessor):
         memory = current().memory_mb()
         if memory:
             tag["memory"] = memory
-        head = f"Epoch [{tag['epoch']}][{tag['iter']}/{len(runner.train_dataloader)}]" if self.by_epoch else f"Iter [{tag['iter']}/{runner.max_iters}]"
+        head = (
+            f"Epoch [{tag['epoch']}][{tag['iter']}/{len(runner.train_dataloader)}]"
+            if self.by_epoch
+            else f"Iter [{tag['iter']}/{runner.max_iters}]"
+        )
         eta = datetime.timedelta(seconds=int(hub.get_info("eta") or 0))
         text = [f"lr: {tag['lr']:.3e}", f"eta: {eta}", f"time: {tag['time']:.3f}", f"data_time: {tag['data_time']:.3f}"]
         if memory:
@@ -131,7 +135,9 @@ class ContractLoggerHook(LoggerHook):
     def _write(self, runner, tag: dict) -> None:
         with open(self.json_path, "a", encoding="utf-8") as file:
             file.write(json.dumps({k: rounded(v) for k, v in tag.items()}) + "\n")
-        curves = {k: v for k, v in tag.items() if k not in ("mode", "epoch", "iter", "step") and isinstance(v, (int, float))}
+        curves = {
+            k: v for k, v in tag.items() if k not in ("mode", "epoch", "iter", "step") and isinstance(v, (int, float))
+        }
         prefix = tag["mode"]
         step = runner.iter + 1 if prefix == "train" else tag.get("step", 0)
         runner.visualizer.add_scalars({f"{prefix}/{k}": v for k, v in curves.items()}, step=step)
@@ -161,7 +167,11 @@ class ContractLoggerHook(LoggerHook):
 
 
 OVERRIDES = [
-    Override("HOOKS:RuntimeInfoHook", DeferredRuntimeInfoHook, "losses are read back when a log line is due, not at every step"),
+    Override(
+        "HOOKS:RuntimeInfoHook",
+        DeferredRuntimeInfoHook,
+        "losses are read back when a log line is due, not at every step",
+    ),
     Override("LOG_PROCESSORS:LogProcessor", ContractLogProcessor, "the text that users' scripts harvest"),
     Override("HOOKS:LoggerHook", ContractLoggerHook, "the JSON-lines twin, one line per evaluation"),
 ]

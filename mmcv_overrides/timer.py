@@ -16,8 +16,8 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import IterTimerHook
 from mmengine.hooks.hook import DATA_BATCH
 
-from .device import current
-from .seams import Override
+from mmcv_overrides.device import current
+from mmcv_overrides.seams import Override
 
 WARMUP_ITERS = 5
 
@@ -126,7 +126,7 @@ class ClockHook(IterTimerHook):
 
     @staticmethod
     def _log_line_follows(runner, batch_idx: int) -> bool:
-        from .text_log import log_line_follows
+        from mmcv_overrides.text_log import log_line_follows
 
         return log_line_follows(runner, batch_idx)
 
@@ -169,5 +169,9 @@ class ClockHook(IterTimerHook):
 
 
 OVERRIDES = [
-    Override("HOOKS:IterTimerHook", ClockHook, "FPS over all ranks without evaluation and checkpoint time, right after a resume"),
+    Override(
+        "HOOKS:IterTimerHook",
+        ClockHook,
+        "FPS over all ranks without evaluation and checkpoint time, right after a resume",
+    ),
 ]

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .operators import ON_HOST, classify, source
-from .trace import StepTrace
+from fcos_train.audit.operators import ON_HOST, classify, source
+from fcos_train.audit.trace import StepTrace
 
 
 @dataclass
@@ -52,7 +52,11 @@ class Report:
     def lines(self) -> list[str]:
         """For people."""
         rows = [
-            ("launches", self.launches, "differ from step to step" if self.varying_launches else "the same in every step"),
+            (
+                "launches",
+                self.launches,
+                "differ from step to step" if self.varying_launches else "the same in every step",
+            ),
             ("new operator + shape", self.new_signatures, f"the first step has {self.first_signatures}"),
             ("host waits for the device", self.syncs, self._reasons("syncs")),
             ("copies to the device", self.h2d_copies, self._reasons("h2d_copies")),

@@ -21,6 +21,7 @@ from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import FUNCTIONS, init_default_scope  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
+from fcos_train.audit.trace import StepTrace  # noqa: E402
 from fcos_train.engine import compiled, static  # noqa: E402
 from fcos_train.engine import config as configs  # noqa: E402
 from fcos_train.engine.options import TrainOptions  # noqa: E402
@@ -28,8 +29,6 @@ from fcos_train.engine.run import _register  # noqa: E402
 from fcos_train.models.cpu_conv import torchs_own  # noqa: E402
 from mmcv_overrides import device, precision  # noqa: E402
 from mmcv_overrides.errors import UserError  # noqa: E402
-
-from .trace import StepTrace  # noqa: E402
 
 DEFAULT_SHAPE = (800, 1344)
 # In the images of a step: they must not change what is launched. All within one padded length.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fcos_train.cli.values import ALLOW_OUTSIDE
 from mmcv_overrides.errors import UserError
-
-from .values import ALLOW_OUTSIDE
 
 MODELS = ("fsaf", "fcos", "cascade")
 STEPS = {
@@ -44,22 +43,31 @@ def run(args: argparse.Namespace) -> int:
 
 def _preprocess_flags(add) -> None:
     add("--model", choices=MODELS, default="fsaf", help="whose rules: fsaf, fcos or cascade (default fsaf)")
-    add("--image-src-path", "--image-folder-path", metavar="DIR", help="the images (default ./coco2017/, cascade ./coco2014/)")
+    add(
+        "--image-src-path",
+        "--image-folder-path",
+        metavar="DIR",
+        help="the images (default ./coco2017/, cascade ./coco2014/)",
+    )
     add("--bin-file-path", "--bin-folder-path", metavar="DIR", help="where the .bin files go (default <images>_bin/)")
     add("--model-input-height", type=int, metavar="H", help="input height (default 800; cascade 1216)")
     add("--model-input-width", type=int, metavar="W", help="input width (default: fsaf 1216, fcos 1333, cascade 1216)")
     add("--sidecar", metavar="JSON", help="take size and normalisation from the JSON beside an exported model")
-    add("--aipp", action="store_true", help="write pixels (uint8 H x W x 3), for a model whose .om normalises itself (om --aipp)")
+    add(
+        "--aipp",
+        action="store_true",
+        help="write pixels (uint8 H x W x 3), for a model whose .om normalises itself (om --aipp)",
+    )
     add("--pad-size", type=int, help=argparse.SUPPRESS)  # accepted for old scripts; never had an effect
     add("--workers", type=int, metavar="N", help="threads (default one per processor)")
 
 
 def _preprocess(args) -> int:
-    from ..deploy.ascend.preprocess import preprocess
-    from ..deploy.ascend.rules import RULES
+    from fcos_train.deploy.ascend.preprocess import preprocess
+    from fcos_train.deploy.ascend.rules import RULES
 
     if args.sidecar:
-        from ..deploy.ascend.sidecar import read_rule
+        from fcos_train.deploy.ascend.sidecar import read_rule
 
         rule = read_rule(args.sidecar)
     else:
@@ -83,7 +91,7 @@ def _info_flags(add) -> None:
 
 
 def _info(args) -> int:
-    from ..deploy.ascend.info import bin_info, image_info
+    from fcos_train.deploy.ascend.info import bin_info, image_info
 
     kind, folder, out, *size = _info_places(args)
     count = image_info(folder, out) if kind == "jpg" else bin_info(folder, out, *size)
@@ -107,7 +115,12 @@ def _info_places(args) -> list:
 def _om_flags(add) -> None:
     add("--model", required=True, metavar="ONNX", help="the exported model")
     add("--output", metavar="OM", help="the .om to write (default beside the model)")
-    add("--soc-version", default="Ascend310", metavar="SOC", help="the chip, e.g. Ascend310, Ascend310P3 (default Ascend310)")
+    add(
+        "--soc-version",
+        default="Ascend310",
+        metavar="SOC",
+        help="the chip, e.g. Ascend310, Ascend310P3 (default Ascend310)",
+    )
     add("--batch-size", type=int, metavar="N")
     add("--input-height", type=int, metavar="H")
     add("--input-width", type=int, metavar="W")
@@ -122,12 +135,12 @@ def _om_flags(add) -> None:
 def _om(args) -> int:
     import shlex
 
-    from ..deploy.ascend.om import OmOptions, convert
-    from ..deploy.ascend.rules import RULES
+    from fcos_train.deploy.ascend.om import OmOptions, convert
+    from fcos_train.deploy.ascend.rules import RULES
 
     rule = RULES[args.rule] if args.rule else None
     if args.aipp == "" and rule is None:
-        from ..deploy.ascend.sidecar import beside, read_rule
+        from fcos_train.deploy.ascend.sidecar import beside, read_rule
 
         rule = read_rule(beside(args.model))
     output = Path(args.output) if args.output else None
@@ -154,14 +167,38 @@ def _infer_flags(add) -> None:
     add("--output-dirname", metavar="NAME", help="ais: the folder's name instead of the time")
     add("--outfmt", choices=("BIN", "TXT", "NPY"), help="ais: format of the results (default BIN)")
     add("--device", "--device-id", "-device_id", type=_card, default=0, metavar="ID")
-    add("--batch-size", "--batchsize", "-batch_size", type=int, metavar="N", help="images per call (default the model's, or 1)")
+    add(
+        "--batch-size",
+        "--batchsize",
+        "-batch_size",
+        type=int,
+        metavar="N",
+        help="images per call (default the model's, or 1)",
+    )
     add("--input-width", "-input_width", type=int, metavar="W")
     add("--input-height", "-input_height", type=int, metavar="H")
     add("--round", "-round", type=int, default=0, metavar="N", help="benchmark: pure inference, N calls, no files")
-    add("--loop", type=int, default=1, metavar="N", help="calls for each batch; without --input: pure inference (layout ais)")
+    add(
+        "--loop",
+        type=int,
+        default=1,
+        metavar="N",
+        help="calls for each batch; without --input: pure inference (layout ais)",
+    )
     add("--warmup-count", type=int, default=1, metavar="N", help="calls before that do not count (default 1)")
-    add("--pure-data-type", choices=("zero", "random"), default="zero", help="made-up inputs of pure inference (default zero)")
-    add("--output-batchsize-axis", type=int, default=0, metavar="AXIS", help="side of the outputs that counts the images")
+    add(
+        "--pure-data-type",
+        choices=("zero", "random"),
+        default="zero",
+        help="made-up inputs of pure inference (default zero)",
+    )
+    add(
+        "--output-batchsize-axis",
+        type=int,
+        default=0,
+        metavar="AXIS",
+        help="side of the outputs that counts the images",
+    )
     add("--aipp-config", metavar="FILE", help="the inputs are pixels; normalise as this AIPP file says (.onnx only)")
     add("-output_binary", choices=("true", "false"), help="benchmark: .bin (true) or .txt results")
     add("-model_type", choices=("vision",), help="benchmark: vision is the only one")
@@ -177,7 +214,9 @@ def _infer_flags(add) -> None:
 
 def _card(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"give one card, as 0, not '{text}'; run the parts of the images one after the other")
+        raise argparse.ArgumentTypeError(
+            f"give one card, as 0, not '{text}'; run the parts of the images one after the other"
+        )
     return int(text)
 
 
@@ -187,7 +226,10 @@ def _truth(text: str) -> bool:
     return _TRUTHS[text.lower()]
 
 
-_TRUTHS = {**dict.fromkeys(("true", "1", "yes", "y", "t"), True), **dict.fromkeys(("false", "0", "no", "n", "f"), False)}
+_TRUTHS = {
+    **dict.fromkeys(("true", "1", "yes", "y", "t"), True),
+    **dict.fromkeys(("false", "0", "no", "n", "f"), False),
+}
 _SWITCH = {"nargs": "?", "const": True, "default": False, "type": _truth, "metavar": "BOOL"}
 _CARD_FLAGS = {
     "--profiler": _SWITCH,
@@ -204,12 +246,14 @@ _CARD_FLAGS = {
 
 
 def _infer(args) -> int:
-    from ..deploy.ascend.ais_flags import AisFlags
-    from ..deploy.ascend.infer import Calls
-    from ..deploy.ascend.runs import InferOptions, infer
+    from fcos_train.deploy.ascend.ais_flags import AisFlags
+    from fcos_train.deploy.ascend.infer import Calls
+    from fcos_train.deploy.ascend.runs import InferOptions, infer
 
     if args.useDvpp == "true":
-        raise UserError("-useDvpp=true decodes JPEG files on a card; prepare .bin files with fcos-train ascend preprocess")
+        raise UserError(
+            "-useDvpp=true decodes JPEG files on a card; prepare .bin files with fcos-train ascend preprocess"
+        )
     if args.output_binary and args.outfmt:
         raise UserError("-output_binary and --outfmt say the same thing twice: give one of them")
     fmt = args.outfmt or ("TXT" if args.output_binary == "false" else "BIN")
@@ -240,14 +284,23 @@ def _infer(args) -> int:
 
 def _postprocess_flags(add) -> None:
     add("--model", choices=MODELS, default="fsaf", help="whose rules: fsaf, fcos or cascade (default fsaf)")
-    add("--test-annotation", metavar="INFO", help="info file of the images (default ./origin_pictures.info, cascade ./coco2017_jpg.info)")
+    add(
+        "--test-annotation",
+        metavar="INFO",
+        help="info file of the images (default ./origin_pictures.info, cascade ./coco2017_jpg.info)",
+    )
     add("--bin-data-path", default="./result/dumpOutput_device0/", metavar="DIR", help="results of the runner")
     add("--det-results-path", default="./detection-results/", metavar="DIR", help="where the text files go")
     add("--net-out-num", type=int, help=argparse.SUPPRESS)  # accepted for old scripts; found by itself
     add("--net-input-width", type=int, metavar="W", help="as in preprocess")
     add("--net-input-height", type=int, metavar="H")
     add("--sidecar", metavar="JSON", help="take size and resize rule from the JSON beside an exported model")
-    add("--prob-thres", type=float, metavar="S", help="smallest score written (default: cascade 0.05, others all above 0)")
+    add(
+        "--prob-thres",
+        type=float,
+        metavar="S",
+        help="smallest score written (default: cascade 0.05, others all above 0)",
+    )
     add("--suffix-base", choices=("auto", "0", "1"), default="auto", help="number of the first output (default auto)")
     add("--ifShowDetObj", action="store_true", help="also draw the boxes on the images")
     add("--annotations-path", metavar="PATH", help="COCO annotations (or their folder): print the twelve numbers too")
@@ -257,15 +310,15 @@ def _postprocess_flags(add) -> None:
 def _postprocess(args) -> int:
     from dataclasses import replace
 
-    from ..deploy.ascend.classes import COCO_NAMES, find_annotations, read_truth
-    from ..deploy.ascend.coco_eval import evaluate
-    from ..deploy.ascend.postprocess import postprocess
-    from ..deploy.ascend.rules import RULES
-    from ..deploy.ascend.txt_to_json import collect
+    from fcos_train.deploy.ascend.classes import COCO_NAMES, find_annotations, read_truth
+    from fcos_train.deploy.ascend.coco_eval import evaluate
+    from fcos_train.deploy.ascend.postprocess import postprocess
+    from fcos_train.deploy.ascend.rules import RULES
+    from fcos_train.deploy.ascend.txt_to_json import collect
 
     rule, classes = RULES[args.model], COCO_NAMES
     if args.sidecar:
-        from ..deploy.ascend.sidecar import read_classes, read_rule
+        from fcos_train.deploy.ascend.sidecar import read_classes, read_rule
 
         rule, classes = read_rule(args.sidecar), read_classes(args.sidecar)
     rule = rule.at(args.net_input_height, args.net_input_width)
@@ -287,13 +340,18 @@ def _postprocess(args) -> int:
 
 def _json_flags(add) -> None:
     add("--npu-txt-path", default="detection-results", metavar="DIR", help="the text files")
-    add("--json-output-file", default="coco_detection_result", metavar="NAME", help="the file to write; .json is appended")
+    add(
+        "--json-output-file",
+        default="coco_detection_result",
+        metavar="NAME",
+        help="the file to write; .json is appended",
+    )
     add("--ground-truth", metavar="JSON", help="annotations that give the ids (default: the ids of COCO)")
 
 
 def _json(args) -> int:
-    from ..deploy.ascend.classes import coco_truth, read_truth
-    from ..deploy.ascend.txt_to_json import txt_to_json
+    from fcos_train.deploy.ascend.classes import coco_truth, read_truth
+    from fcos_train.deploy.ascend.txt_to_json import txt_to_json
 
     truth = read_truth(args.ground_truth) if args.ground_truth else coco_truth()
     path, count = txt_to_json(args.npu_txt_path, args.json_output_file, truth)
@@ -308,7 +366,7 @@ def _coco_flags(add) -> None:
 
 
 def _coco(args) -> int:
-    from ..deploy.ascend.coco_eval import coco_eval
+    from fcos_train.deploy.ascend.coco_eval import coco_eval
 
     numbers = coco_eval(args.ground_truth, args.detection_result, args.output)
     print("\n".join(numbers.lines()))
@@ -320,22 +378,36 @@ def _evaluate_flags(add) -> None:
     add("--checkpoint", required=True, metavar="PTH", help="the trained weights")
     add("--data-path", required=True, metavar="DIR", help="data set in COCO or VOC layout; its validation images count")
     add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
-    add("--model", metavar="FILE", help="the exported .onnx, or an .om where ais_bench is (default: export the checkpoint)")
+    add(
+        "--model",
+        metavar="FILE",
+        help="the exported .onnx, or an .om where ais_bench is (default: export the checkpoint)",
+    )
     add("--config", metavar="FILE", help="configuration, when the checkpoint has none")
     add("--end", choices=("raw", "decoded", "nms", "ascend"), default="nms", help="what to export (default nms)")
     add("--shape", nargs="+", type=int, metavar=("H", "W"), help="size to export for (default: of the test pipeline)")
     add("--sidecar", metavar="JSON", help="the exporter's description, when not beside the model")
-    add("--work-dir", default="work_dirs/ascend", metavar="DIR", help="where every file stays (default work_dirs/ascend)")
+    add(
+        "--work-dir",
+        default="work_dirs/ascend",
+        metavar="DIR",
+        help="where every file stays (default work_dirs/ascend)",
+    )
     add("--device", default="auto", help="where the checkpoint runs: auto, cpu, cuda or npu")
     add("--device-id", type=int, default=0, metavar="ID", help="card of an .om")
-    add("--limit", type=int, metavar="N", help="only the first N images (graphs of --end ascend are slow without a card)")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="only the first N images (graphs of --end ascend are slow without a card)",
+    )
     add("--tolerance", type=float, metavar="T", help="largest difference in mAP (default 0.001; ascend and .om 0.003)")
     add("--trust-checkpoint", action="store_true", help="allow a checkpoint that executes code when read")
     add("--safe-config", action="store_true", help="read the config as data: refuse a program and unregistered parts")
 
 
 def _evaluate(args) -> int:
-    from ..deploy.ascend.evaluate import EvaluateOptions, evaluate
+    from fcos_train.deploy.ascend.evaluate import EvaluateOptions, evaluate
 
     if args.shape is not None and len(args.shape) > 2:
         raise UserError("--shape: give height and width, or one number for a square")

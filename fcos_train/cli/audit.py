@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .values import parse_cfg_options
+from fcos_train.cli.values import parse_cfg_options
 
 LIMITS = {
     "launches": "operators that are launched in a step",
@@ -37,7 +37,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--step-mode", default="auto", choices=("auto", "eager", "mmdet"), help="as in training (default auto)")
     add("--steps", type=int, default=4, metavar="N", help="steps to run; the first is not counted (default 4)")
     add("--graph-breaks", action="store_true", help="also ask torch.compile where it leaves the graph (slow)")
-    add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="changes of the config, e.g. model.backbone.depth=18")
+    add(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        metavar="K=V",
+        help="changes of the config, e.g. model.backbone.depth=18",
+    )
     add("--safe-config", action="store_true", help="read the config as data: refuse a program and unregistered parts")
     add("--json", type=Path, metavar="FILE", help="also write the counts as JSON")
     for name, meaning in LIMITS.items():
@@ -46,9 +52,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..audit.report import summarise
-    from ..audit.step import AuditOptions, build, graph_breaks, trace_steps
-    from ..data.coco_json import write_json
+    from fcos_train.audit.report import summarise
+    from fcos_train.audit.step import AuditOptions, build, graph_breaks, trace_steps
+    from fcos_train.data.coco_json import write_json
 
     options = AuditOptions(
         config=args.config,

@@ -6,12 +6,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from fcos_train.cli.values import ALLOW_OUTSIDE
 from fcos_train.data.coco_json import write_json
 from fcos_train.data.images import DecodeReport, decode_split
 from fcos_train.data.layout import resolve
 from mmcv_overrides.errors import UserError
-
-from .values import ALLOW_OUTSIDE
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -24,9 +23,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of the data set")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="use only these classes, in this order")
     parser.add_argument("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
-    parser.add_argument(
-        "--decode", action="store_true", help="open every image: finds broken and mis-sized ones"
-    )
+    parser.add_argument("--decode", action="store_true", help="open every image: finds broken and mis-sized ones")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the whole report as JSON")
     return parser
 

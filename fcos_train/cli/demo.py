@@ -26,12 +26,16 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--show-dir", default=".", metavar="DIR", help="where drawn pictures go (default: this folder)")
     add("--show", action="store_true", help="also open a window (a key for the next picture, q to stop)")
     add("--trust-checkpoint", action="store_true", help="allow a checkpoint that executes code when read")
-    add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
+    add(
+        "--safe-config",
+        action="store_true",
+        help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts",
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..infer.demo import DemoOptions, demo
+    from fcos_train.infer.demo import DemoOptions, demo
 
     names = DemoOptions.__dataclass_fields__
     demo(DemoOptions(**{name: value for name, value in vars(args).items() if name in names}))

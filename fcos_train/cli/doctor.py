@@ -8,8 +8,8 @@ import json
 import sys
 from dataclasses import asdict
 
-from .doctor_checks import Check, run_checks
-from .doctor_opencv import fix_opencv
+from fcos_train.cli.doctor_checks import Check, run_checks
+from fcos_train.cli.doctor_opencv import fix_opencv
 
 MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
@@ -18,8 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "doctor",
         help="check the installation and say how to mend it",
-        description="Check the installation. Exit status 0: healthy; 1: problems, each with the command that "
-        "mends it.",
+        description="Check the installation. Exit status 0: healthy; 1: problems, each with the command that mends it.",
     )
     parser.add_argument(
         "--fix",

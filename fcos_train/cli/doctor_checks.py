@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from .doctor_opencv import opencv_distributions, opencv_fault, opencv_wanted
+from fcos_train.cli.doctor_opencv import opencv_distributions, opencv_fault, opencv_wanted
 
 # The versions this trainer is tested with: distribution -> version.
 TESTED = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .train import options_from
-from .values import ALLOW_OUTSIDE
+from fcos_train.cli.train import options_from
+from fcos_train.cli.values import ALLOW_OUTSIDE
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -23,24 +23,32 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--show-dir", metavar="DIR", help="draw the detections of every image")
     add("--show-score-thr", type=float, default=0.3, metavar="S", help="smallest score that is drawn (default 0.3)")
     add("--classes", nargs="+", metavar="NAME", help="the classes it was trained on, when only some of the data set's")
-    add("--launcher", choices=("none", "pytorch"), help="pytorch: join the other ranks (default under torchrun); none: run alone")
+    add(
+        "--launcher",
+        choices=("none", "pytorch"),
+        help="pytorch: join the other ranks (default under torchrun); none: run alone",
+    )
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
-    add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
+    add(
+        "--safe-config",
+        action="store_true",
+        help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts",
+    )
     add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..engine.options import EvalOptions
+    from fcos_train.engine.options import EvalOptions
 
     args.config = None if args.config == "-" else args.config
     options = options_from(args, EvalOptions)
-    from ..engine.run import evaluate
+    from fcos_train.engine.run import evaluate
 
     metrics = evaluate(options)
     if options.out:
-        from ..evaluation import write_metrics
+        from fcos_train.evaluation import write_metrics
 
         write_metrics(options.out, metrics)
     return 0

@@ -6,9 +6,8 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from fcos_train.cli.values import parse_cfg_options
 from mmcv_overrides.errors import UserError
-
-from .values import parse_cfg_options
 
 ENDS = ("raw", "decoded", "nms", "ascend")
 USUAL = Path("work_dirs/fcos_r50_caffe_fpn_4x4_1x_coco/latest.pth")
@@ -37,16 +36,31 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "work_dirs/*/latest.pth)",
     )
     add("--config", metavar="FILE", help="configuration, when the checkpoint has none or you want another")
-    add("--end", default="nms", choices=ENDS, help="raw: maps of each level; decoded: boxes and scores; nms: dets and "
-        "labels (default); ascend: the same with Ascend's operators, for atc")
+    add(
+        "--end",
+        default="nms",
+        choices=ENDS,
+        help="raw: maps of each level; decoded: boxes and scores; nms: dets and "
+        "labels (default); ascend: the same with Ascend's operators, for atc",
+    )
     add("--output-file", dest="output", metavar="FILE", help="default: <checkpoint>_<end>.onnx")
-    add("--shape", nargs="+", type=int, metavar=("H", "W"), help="input in px, one number for a square (default: of "
-        "the test pipeline; 800 1216 for COCO's)")
+    add(
+        "--shape",
+        nargs="+",
+        type=int,
+        metavar=("H", "W"),
+        help="input in px, one number for a square (default: of the test pipeline; 800 1216 for COCO's)",
+    )
     add("--batch", type=int, default=1, metavar="N", help="images of an input (default 1)")
     add("--dynamic", nargs="+", action="extend", default=[], metavar="AXIS", help="leave open: batch height width")
     add("--dynamic-export", action="store_true", help="the same as --dynamic batch height width")
-    add("--opset", "--opset-version", type=int, metavar="N", help="11 to 20 (default 17; 19 with deformable "
-        "convolution; 11 for ascend)")
+    add(
+        "--opset",
+        "--opset-version",
+        type=int,
+        metavar="N",
+        help="11 to 20 (default 17; 19 with deformable convolution; 11 for ascend)",
+    )
     add("--usual-opset", type=int, help=argparse.SUPPRESS)  # of pthtar2onx.py: raised where the graph needs more
     add("--normalize-in-graph", action="store_true", help="the input is raw BGR pixels, 0 to 255")
     add("--input-img", metavar="FILE|DIR", help="images to verify with (default: validation images, else generated)")
@@ -57,7 +71,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--output-names", nargs=2, default=["dets", "labels"], metavar=("DETS", "LABELS"), help="default: dets labels")
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     add("--trust-checkpoint", action="store_true", help="allow a checkpoint that executes code when read")
-    add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
+    add(
+        "--safe-config",
+        action="store_true",
+        help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts",
+    )
     add("--dataset", help=argparse.SUPPRESS)
     for flag in OLD:
         add(flag, action="store_true", help=argparse.SUPPRESS)
@@ -78,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     import mmcv_overrides
 
     mmcv_overrides.activate()
-    from ..deploy.onnx.export import ExportOptions, export
+    from fcos_train.deploy.onnx.export import ExportOptions, export
 
     options = ExportOptions(
         checkpoint=checkpoint,

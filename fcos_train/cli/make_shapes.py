@@ -18,9 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("path", type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--train", type=int, default=200, metavar="N", help="training images (default 200)")
     parser.add_argument("--val", type=int, default=50, metavar="N", help="validation images (default 50)")
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=(320, 240), metavar=("W", "H"), help="default 320 240"
-    )
+    parser.add_argument("--size", type=int, nargs=2, default=(320, 240), metavar=("W", "H"), help="default 320 240")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     return parser
 

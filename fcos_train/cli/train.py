@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-from .values import ALLOW_OUTSIDE, parse_cfg_options
+from fcos_train.cli.values import ALLOW_OUTSIDE, parse_cfg_options
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -13,8 +13,16 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("config", help="a config file, its name within configs/, or mmdet::folder/name")
     add("--data-path", metavar="DIR", help="data set in COCO or VOC layout; class names come from its annotations")
-    add("--work-dir", metavar="DIR", help="where logs and checkpoints go (default work_dirs/<config name>; with -2, -3, ... behind it where that holds another run)")
-    add("--overwrite", action="store_true", help="replace the run in the work dir: its checkpoints, logs and curves are removed")
+    add(
+        "--work-dir",
+        metavar="DIR",
+        help="where logs and checkpoints go (default work_dirs/<config name>; with -2, -3, ... behind it where that holds another run)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace the run in the work dir: its checkpoints, logs and curves are removed",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or npu (default auto)")
     add("--opt-level", default="O1", choices=("O0", "O1", "O2", "bf16"), help="mixed precision (default O1)")
     add("--amp-dtype", choices=("fp16", "bf16"), help="half type of O1 and O2 (default: the device's good one)")
@@ -29,15 +37,33 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add("--no-auto-lr", dest="auto_lr", action="store_false", help="do not scale the learning rate with the batch")
     add("--resume", nargs="?", const="auto", metavar="CKPT", help="go on from this checkpoint, or the newest readable")
     add("--load-from", metavar="CKPT", help="start from these weights")
-    add("--pretrained", default="require", choices=("require", "auto", "none"), help="backbone weights: an error when absent, take them if there, or don't")
-    add("--step-mode", default="auto", choices=("auto", "eager", "compile", "graph", "mmdet"), help="how a step runs: fixed shapes (eager; compile: through torch.compile; graph: one CUDA graph a step) or mmdet's own way (default auto: eager where the model has fixed shapes)")
+    add(
+        "--pretrained",
+        default="require",
+        choices=("require", "auto", "none"),
+        help="backbone weights: an error when absent, take them if there, or don't",
+    )
+    add(
+        "--step-mode",
+        default="auto",
+        choices=("auto", "eager", "compile", "graph", "mmdet"),
+        help="how a step runs: fixed shapes (eager; compile: through torch.compile; graph: one CUDA graph a step) or mmdet's own way (default auto: eager where the model has fixed shapes)",
+    )
     add("--no-validate", dest="validate", action="store_false", help="no evaluation during training")
     add("--no-check", dest="check", action="store_false", help="do not print the data report")
     add("--classes", nargs="+", metavar="NAME", help="train on these classes only")
-    add("--launcher", choices=("none", "pytorch"), help="pytorch: join the other ranks (default under torchrun); none: run alone")
+    add(
+        "--launcher",
+        choices=("none", "pytorch"),
+        help="pytorch: join the other ranks (default under torchrun); none: run alone",
+    )
     add("--npu-ids", type=int, metavar="N", help="first card to use")
     add("--trust-checkpoint", action="store_true", help="allow checkpoints that execute code when read")
-    add("--safe-config", action="store_true", help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts")
+    add(
+        "--safe-config",
+        action="store_true",
+        help="read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts",
+    )
     add("--allow-outside", action="append", default=[], metavar="DIR", help=ALLOW_OUTSIDE)
     add("--cfg-options", nargs="+", action="extend", metavar="K=V", help="change any key of the config")
     return parser
@@ -54,10 +80,10 @@ def options_from(args: argparse.Namespace, kind: type):
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..engine.options import TrainOptions
+    from fcos_train.engine.options import TrainOptions
 
     options = options_from(args, TrainOptions)
-    from ..engine.run import train
+    from fcos_train.engine.run import train
 
     train(options)
     return 0

@@ -1,9 +1,9 @@
 """Data sets: COCO and VOC layouts, generated shapes, and the check before training."""
 
-from .check import check, check_coco_files
-from .layout import resolve
-from .shapes import make_shapes
-from .spec import DataReport, DataSpec, Split, SplitReport
+from fcos_train.data.check import check, check_coco_files
+from fcos_train.data.layout import resolve
+from fcos_train.data.shapes import make_shapes
+from fcos_train.data.spec import DataReport, DataSpec, Split, SplitReport
 
 __all__ = [
     "DataReport",

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcos_train.data.clean import Cleaned, clean
+from fcos_train.data.coco_json import load_coco, write_json
+from fcos_train.data.inside import Boundary, require_inside, survey
+from fcos_train.data.spec import DataReport, FaultLog, Split, SplitReport
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable, require_names
-
-from .clean import Cleaned, clean
-from .coco_json import load_coco, write_json
-from .inside import Boundary, require_inside, survey
-from .spec import DataReport, FaultLog, Split, SplitReport
 
 
 @dataclass
@@ -48,15 +47,11 @@ def _source(split: Split, allow_outside: Sequence[str]) -> Source:
     return Source(split, load_coco(split.ann_file), Boundary(split.img_dir, allow_outside))
 
 
-def examine(
-    sources: Sequence[Source], classes: Sequence[str] | None = None
-) -> tuple[DataReport, list[Cleaned]]:
+def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> tuple[DataReport, list[Cleaned]]:
     """`check` for annotations that are loaded already; returns the cleaned annotations too."""
     absent = _absent(sources)
     names, warnings, notes = agree(sources[0], sources[1], classes)
-    cleaned = [
-        clean(s.raw, s.split, names, lacking, s.log) for s, lacking in zip(sources, absent, strict=True)
-    ]
+    cleaned = [clean(s.raw, s.split, names, lacking, s.log) for s, lacking in zip(sources, absent, strict=True)]
     for source, result in zip(sources, cleaned, strict=True):
         _require_boxes(source, names, result.report, asked=classes is not None)
     train, val = (c.report for c in cleaned)
@@ -109,9 +104,7 @@ def check_coco_files(
     return result.report
 
 
-def agree(
-    train: Source, val: Source, classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], list[str], list[str]]:
+def agree(train: Source, val: Source, classes: Sequence[str] | None) -> tuple[tuple[str, ...], list[str], list[str]]:
     """The class names both splits are read with, and warnings and notes about differences between them."""
     notes = []
     unused = _placeholders(train.raw, val.raw)
@@ -142,9 +135,7 @@ def _require_trained(in_train: Sequence[str], in_val: Sequence[str], train: Sour
         )
 
 
-def _differences(
-    names: Sequence[str], in_train: Sequence[str], in_val: Sequence[str], all_used: bool
-) -> list[str]:
+def _differences(names: Sequence[str], in_train: Sequence[str], in_val: Sequence[str], all_used: bool) -> list[str]:
     warnings = []
     extra = _without(in_val, in_train)
     if extra and all_used:

@@ -11,12 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcos_train.data.images import read_size
+from fcos_train.data.spec import FaultLog, Split, SplitReport
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import is_number
-
-from .images import read_size
-from .spec import FaultLog, Split, SplitReport
 
 CLIP_TOLERANCE = 0.1  # px; COCO's own boxes pass the border by rounding, which is no fault
 MAX_SIDE = 2**31  # px; a larger width or height is no size
@@ -32,9 +31,7 @@ class Cleaned:
     report: SplitReport
 
 
-def clean(
-    raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], log: FaultLog | None = None
-) -> Cleaned:
+def clean(raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], log: FaultLog | None = None) -> Cleaned:
     """Drop, clip and renumber what would harm; `log` may bring faults found earlier (while converting).
 
     `absent`: file names of images without a file.
@@ -52,9 +49,7 @@ def clean(
     _renumber(annotations, log)
 
     data = dict(raw, images=list(images.values()), annotations=annotations, categories=categories)
-    same_categories = [(c["id"], c["name"]) for c in raw["categories"]] == [
-        (c["id"], c["name"]) for c in categories
-    ]
+    same_categories = [(c["id"], c["name"]) for c in raw["categories"]] == [(c["id"], c["name"]) for c in categories]
     counts, per_class = _count(data, images_in_file, len(raw["annotations"]))
     report = SplitReport(
         split.name,

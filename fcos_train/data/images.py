@@ -10,12 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fcos_train.data.image_header import FORMATS, header_size
+from fcos_train.data.spec import Split
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_json, read_regular
-
-from .image_header import FORMATS, header_size
-from .spec import Split
 
 # 178,956,970 px, 0.5 GB decoded: where Pillow refuses a decompression bomb too.
 MAX_PIXELS = 2 * (1024**3 // 4 // 3)

@@ -32,7 +32,9 @@ class Boundary:
     """
 
     def __init__(self, root: str | Path, allowed: Sequence[str | Path] = ()) -> None:
-        absent = [f"--allow-outside {printable(folder)}: no such folder" for folder in allowed if not os.path.isdir(folder)]
+        absent = [
+            f"--allow-outside {printable(folder)}: no such folder" for folder in allowed if not os.path.isdir(folder)
+        ]
         if absent:
             raise UserError("; ".join(absent))
         self.root = root
@@ -99,9 +101,7 @@ class _Listing:
             self.real, self.inside = place, True
 
 
-def _look_at(
-    name: str, entry: os.DirEntry[str], folders: dict[str, str], boundary: Boundary, found: Survey
-) -> None:
+def _look_at(name: str, entry: os.DirEntry[str], folders: dict[str, str], boundary: Boundary, found: Survey) -> None:
     real = entry.path
     if entry.is_symlink():
         real = _target(entry.path, folders)

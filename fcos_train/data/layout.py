@@ -8,20 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fcos_train.data import voc
+from fcos_train.data.check import Source, examine
+from fcos_train.data.clean import Cleaned
+from fcos_train.data.coco_json import load_coco, write_json
+from fcos_train.data.inside import Boundary, require_parts_inside
+from fcos_train.data.spec import DataSpec, Split
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
-from . import voc
-from .check import Source, examine
-from .clean import Cleaned
-from .coco_json import load_coco, write_json
-from .inside import Boundary, require_parts_inside
-from .spec import DataSpec, Split
-
 # instances_train2017.json, instances_train.json, train.json, val_coco.json; not instances_minival2014.json
-_ANN_NAME = re.compile(
-    r"(?:instances[_-])?(train|val|valid|validation|test)[_-]?(\d{4})?(?:[._-]coco)?\.json", re.I
-)
+_ANN_NAME = re.compile(r"(?:instances[_-])?(train|val|valid|validation|test)[_-]?(\d{4})?(?:[._-]coco)?\.json", re.I)
 _IN_FOLDER = ("_annotations.coco.json", "annotations.json", "labels.json")
 _SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LOOKED_FOR = """  COCO: annotations/instances_train2017.json and instances_val2017.json (any year or none)
@@ -88,17 +85,14 @@ def resolve(
         notes.append(note)
     else:
         sources = [
-            _coco_source(found, name, file, boundary)
-            for name, file in (("train", found.train), ("val", found.val))
+            _coco_source(found, name, file, boundary) for name, file in (("train", found.train), ("val", found.val))
         ]
         require_parts_inside((part for s in sources for part in (s.split.ann_file, s.split.img_dir)), boundary)
     report, cleaned = examine(sources, classes)
     report.layout = found.layout
     report.notes[:0] = notes
     converted = isinstance(found, VocLayout)
-    train, val = (
-        _place(s.split, c, Path(cache_dir), converted) for s, c in zip(sources, cleaned, strict=True)
-    )
+    train, val = (_place(s.split, c, Path(cache_dir), converted) for s, c in zip(sources, cleaned, strict=True))
     return DataSpec(found.layout, report.classes, train, val, report)
 
 
@@ -130,20 +124,15 @@ def _find(root: Path) -> tuple[CocoLayout | VocLayout, list[str]]:
     if len(below) == 1:
         return below[0], [f"data set found in {below[0].base}"]
     if below:
-        raise UserError(
-            f"{root} holds several data sets; give one of them: " + ", ".join(str(b.base) for b in below)
-        )
+        raise UserError(f"{root} holds several data sets; give one of them: " + ", ".join(str(b.base) for b in below))
     raise UserError(
-        f"no data set recognised in {root}. Looked for\n{_LOOKED_FOR}\nand found {_contents(root)}"
-        + _hint(root)
+        f"no data set recognised in {root}. Looked for\n{_LOOKED_FOR}\nand found {_contents(root)}" + _hint(root)
     )
 
 
 def _folders_below(root: Path) -> list[Path]:
     children = sorted(Path(e.path) for e in os.scandir(root) if e.is_dir())
-    grand = sorted(
-        p for child in children if child.name == "VOCdevkit" for p in child.iterdir() if p.is_dir()
-    )
+    grand = sorted(p for child in children if child.name == "VOCdevkit" for p in child.iterdir() if p.is_dir())
     return children + grand
 
 
@@ -197,9 +186,7 @@ def _annotation_files(base: Path) -> list[CocoFile]:
         if found:
             return found
     for word in _SPLIT_OF:
-        found += [
-            CocoFile(base / word / name, word, "") for name in _IN_FOLDER if (base / word / name).is_file()
-        ]
+        found += [CocoFile(base / word / name, word, "") for name in _IN_FOLDER if (base / word / name).is_file()]
     return found
 
 

@@ -10,7 +10,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import TRANSFORMS
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 
-from .images import UnreadableImage, image_bytes, require_limits
+from fcos_train.data.images import UnreadableImage, image_bytes, require_limits
 
 # Every worker is one process for one core; OpenCV's own threads on top of that slow each other down.
 cv2.setNumThreads(0)

@@ -14,10 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fcos_train.data.coco_json import write_json
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_json
-
-from .coco_json import write_json
 
 CLASSES = ("circle", "square", "triangle")
 MAX_OBJECTS = 6
@@ -56,13 +55,9 @@ def make_shapes(
     root = Path(root).expanduser()
     unknown = [name for name in classes if name not in _DRAW]
     if unknown or not classes:
-        raise UserError(
-            f"cannot draw {', '.join(unknown) or 'no class at all'}; known shapes: {', '.join(_DRAW)}"
-        )
+        raise UserError(f"cannot draw {', '.join(unknown) or 'no class at all'}; known shapes: {', '.join(_DRAW)}")
     if train < 1 or val < 1 or min(size) < 32:
-        raise UserError(
-            f"need at least 1 image per split and 32 px a side; got train {train}, val {val}, size {size}"
-        )
+        raise UserError(f"need at least 1 image per split and 32 px a side; got train {train}, val {val}, size {size}")
     files = {name: root / "annotations" / f"instances_{name}2017.json" for name in ("train", "val")}
     try:
         _clear(root, files)
@@ -96,9 +91,7 @@ def _description(path: Path) -> str:
         return ""
 
 
-def _make_split(
-    folder: Path, count: int, size: tuple[int, int], seed: tuple[int, int], classes: Sequence[str]
-) -> dict:
+def _make_split(folder: Path, count: int, size: tuple[int, int], seed: tuple[int, int], classes: Sequence[str]) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for image_id in range(1, count + 1):
@@ -117,9 +110,7 @@ def _make_split(
                     "iscrowd": 0,
                 }
             )
-    categories = [
-        {"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(classes, start=1)
-    ]
+    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(classes, start=1)]
     info = {"description": f"{_MARK}: seed {seed[0]}, {count} images of {size[0]}x{size[1]}"}
     return {
         "info": info,
@@ -161,9 +152,7 @@ def _place(rng: np.random.Generator, owner: np.ndarray, full: list[int], shape: 
         _DRAW[shape](mask, cx, cy, radius, rng)
         drawn = mask.astype(bool)
         left = np.bincount(owner[~drawn], minlength=len(full) + 1)[1:]
-        if drawn.any() and all(
-            seen >= (1 - MAX_COVERED) * total for seen, total in zip(left, full, strict=True)
-        ):
+        if drawn.any() and all(seen >= (1 - MAX_COVERED) * total for seen, total in zip(left, full, strict=True)):
             return drawn
     return None
 
@@ -186,9 +175,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     width, height = size
     kind = int(rng.integers(3))
     angle = rng.uniform(0, 2 * np.pi)
-    x, y = np.meshgrid(
-        np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
-    )
+    x, y = np.meshgrid(np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32))
     along = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
     if kind == 0:  # cloudy noise
         cells = rng.uniform(0, 1, (int(rng.integers(4, 10)), int(rng.integers(4, 12)))).astype(np.float32)
@@ -212,9 +199,7 @@ def _circle(mask: np.ndarray, cx: float, cy: float, radius: float, rng: np.rando
 
 def _square(mask: np.ndarray, cx: float, cy: float, radius: float, rng: np.random.Generator) -> None:
     radius *= 0.9  # so that its area is nearer to the others'
-    cv2.rectangle(
-        mask, (round(cx - radius), round(cy - radius)), (round(cx + radius), round(cy + radius)), 1, -1
-    )
+    cv2.rectangle(mask, (round(cx - radius), round(cy - radius)), (round(cx + radius), round(cy + radius)), 1, -1)
 
 
 def _triangle(mask: np.ndarray, cx: float, cy: float, radius: float, rng: np.random.Generator) -> None:

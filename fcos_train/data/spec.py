@@ -96,9 +96,7 @@ class SplitReport:
         for kind, (text, _) in FAULTS.items():
             if self.counts[kind]:
                 examples = "; ".join(self.examples.get(kind, ()))
-                lines.append(
-                    f"{self.name}: {self.counts[kind]} {text}" + (f" ({examples})" if examples else "")
-                )
+                lines.append(f"{self.name}: {self.counts[kind]} {text}" + (f" ({examples})" if examples else ""))
         return [printable(line) for line in lines]
 
 
@@ -138,9 +136,7 @@ class DataReport:
         lines += [f"  ! {warning}" for warning in self.warnings]
         if len(lines) > MAX_LINES:
             cut = len(lines) - MAX_LINES + 1
-            lines[MAX_LINES - 1 :] = [
-                f"  ... {cut} more lines: `fcos-train check-data PATH --json FILE` has all"
-            ]
+            lines[MAX_LINES - 1 :] = [f"  ... {cut} more lines: `fcos-train check-data PATH --json FILE` has all"]
         return [printable(line) for line in lines]
 
     def to_dict(self) -> dict:

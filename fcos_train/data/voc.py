@@ -19,12 +19,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fcos_train.data.check import Source
+from fcos_train.data.inside import Boundary, require_inside, require_parts_inside, survey
+from fcos_train.data.spec import FaultLog, Split
 from mmcv_overrides.printable import require_names
 from mmcv_overrides.regular_files import read_regular, read_text
-
-from .check import Source
-from .inside import Boundary, require_inside, require_parts_inside, survey
-from .spec import FaultLog, Split
 
 MAX_XML = 16 << 20  # bytes of one image's annotations
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -79,9 +78,7 @@ def load(base: Path, lists: Sequence[tuple[str, Path]], boundary: Boundary) -> t
         Source(Split(name, list_file, base / "JPEGImages"), _to_coco(images, ids, origin, log), boundary, log)
         for (name, list_file), (images, log) in zip(lists, splits, strict=True)
     ]
-    counting = (
-        "PASCAL's pixels, counted from 1" if origin else "edges counted from 0, as drawing tools write them"
-    )
+    counting = "PASCAL's pixels, counted from 1" if origin else "edges counted from 0, as drawing tools write them"
     return sources, f"VOC coordinates read as {counting}"
 
 
@@ -166,9 +163,7 @@ def _to_coco(images: list[VocImage], ids: dict[str, int], origin: int, log: Faul
     """A COCO dict; boxes are (x, y, w, h) in px from the top left edge of the image."""
     coco_images, annotations = [], []
     for image_id, image in enumerate(images, start=1):
-        coco_images.append(
-            {"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height}
-        )
+        coco_images.append({"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height})
         for obj in image.objects:
             box = None
             if obj.corners is not None:

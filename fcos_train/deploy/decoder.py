@@ -20,9 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fcos_train.deploy.decoder_math import from_delta, from_tblr, greedy, largest_of_levels, logit, sigmoid
 from mmcv_overrides.errors import UserError
-
-from .decoder_math import from_delta, from_tblr, greedy, largest_of_levels, logit, sigmoid
 
 KINDS = ("distance", "delta", "tblr")
 BLOCK = 256  # candidates decoded and suppressed at once: bounds the pairs of a crowd of one class

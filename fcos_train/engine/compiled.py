@@ -88,13 +88,17 @@ class CompiledLoss:
             UserError: batches of too many shapes, or code that torch.compile cannot take.
         """
         if not isinstance(objects, PaddedObjects):
-            raise UserError(f"--step-mode compile needs batches of fixed shape, got {type(objects).__name__}; use eager")
+            raise UserError(
+                f"--step-mode compile needs batches of fixed shape, got {type(objects).__name__}; use eager"
+            )
         objects = replace(objects, samples=())
         shape = (tuple(images.shape), objects.table.shape[1] - 1, objects.places)
         if shape in self.seen:
             return self._run(self.model, images, objects)
         if len(self.seen) == MOST_GRAPHS:
-            raise UserError(f"--step-mode compile: more than {MOST_GRAPHS} shapes of batches; fix fewer canvases or use eager")
+            raise UserError(
+                f"--step-mode compile: more than {MOST_GRAPHS} shapes of batches; fix fewer canvases or use eager"
+            )
         start = time.perf_counter()
         result = self._compile(images, objects)
         self.seen.add(shape)
@@ -110,7 +114,9 @@ class CompiledLoss:
             return self._run(self.model, images, objects)
         except TorchDynamoException as error:
             first = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise UserError(f"--step-mode compile: torch.compile failed ({type(error).__name__}: {first}); {INSTEAD}") from error
+            raise UserError(
+                f"--step-mode compile: torch.compile failed ({type(error).__name__}: {first}); {INSTEAD}"
+            ) from error
 
 
 def compile_losses(model: nn.Module, log: Callable[[str], None], backend: str = "inductor") -> CompiledLoss:

@@ -12,11 +12,10 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from fcos_train.data.spec import DataSpec
+from fcos_train.engine.options import TrainOptions
 from mmcv_overrides import device, precision
 from mmcv_overrides.errors import UserError
-
-from ..data.spec import DataSpec
-from .options import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 WARMUP_ITERS = 500
@@ -62,8 +61,8 @@ def load_config(name: str, safe: bool = False) -> Config:
     Raises:
         UserError: not found, not Python, an mmdet 2.x config, or ``safe`` and more than data.
     """
-    from . import safe_config
-    from .config_keys import reject_v2_file
+    from fcos_train.engine import safe_config
+    from fcos_train.engine.config_keys import reject_v2_file
 
     path = find_config(name)
     try:
@@ -107,7 +106,11 @@ def leaf_datasets(dataset: ConfigDict) -> list[ConfigDict]:
 
 def point_at_data(cfg: Config, spec: DataSpec) -> None:
     """Let every loader read ``spec``, and the class names and ``num_classes`` follow from it: the one place for both."""
-    for loader, split in (("train_dataloader", spec.train), ("val_dataloader", spec.val), ("test_dataloader", spec.val)):
+    for loader, split in (
+        ("train_dataloader", spec.train),
+        ("val_dataloader", spec.val),
+        ("test_dataloader", spec.val),
+    ):
         if cfg.get(loader) is None:
             continue
         for leaf in leaf_datasets(cfg[loader].dataset):

@@ -15,11 +15,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from fcos_train.engine.config_keys_sites import Site, UnknownType, find_sites, items
+from fcos_train.engine.config_keys_tables import TOP_LEVEL, USUAL_VARIABLES
+from fcos_train.engine.config_keys_v2 import SPECIAL_KEYS, V2_TOP_LEVEL, reject_v2_file, translate_v2
 from mmcv_overrides.errors import UserError
-
-from .config_keys_sites import Site, UnknownType, find_sites, items
-from .config_keys_tables import TOP_LEVEL, USUAL_VARIABLES
-from .config_keys_v2 import SPECIAL_KEYS, V2_TOP_LEVEL, reject_v2_file, translate_v2
 
 __all__ = ["SPECIAL_KEYS", "check_keys", "check_options", "merge_options", "reject_v2_file", "translate_v2"]
 
@@ -151,7 +150,7 @@ def _top_option_fault(option: str, part: str, cfg: dict) -> str | None:
     if part in TOP_LEVEL:
         return None
     near = _closest(part, TOP_LEVEL | cfg.keys(), cutoff=NEAR if part == option else 0.6)
-    near = near + option[len(part):] if near else _path_of(part, cfg) if part == option else None
+    near = near + option[len(part) :] if near else _path_of(part, cfg) if part == option else None
     advice = f"did you mean '{near}'?" if near else "see the config's own keys: " + ", ".join(sorted(cfg))
     return f"{option}: there is no '{part}'; {advice}"
 
@@ -181,7 +180,7 @@ def _missing_fault(option: str, path: str, part: str, children: dict, site: Site
         return None
     if legal is not None:
         near = near or _closest(part, legal | children.keys())
-    rest = option[len(path) + 1 + len(part):]
+    rest = option[len(path) + 1 + len(part) :]
     known = ", ".join(sorted(children)) or "nothing"
     advice = f"did you mean '{path}.{near}{rest}'?" if near else f"it has {known}"
     return f"{option}: {path} has no '{part}'; {advice}"

@@ -160,7 +160,7 @@ def _is_name(node: ast.AST, name: str) -> bool:
 
 
 def _super_of(call: ast.Call) -> str | None:
-    """"" for `super().__init__(...)`, "C" for `super(C, self).__init__(...)`, None for any other call."""
+    """ "" for `super().__init__(...)`, "C" for `super(C, self).__init__(...)`, None for any other call."""
     function = call.func
     if not isinstance(function, ast.Attribute) or function.attr != "__init__":
         return None

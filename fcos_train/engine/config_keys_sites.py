@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .config_keys_signature import legal_kwargs, mentioned_names, signature_names
-from .config_keys_tables import (
+from fcos_train.engine.config_keys_signature import legal_kwargs, mentioned_names, signature_names
+from fcos_train.engine.config_keys_tables import (
     DATALOADER_HINTS,
     DEFAULT_HOOK_NAMES,
     ENV_KEYS,
@@ -90,9 +90,7 @@ class _Walk:
         self.sites.append(Site(path, value, allowed, what, **more))
 
     # -- `type=` dictionaries -------------------------------------------------------------------------------
-    def typed(
-        self, value: Any, path: str, kind_name: str, owner: Any = None, default: str | None = None
-    ) -> None:
+    def typed(self, value: Any, path: str, kind_name: str, owner: Any = None, default: str | None = None) -> None:
         """A `type=` dictionary, or any nest of lists and dictionaries with such dictionaries in it."""
         kind = KINDS[kind_name]
         if not isinstance(value, dict) or ("type" not in value and default is None):
@@ -196,8 +194,13 @@ class _Walk:
             return
         legal = signature_names(DataLoader.__init__) | {"num_batch_per_epoch", "disable_subprocess_warning"}
         self.add(path, value, legal - {"type"}, "a data loader", hints=DATALOADER_HINTS)
-        kinds = {"dataset": "dataset", "sampler": "sampler", "batch_sampler": "sampler",
-                 "collate_fn": "function", "worker_init_fn": "function"}
+        kinds = {
+            "dataset": "dataset",
+            "sampler": "sampler",
+            "batch_sampler": "sampler",
+            "collate_fn": "function",
+            "worker_init_fn": "function",
+        }
         for key, kind in kinds.items():
             if isinstance(value.get(key), dict) and "type" in value[key]:
                 self.typed(value[key], f"{path}.{key}", kind)

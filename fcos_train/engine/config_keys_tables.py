@@ -5,21 +5,64 @@ from dataclasses import dataclass, field
 # What mmengine's Runner.from_cfg, mmdet's tools and this trainer read from the top level of a config.
 TOP_LEVEL = frozenset(
     {
-        "model", "work_dir", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg",
-        "val_cfg", "test_cfg", "auto_scale_lr", "optim_wrapper", "param_scheduler", "val_evaluator",
-        "test_evaluator", "default_hooks", "custom_hooks", "data_preprocessor", "load_from", "resume",
-        "launcher", "env_cfg", "log_processor", "log_level", "visualizer", "default_scope", "randomness",
-        "experiment_name", "runner_type", "custom_imports", "find_unused_parameters", "model_wrapper_cfg",
-        "sync_bn", "compile", "activation_checkpointing", "strategy", "tta_model", "tta_pipeline",
-        "backend_args", "vis_backends",
+        "model",
+        "work_dir",
+        "train_dataloader",
+        "val_dataloader",
+        "test_dataloader",
+        "train_cfg",
+        "val_cfg",
+        "test_cfg",
+        "auto_scale_lr",
+        "optim_wrapper",
+        "param_scheduler",
+        "val_evaluator",
+        "test_evaluator",
+        "default_hooks",
+        "custom_hooks",
+        "data_preprocessor",
+        "load_from",
+        "resume",
+        "launcher",
+        "env_cfg",
+        "log_processor",
+        "log_level",
+        "visualizer",
+        "default_scope",
+        "randomness",
+        "experiment_name",
+        "runner_type",
+        "custom_imports",
+        "find_unused_parameters",
+        "model_wrapper_cfg",
+        "sync_bn",
+        "compile",
+        "activation_checkpointing",
+        "strategy",
+        "tta_model",
+        "tta_pipeline",
+        "backend_args",
+        "vis_backends",
     }
 )
 # Usual variables of mmdet's config files. A near miss of one of them in a file is nobody's business.
 USUAL_VARIABLES = frozenset(
     {
-        "_base_", "dataset_type", "data_root", "train_pipeline", "test_pipeline", "val_pipeline",
-        "img_scales", "img_scale", "image_size", "max_epochs", "max_iters", "num_classes", "metainfo",
-        "file_client_args", "norm_cfg",
+        "_base_",
+        "dataset_type",
+        "data_root",
+        "train_pipeline",
+        "test_pipeline",
+        "val_pipeline",
+        "img_scales",
+        "img_scale",
+        "image_size",
+        "max_epochs",
+        "max_iters",
+        "num_classes",
+        "metainfo",
+        "file_client_args",
+        "norm_cfg",
     }
 )
 # Keys that mmengine itself takes out of a dictionary before it builds anything.
@@ -28,8 +71,14 @@ OUR_PACKAGES = ("mmdet", "mmcv", "mmengine", "fcos_train", "mmcv_overrides")
 
 PARAMWISE_KEYS = frozenset(
     {
-        "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult",
-        "flat_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate",
+        "custom_keys",
+        "bias_lr_mult",
+        "bias_decay_mult",
+        "norm_decay_mult",
+        "dwconv_decay_mult",
+        "flat_decay_mult",
+        "dcn_offset_lr_mult",
+        "bypass_duplicate",
     }
 )
 ENV_KEYS = frozenset({"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"})
@@ -40,10 +89,30 @@ DEFAULT_HOOK_NAMES = frozenset(
 # miss of one of these names is a fault.
 MODEL_CFG_NAMES = frozenset(
     {
-        "assigner", "sampler", "bbox_coder", "allowed_border", "pos_weight", "debug", "rpn", "rpn_proposal",
-        "rcnn", "nms_pre", "nms_post", "min_bbox_size", "score_thr", "nms", "max_per_img", "max_per_image",
-        "mask_thr_binary", "mask_size", "center_sampling", "multi_label", "initial_assigner", "alpha",
-        "beta", "iou_threshold",
+        "assigner",
+        "sampler",
+        "bbox_coder",
+        "allowed_border",
+        "pos_weight",
+        "debug",
+        "rpn",
+        "rpn_proposal",
+        "rcnn",
+        "nms_pre",
+        "nms_post",
+        "min_bbox_size",
+        "score_thr",
+        "nms",
+        "max_per_img",
+        "max_per_image",
+        "mask_thr_binary",
+        "mask_size",
+        "center_sampling",
+        "multi_label",
+        "initial_assigner",
+        "alpha",
+        "beta",
+        "iou_threshold",
     }
 )
 
@@ -75,15 +144,24 @@ KINDS = {
     ),
     "norm": Kind(("MODELS",), extra=frozenset({"requires_grad"}), certain=False),
     "init": Kind(("WEIGHT_INITIALIZERS",), {"override": "init"}, frozenset({"override", "name", "layer"})),
-    "dataset": Kind(("DATASETS",), {"dataset": "dataset", "datasets": "dataset", "pipeline": "transform"},
-                    hints={"img_prefix": "data_prefix", "classes": "metainfo"}),
-    "transform": Kind(("TRANSFORMS",), {"transforms": "transform"},
-                      hints={"img_scale": "scale", "flip_ratio": "prob", "multiscale_mode": "scale"}),
+    "dataset": Kind(
+        ("DATASETS",),
+        {"dataset": "dataset", "datasets": "dataset", "pipeline": "transform"},
+        hints={"img_prefix": "data_prefix", "classes": "metainfo"},
+    ),
+    "transform": Kind(
+        ("TRANSFORMS",),
+        {"transforms": "transform"},
+        hints={"img_scale": "scale", "flip_ratio": "prob", "multiscale_mode": "scale"},
+    ),
     "sampler": Kind(("DATA_SAMPLERS",)),
     "function": Kind(("FUNCTIONS",)),
     "hook": Kind(("HOOKS",), {"switch_pipeline": "transform"}, frozenset({"priority"})),
-    "scheduler": Kind(("PARAM_SCHEDULERS",), extra=frozenset({"convert_to_iter_based"}),
-                      hints={"step": "milestones", "warmup_iters": "end", "warmup_ratio": "start_factor"}),
+    "scheduler": Kind(
+        ("PARAM_SCHEDULERS",),
+        extra=frozenset({"convert_to_iter_based"}),
+        hints={"step": "milestones", "warmup_iters": "end", "warmup_ratio": "start_factor"},
+    ),
     "optimizer": Kind(("OPTIMIZERS",)),
     "metric": Kind(("METRICS",)),
     "evaluator": Kind(("EVALUATOR",), {"metrics": "metric"}),
@@ -92,6 +170,9 @@ KINDS = {
     "log_processor": Kind(("LOG_PROCESSORS",)),
     "loop": Kind(("LOOPS",), extra=frozenset({"by_epoch"}), hints={"total_epochs": "max_epochs"}),
 }
-OPTIM_WRAPPER_HINTS = {"grad_clip": "clip_grad", "paramwise_options": "paramwise_cfg",
-                       "cumulative_iters": "accumulative_counts"}
+OPTIM_WRAPPER_HINTS = {
+    "grad_clip": "clip_grad",
+    "paramwise_options": "paramwise_cfg",
+    "cumulative_iters": "accumulative_counts",
+}
 DATALOADER_HINTS = {"samples_per_gpu": "batch_size", "workers_per_gpu": "num_workers"}

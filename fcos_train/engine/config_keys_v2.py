@@ -59,7 +59,7 @@ class Rule:
         if not self.old.endswith(".*"):
             return "" if key == self.old else None
         stem = self.old[:-1]
-        return key[len(stem):] if key.startswith(stem) and len(key) > len(stem) else None
+        return key[len(stem) :] if key.startswith(stem) and len(key) > len(stem) else None
 
     def apply(self, rest: str, value: Any) -> Changes:
         value = self.convert(value) if self.convert else value
@@ -195,8 +195,19 @@ RULES = [
         Rule(f"{cfg}.{key}", (f"model.{cfg}.{key}",))
         for cfg in ("train_cfg", "test_cfg")
         for key in (
-            "rpn.*", "rcnn.*", "rpn_proposal.*", "assigner.*", "sampler.*", "nms.*", "allowed_border",
-            "pos_weight", "debug", "nms_pre", "min_bbox_size", "score_thr", "max_per_img",
+            "rpn.*",
+            "rcnn.*",
+            "rpn_proposal.*",
+            "assigner.*",
+            "sampler.*",
+            "nms.*",
+            "allowed_border",
+            "pos_weight",
+            "debug",
+            "nms_pre",
+            "min_bbox_size",
+            "score_thr",
+            "max_per_img",
         )
     ),
 ]

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from fcos_train.data import DataReport, DataSpec, Split, check, check_coco_files
+from fcos_train.data.inside import Boundary, require_inside, survey
+from fcos_train.engine.config import leaf_datasets
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_json
-
-from ..data import DataReport, DataSpec, Split, check, check_coco_files
-from ..data.inside import Boundary, require_inside, survey
-from .config import leaf_datasets
 
 
 def _split(loader: ConfigDict | None, name: str) -> Split | None:

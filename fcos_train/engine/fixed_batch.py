@@ -70,7 +70,10 @@ def _fault(cfg: Config) -> str | None:
             return f"data_preprocessor.{key} has no fixed-shape form"
     if loader is None or (loader.get("sampler") or {}).get("type") != "DefaultSampler":
         return "another sampler than DefaultSampler"
-    for key, kinds in (("collate_fn", (COLLATE, "pseudo_collate")), ("batch_sampler", (SAMPLER, STOCK["batch_sampler"]))):
+    for key, kinds in (
+        ("collate_fn", (COLLATE, "pseudo_collate")),
+        ("batch_sampler", (SAMPLER, STOCK["batch_sampler"])),
+    ):
         if loader.get(key) and loader[key].get("type", "").removeprefix("mmdet.") not in kinds:
             return f"train_dataloader.{key} {loader[key].get('type')}"
     pipeline = _pipeline(loader.dataset)

@@ -23,12 +23,11 @@ import torch
 from mmengine import dist
 from torch import Tensor, nn
 
+from fcos_train.engine.compiled import MOST_GRAPHS
 from fcos_train.geometry.padded import PaddedObjects
 from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
-
-from .compiled import MOST_GRAPHS
 
 WARM_UP = 3  # uncaptured steps of a shape; with three of them cuDNN, cuBLAS and the allocator have settled
 INSTEAD = "--step-mode eager runs the same step without a graph"
@@ -43,7 +42,10 @@ def check(accelerator: Accelerator, launcher: str | None, accumulative_counts: i
     """
     faults = [
         (accelerator.name != "cuda", f"a CUDA graph needs --device cuda, this is {accelerator.name}"),
-        (launcher == "pytorch" or dist.is_distributed(), "not together with DDP (start one process, without --launcher)"),
+        (
+            launcher == "pytorch" or dist.is_distributed(),
+            "not together with DDP (start one process, without --launcher)",
+        ),
         (accumulative_counts > 1, f"not with accumulated gradients (accumulative_counts={accumulative_counts})"),
     ]
     found = [text for fault, text in faults if fault]
@@ -175,7 +177,9 @@ class GraphedStep:
 
     def _recording(self, shape: tuple) -> Recording:
         groups = self.wrapper.optimizer.param_groups
-        settings = tuple(str(value) for group in groups for name, value in group.items() if name not in ("params", "lr"))
+        settings = tuple(
+            str(value) for group in groups for name, value in group.items() if name not in ("params", "lr")
+        )
         key = (shape, settings)
         if key not in self._recordings and len(self._recordings) == MOST_GRAPHS:
             raise UserError(

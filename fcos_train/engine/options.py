@@ -88,7 +88,9 @@ class TrainOptions:
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:
-            faults.append("--resume continues a run and --load-from starts a new one from its weights: give one of them")
+            faults.append(
+                "--resume continues a run and --load-from starts a new one from its weights: give one of them"
+            )
         faults += _absent_folders(self.allow_outside)
         for flag, value in (("--data-path", self.data_path), ("--load-from", self.load_from)):
             if value and "://" not in value and not Path(value).exists():

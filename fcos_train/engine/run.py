@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import mmcv_overrides
+from fcos_train.engine.options import EvalOptions, TrainOptions, launched
 from mmcv_overrides import checkpoint as checkpoints
 from mmcv_overrides import device, run_folder
 from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable_lines
-
-from .options import EvalOptions, TrainOptions, launched
 
 mmcv_overrides.activate()
 
@@ -28,12 +27,12 @@ from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from ..data import DataSpec, resolve  # noqa: E402
-from ..models import describe_norms, use_level_norms  # noqa: E402
-from . import config as configs  # noqa: E402
-from . import static, work_dir  # noqa: E402
-from .data import data_of_config  # noqa: E402
-from .parts import register_parts  # noqa: E402
+from fcos_train.data import DataSpec, resolve  # noqa: E402
+from fcos_train.engine import config as configs  # noqa: E402
+from fcos_train.engine import static, work_dir  # noqa: E402
+from fcos_train.engine.data import data_of_config  # noqa: E402
+from fcos_train.engine.parts import register_parts  # noqa: E402
+from fcos_train.models import describe_norms, use_level_norms  # noqa: E402
 
 # --cfg-options keys of old scripts that stand for a flag.
 FLAG_OF = {"data_root": "data_path", "loss_scale": "loss_scale", "max_iters": "max_iters"}
@@ -79,7 +78,7 @@ def _say(lines: list[str]) -> None:
 
 def _apply_cfg_options(cfg: Config, options: dict) -> tuple[dict, list[str]]:
     """Translate keys of mmdet 2.x, refuse unknown ones, merge the rest. Returns special options and notices."""
-    from .config_keys import merge_options, translate_v2
+    from fcos_train.engine.config_keys import merge_options, translate_v2
 
     translated, notices = translate_v2(options, cfg)
     special = {FLAG_OF[k]: translated.pop(k) for k in FLAG_OF if k in translated}
@@ -145,8 +144,8 @@ def _data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path) -> Dat
 
 
 def _runner(cfg: Config, name: str) -> Runner:
-    from .config_keys import check_keys
-    from .runner import DetectionRunner
+    from fcos_train.engine.config_keys import check_keys
+    from fcos_train.engine.runner import DetectionRunner
 
     check_keys(cfg)
     cfg = Config(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
@@ -187,7 +186,9 @@ def _configured(options: TrainOptions) -> tuple[Config, TrainOptions, list[str]]
     return cfg, options, notes
 
 
-def prepare(cfg: Config, options: TrainOptions, accelerator: device.Accelerator, folder: Path, resume: str | None) -> list[str]:
+def prepare(
+    cfg: Config, options: TrainOptions, accelerator: device.Accelerator, folder: Path, resume: str | None
+) -> list[str]:
     """Complete the config of a training. Returns the lines that tell what was decided.
 
     Args:
@@ -266,7 +267,9 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         beside = Path(options.checkpoint).resolve().parent / "config.py"
         name = options.config or (str(beside) if beside.is_file() else None)
         if name is None:
-            raise UserError(f"no config given, and none beside {options.checkpoint}: name the config it was trained with")
+            raise UserError(
+                f"no config given, and none beside {options.checkpoint}: name the config it was trained with"
+            )
         if options.config is None:
             _say([f"config: {name} (beside the checkpoint)"])
         cfg = configs.load_config(name, options.safe_config)
@@ -295,7 +298,16 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
 
 
 def _only_test(cfg: Config, options: EvalOptions, accelerator: device.Accelerator) -> None:
-    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg", "val_evaluator", "auto_scale_lr"):
+    for key in (
+        "train_dataloader",
+        "train_cfg",
+        "optim_wrapper",
+        "param_scheduler",
+        "val_dataloader",
+        "val_cfg",
+        "val_evaluator",
+        "auto_scale_lr",
+    ):
         cfg[key] = None
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     hooks.pop("checkpoint", None)
@@ -309,4 +321,3 @@ def _only_test(cfg: Config, options: EvalOptions, accelerator: device.Accelerato
         hooks["visualization"] = ConfigDict(
             type="DetVisualizationHook", draw=True, test_out_dir=options.show_dir, score_thr=options.show_score_thr
         )
-

@@ -18,12 +18,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from fcos_train.engine.parts import register_parts
+from fcos_train.engine.vetting import check_config, run_custom_imports
 from mmcv_overrides.checkpoint.embedded_config import MAX_CHARACTERS, Values, size_of
 from mmcv_overrides.data_files import load_yaml
 from mmcv_overrides.errors import UserError
-
-from .parts import register_parts
-from .vetting import check_config, run_custom_imports
 
 MAX_FILES = 50  # of one configuration, its bases included
 MAX_DEPTH = 20
@@ -93,7 +92,6 @@ class _Reader:
             raise UserError(f"config {path} cannot be read: {error}") from error
         self.texts.append(f"{path}\n{text}")
         return text
-
 
     def _refuse_templates(self, path: Path, text: str) -> None:
         template = TEMPLATE.search(text)
@@ -196,7 +194,7 @@ def _values(path: Path, text: str, below: dict) -> dict:
 
 def _base(name: str, path: Path) -> tuple[Path, str | None]:
     """The file that ``_base_`` of ``path`` names, and the scope of its parts."""
-    from .config import find_config
+    from fcos_train.engine.config import find_config
 
     if name.startswith("mmdet::"):
         return find_config(name), "mmdet"

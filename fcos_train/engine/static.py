@@ -16,18 +16,17 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
+from fcos_train.engine import compiled, graphed
+from fcos_train.engine.fixed_batch import fixed_shapes, reset_batch, set_batch
+from fcos_train.engine.options import TrainOptions
+from fcos_train.models import STOCK, static_head_of, use_level_norms
+from fcos_train.models.cpu_block import quick_blocks
+from fcos_train.models.cpu_conv import quick_conv
+from fcos_train.models.frozen_bn import fold_frozen_bn
+from fcos_train.models.group_norm import quick_group_norm, triton_fault
 from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
-
-from ..models import STOCK, static_head_of, use_level_norms
-from ..models.cpu_block import quick_blocks
-from ..models.cpu_conv import quick_conv
-from ..models.frozen_bn import fold_frozen_bn
-from ..models.group_norm import quick_group_norm, triton_fault
-from . import compiled, graphed
-from .fixed_batch import fixed_shapes, reset_batch, set_batch
-from .options import TrainOptions
 
 HOOK = "FixedStepHook"
 HINTS = {

@@ -25,14 +25,23 @@ NAMES = ("type", "constructor")
 # Of the parts outside the model: np.load of pickled objects (OpenImages Challenge).
 UNPICKLED = ("hierarchy_file",)
 # Paths and names, which may hold any character; all other text could reach an `eval` (in mmcv: RF-search, for one).
-TEXTS = ("ann_file", "checkpoint", "classes", "data_root", "img", "img_path", "load_from", "out_dir", "proposal_file", "seg")
+TEXTS = (
+    "ann_file",
+    "checkpoint",
+    "classes",
+    "data_root",
+    "img",
+    "img_path",
+    "load_from",
+    "out_dir",
+    "proposal_file",
+    "seg",
+)
 TEXTS += ("sub_data_root", "work_dir")
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def run_custom_imports(
-    config, where: str, trust: bool = False, what: str = INSIDE, way_out: str = WAY_OUT
-) -> None:
+def run_custom_imports(config, where: str, trust: bool = False, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
     """Import the modules that ``custom_imports`` of the configuration names.
 
     Args:

@@ -85,8 +85,12 @@ def stale_files(folder: Path, load_from: str | None) -> list[Path]:
         UserError: ``load_from``, which the new training starts from, is in the folder.
     """
     if load_from is not None and "://" not in load_from and Path(load_from).resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"--overwrite would remove {load_from}, which this training starts from; give another --work-dir")
-    found = [path for place in (folder, folder / "eval") for pattern in (*CHECKPOINTS, *LEFT) for path in place.glob(pattern)]
+        raise UserError(
+            f"--overwrite would remove {load_from}, which this training starts from; give another --work-dir"
+        )
+    found = [
+        path for place in (folder, folder / "eval") for pattern in (*CHECKPOINTS, *LEFT) for path in place.glob(pattern)
+    ]
     found += [path for place in (folder, folder / "eval") for path in place.glob("*") if TIMED.fullmatch(path.name)]
     return found + list((folder / "tb").rglob("events.out.tfevents.*"))
 

@@ -14,9 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 
-from mmcv_overrides.errors import UserError
-
-from .coco_scores import (
+from fcos_train.evaluation.coco_scores import (
     COCO_IOU_THRS,
     LARGE,
     MEDIUM,
@@ -26,7 +24,8 @@ from .coco_scores import (
     evaluate_boxes,
     load_annotations,
 )
-from .report import class_table, write_json, write_metrics
+from fcos_train.evaluation.report import class_table, write_json, write_metrics
+from mmcv_overrides.errors import UserError
 
 __all__ = ["FastCocoMetric", "write_metrics"]
 

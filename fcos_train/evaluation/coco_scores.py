@@ -106,7 +106,9 @@ def _entries(entries: list, read: Callable[[dict, int], dict], where: str) -> li
         for entry in entries:
             found.append(read(entry, len(found) + 1))
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise UserError(f"{where}[{len(found)}] is not as in a COCO annotation file: {printable(repr(error))}") from error
+        raise UserError(
+            f"{where}[{len(found)}] is not as in a COCO annotation file: {printable(repr(error))}"
+        ) from error
     return found
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .boxes import area, scale_boxes, valid_objects
-from .points import PointGrid
+from fcos_train.geometry.boxes import area, scale_boxes, valid_objects
+from fcos_train.geometry.points import PointGrid
 
 MAX_PAIRS = 1 << 26  # 64 MB for each one-byte tensor, of which about four live at once
 

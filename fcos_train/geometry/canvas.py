@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .points import LevelSpec, PointGrid, Sizes, point_grid
+from fcos_train.geometry.points import LevelSpec, PointGrid, Sizes, point_grid
 
 _OUTSIDE = -1e6  # px, where no object is
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .boxes import pad_objects, rung
+from fcos_train.geometry.boxes import pad_objects, rung
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .points import Sizes, point_rows
+from fcos_train.geometry.points import Sizes, point_rows
 
 
 def rows_of(maps: Sequence[Tensor]) -> Tensor:

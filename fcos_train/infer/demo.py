@@ -15,14 +15,13 @@ import numpy as np
 from mmengine.config import Config
 
 from fcos_train.data.inside import readable
+from fcos_train.infer.detector import Detections, Detector
+from fcos_train.infer.draw import draw, zoom_for
+from fcos_train.infer.images import write_image
+from fcos_train.infer.sources import Frame, Pictures, Video, open_source
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_json
-
-from .detector import Detections, Detector
-from .draw import draw, zoom_for
-from .images import write_image
-from .sources import Frame, Pictures, Video, open_source
 
 WINDOW = "FCOS-Train"
 FRAMES_PER_LINE = 50  # a video prints one line per so many frames, a picture one each

@@ -15,13 +15,12 @@ import torch
 from mmengine.config import Config
 
 import mmcv_overrides
+from fcos_train.engine.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
+from fcos_train.infer.images import as_bgr
 from mmcv_overrides import device as devices
 from mmcv_overrides.checkpoint import embedded_config
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
-
-from ..engine.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
-from .images import as_bgr
 
 _log = logging.getLogger(__name__)
 _silent = logging.getLogger(f"{__name__}.weights")  # what came of the weights is said by _require_fit

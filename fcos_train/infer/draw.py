@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .detector import Detections
-from .images import as_bgr
+from fcos_train.infer.detector import Detections
+from fcos_train.infer.images import as_bgr
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 GOLDEN = 0.618033988749895

@@ -9,10 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fcos_train.infer.images import SUFFIXES, read_image, write_image
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import special
-
-from .images import SUFFIXES, read_image, write_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 DRAWN = "_pred"

@@ -1,9 +1,18 @@
 """Heads with losses of fixed shape, registered in mmdet's ``MODELS`` (call ``mmcv_overrides.activate()`` first)."""
 
-from .coverage import STATIC, STOCK, static_head_of
-from .fcos_head import StaticFCOSHead
-from .fsaf_head import StaticFSAFHead
-from .level_heads import describe_norms, use_level_norms
-from .padded_batch import FixedShapePreprocessor
+from fcos_train.models.coverage import STATIC, STOCK, static_head_of
+from fcos_train.models.fcos_head import StaticFCOSHead
+from fcos_train.models.fsaf_head import StaticFSAFHead
+from fcos_train.models.level_heads import describe_norms, use_level_norms
+from fcos_train.models.padded_batch import FixedShapePreprocessor
 
-__all__ = ["FixedShapePreprocessor", "STATIC", "STOCK", "StaticFCOSHead", "StaticFSAFHead", "describe_norms", "static_head_of", "use_level_norms"]
+__all__ = [
+    "FixedShapePreprocessor",
+    "STATIC",
+    "STOCK",
+    "StaticFCOSHead",
+    "StaticFSAFHead",
+    "describe_norms",
+    "static_head_of",
+    "use_level_norms",
+]

@@ -29,16 +29,30 @@ def obstacle(first: Sequence[nn.Module], second: Sequence[nn.Module]) -> str | N
         for layer in (one, other):
             if isinstance(layer, ConvModule) and (layer._forward_hooks or layer._forward_pre_hooks or has_hooks(layer)):
                 return "a hook on a layer of a tower"
-            if not isinstance(layer, ConvModule) or type(layer.conv) not in (nn.Conv2d, QuickConv2d) or layer.order != ("conv", "norm", "act"):
+            if (
+                not isinstance(layer, ConvModule)
+                or type(layer.conv) not in (nn.Conv2d, QuickConv2d)
+                or layer.order != ("conv", "norm", "act")
+            ):
                 return f"a layer {type(getattr(layer, 'conv', layer)).__name__} in a tower"
             conv = layer.conv
-            if (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
+            if (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) != (
+                (3, 3),
+                (1, 1),
+                (1, 1),
+                (1, 1),
+                1,
+            ):
                 return "a convolution in a tower that is not plain 3x3"
             if conv.padding_mode != "zeros" or layer.with_explicit_padding or layer.with_spectral_norm:
                 return "a convolution in a tower with padding or normalisation of its own"
             if not (layer.with_activation and isinstance(layer.activate, nn.ReLU)):
                 return "an activation other than ReLU"
-            if layer.with_norm and not isinstance(layer.norm, LevelNorm) and not (isinstance(layer.norm, nn.GroupNorm) and layer.norm.affine):
+            if (
+                layer.with_norm
+                and not isinstance(layer.norm, LevelNorm)
+                and not (isinstance(layer.norm, nn.GroupNorm) and layer.norm.affine)
+            ):
                 return f"a norm that is neither GroupNorm nor BatchNorm per level ({type(layer.norm).__name__})"
         if one.with_norm != other.with_norm or (one.conv.bias is None) != (other.conv.bias is None):
             return "towers of different kinds"

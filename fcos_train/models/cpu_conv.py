@@ -150,7 +150,9 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, onto: Ten
     if plain and x[:, 0].numel() <= MOST_PIXELS:
         return _product(pixels_of(grad), weight.flatten(1), None, size)
     if _is_narrow(weight, where):
-        found = _product(patches_of(grad), weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, weight.shape[1]), None, size)
+        found = _product(
+            patches_of(grad), weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, weight.shape[1]), None, size
+        )
     else:
         found = _backward(grad, x, weight, where, 0)
     return found if onto is None else onto.add_(found)
@@ -238,7 +240,9 @@ class QuickConv2d(nn.Conv2d):
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         kind = self._quick_kind(x, weight)
         if kind is None:
-            return super()._conv_forward(x, cast(weight, x.dtype) if _casts is not None and is_quick_map(x) else weight, bias)
+            return super()._conv_forward(
+                x, cast(weight, x.dtype) if _casts is not None and is_quick_map(x) else weight, bias
+            )
         return kind.apply(x, cast(weight, x.dtype), None if bias is None else bias.to(x.dtype), self.stride[0])
 
     def _quick_kind(self, x: Tensor, weight: Tensor) -> type | None:

@@ -45,7 +45,9 @@ class FoldedConv2d(QuickConv2d):
         if not self.is_active:
             return super().forward(x)
         constant = self.constant_weight
-        return self._conv_forward(x, self.weight * self.folded_scale if constant is None else constant, self.folded_bias)
+        return self._conv_forward(
+            x, self.weight * self.folded_scale if constant is None else constant, self.folded_bias
+        )
 
     @property
     def constant_weight(self) -> Tensor | None:

@@ -98,7 +98,9 @@ class StaticFSAFHead(TakesPaddedObjects, HasLevelNorms, FSAFHead):
         padded = objects.boxes, objects.labels, objects.count
         return self.loss_by_points(grid, *outs, *padded, padded_size=objects.padded_size, ignore=objects.ignore)
 
-    def predictions(self, level: Tensor, convolve: Convolve, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, Tensor]:
+    def predictions(
+        self, level: Tensor, convolve: Convolve, cls_feat: Tensor, reg_feat: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Logits and sides."""
         return convolve(self.retina_cls, cls_feat), self.relu(convolve(self.retina_reg, reg_feat))
 

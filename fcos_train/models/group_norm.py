@@ -81,7 +81,7 @@ class QuickGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         if self._is_for_triton(x):
-            from .group_norm_triton import group_norm
+            from fcos_train.models.group_norm_triton import group_norm
 
             return group_norm(x, self.weight, self.bias, self.num_groups, self.eps, relu)
         if self.affine and x.dtype == torch.bfloat16 and is_quick_map(x):

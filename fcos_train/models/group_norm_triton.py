@@ -31,7 +31,9 @@ PROGRAMS_PER_PROCESSOR = 4
 
 
 @triton.jit
-def _slice_tile(row, first, end, STEP: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):
+def _slice_tile(
+    row, first, end, STEP: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr
+):
     """Offsets within an image and the mask of a tile [STEP, G, K] that starts at position ``first``."""
     n = first + tl.arange(0, STEP)[:, None, None]
     g = tl.arange(0, PG)[None, :, None]
@@ -235,7 +237,18 @@ class _GroupNormRelu(torch.autograd.Function):
             x, grad, stats, weight, bias, by_channel, by_group, *sizes, RELU=ctx.relu, **plan.tile
         )
         _input_gradient[plan.grid](
-            x, grad, out, stats, weight, bias, by_group, plan.slices, *sizes, RELU=ctx.relu, **plan.tile, **plan.all_slices
+            x,
+            grad,
+            out,
+            stats,
+            weight,
+            bias,
+            by_group,
+            plan.slices,
+            *sizes,
+            RELU=ctx.relu,
+            **plan.tile,
+            **plan.all_slices,
         )
         by_weight, by_bias = by_channel.sum((0, 1)).unbind()
         return out, by_weight.to(weight.dtype), by_bias.to(bias.dtype), None, None, None

@@ -117,7 +117,9 @@ def level_norm_of(norm_cfg: Mapping | None) -> type[LevelNorm] | None:
     """The norm per level that a head gets for this ``norm_cfg``; None where it has no BatchNorm, or one of another kind."""
     kind = (norm_cfg or {}).get("type")
     if isinstance(kind, type):
-        return kind if issubclass(kind, LevelNorm) else {nn.BatchNorm2d: LevelBN, nn.SyncBatchNorm: LevelSyncBN}.get(kind)
+        return (
+            kind if issubclass(kind, LevelNorm) else {nn.BatchNorm2d: LevelBN, nn.SyncBatchNorm: LevelSyncBN}.get(kind)
+        )
     return PER_LEVEL.get(str(kind).rpartition(".")[2])
 
 
@@ -126,7 +128,11 @@ def has_batch_statistics(norm: _BatchNorm, count: int) -> bool:
     the other ranks wait for it."""
     if not norm.training or count > 1 or norm.running_mean is None:
         return True
-    return isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return (
+        isinstance(norm, nn.SyncBatchNorm)
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
 
 
 def _by_running_statistics(norm: _BatchNorm, x: Tensor) -> Tensor:
@@ -173,7 +179,9 @@ class HasLevelNorms:
         if kind is not None:
             given = self.norm_cfg.get("num_levels", levels)
             if given != levels:
-                raise UserError(f"bbox_head.norm_cfg.num_levels={given}, but the head has {levels} levels: leave it out")
+                raise UserError(
+                    f"bbox_head.norm_cfg.num_levels={given}, but the head has {levels} levels: leave it out"
+                )
             self.norm_cfg = {**self.norm_cfg, "type": kind, "num_levels": levels}
         try:
             super()._init_layers()

@@ -123,7 +123,11 @@ def level_norm_relu(x: Tensor, towers: Sequence[LevelNorm], layout: Layout, firs
     levels = range(first, first + len(counts))
     live = tuple(_uses_batch(towers[0][level], count) for level, count in zip(levels, counts, strict=True))
     weight, bias = (
-        layout.table(torch.cat([tower.affine_of(level)[part] for level in levels for tower in towers]).unflatten(0, (len(levels), -1)))
+        layout.table(
+            torch.cat([tower.affine_of(level)[part] for level in levels for tower in towers]).unflatten(
+                0, (len(levels), -1)
+            )
+        )
         for part in (0, 1)
     )
     fixed = None
@@ -139,7 +143,11 @@ def level_norm_relu(x: Tensor, towers: Sequence[LevelNorm], layout: Layout, firs
 def obstacle(one: LevelNorm, other: LevelNorm) -> str | None:
     """Why the norms of two towers cannot run together; None when they can."""
     settings = [
-        (type(norm), norm.shared_affine, *((part.eps, part.momentum, part.training, part.running_mean is None) for part in norm))
+        (
+            type(norm),
+            norm.shared_affine,
+            *((part.eps, part.momentum, part.training, part.running_mean is None) for part in norm),
+        )
         for norm in (one, other)
     ]
     if settings[0] != settings[1] or len({part.eps for part in one}) != 1:
@@ -164,7 +172,9 @@ def _uses_batch(norm: nn.BatchNorm2d, count: int) -> bool:
 
 def _running(towers: Sequence[LevelNorm], levels: range, name: str) -> Tensor:
     """[L, T * C]"""
-    return torch.cat([getattr(tower[level], name) for level in levels for tower in towers]).unflatten(0, (len(levels), -1))
+    return torch.cat([getattr(tower[level], name) for level in levels for tower in towers]).unflatten(
+        0, (len(levels), -1)
+    )
 
 
 @torch.no_grad()
@@ -228,4 +238,11 @@ class _LevelNormReLU(torch.autograd.Function):
         factor = rstd * weight.float() * -ctx.share  # 0 for levels whose statistics are constants
         by_one, by_x = layout.spread(factor * by_bias), layout.spread(factor * by_weight * rstd)
         by_input = torch.addcmul(by_one, centred, by_x).addcmul_(grad, scale)
-        return by_input.view(y.shape).to(y.dtype), by_weight.to(weight.dtype), by_bias.to(weight.dtype), None, None, None
+        return (
+            by_input.view(y.shape).to(y.dtype),
+            by_weight.to(weight.dtype),
+            by_bias.to(weight.dtype),
+            None,
+            None,
+            None,
+        )

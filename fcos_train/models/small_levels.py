@@ -118,7 +118,10 @@ class _GroupNormReLU(torch.autograd.Function):
         by_shift, by_scale = ((values * weight).view(parts).sum(3) for values in (sums, products))  # [T, S, G]
         by_x = (by_shift * mean - by_scale) * rstd**3 / size
         by_one = -by_x * mean - by_shift * rstd / size
-        by_x, by_one = (part.unsqueeze(3).expand(*part.shape, weight.shape[2] // part.shape[2]).flatten(2) for part in (by_x, by_one))
+        by_x, by_one = (
+            part.unsqueeze(3).expand(*part.shape, weight.shape[2] // part.shape[2]).flatten(2)
+            for part in (by_x, by_one)
+        )
         a, b, c = (values.index_select(1, segment_of(*place)) for values in (scale, by_x, by_one))
         by_input = c.addcmul_(wide, b).addcmul_(grad, a).to(x.dtype)
         mean, rstd = (part.unsqueeze(3) for part in (mean, rstd))
@@ -144,7 +147,9 @@ def run_towers(
         if norms and isinstance(norms[0], LevelNorm):
             x = merged_norm.level_norm_relu(x, norms, merged_norm.InRows(rows.sizes, rows.batch, x.device), level)
         elif norms:
-            weight, bias = (torch.stack([getattr(norm, name) for norm in norms]).unsqueeze(1) for name in ("weight", "bias"))
+            weight, bias = (
+                torch.stack([getattr(norm, name) for norm in norms]).unsqueeze(1) for name in ("weight", "bias")
+            )
             x = _GroupNormReLU.apply(x, weight, bias, rows, norms[0].num_groups, norms[0].eps)
         else:
             x = x.relu_()

@@ -6,10 +6,9 @@ hold), ``embedded_config`` (the configuration in a checkpoint), ``newest`` and `
 (replacements of mmengine's functions).
 """
 
-from ..seams import Override
-from .embedded_config import fromstring
-from .hook import SafeCheckpointHook
-from .loaders import (
+from mmcv_overrides.checkpoint.embedded_config import fromstring
+from mmcv_overrides.checkpoint.hook import SafeCheckpointHook
+from mmcv_overrides.checkpoint.loaders import (
     load_checkpoint_file,
     load_checkpoint_to_model,
     load_from_local,
@@ -17,11 +16,12 @@ from .loaders import (
     safe_torch_load,
     save_checkpoint,
 )
-from .newest import find_latest_checkpoint, newest_readable
-from .reading import load, trust_checkpoints, trusted
-from .resume import resume
-from .weights import MatchReport, load_weights, state_dict_of
-from .writing import NonFiniteWeights, save
+from mmcv_overrides.checkpoint.newest import find_latest_checkpoint, newest_readable
+from mmcv_overrides.checkpoint.reading import load, trust_checkpoints, trusted
+from mmcv_overrides.checkpoint.resume import resume
+from mmcv_overrides.checkpoint.weights import MatchReport, load_weights, state_dict_of
+from mmcv_overrides.checkpoint.writing import NonFiniteWeights, save
+from mmcv_overrides.seams import Override
 
 __all__ = [
     "OVERRIDES",

@@ -36,16 +36,10 @@ class ClassLayers:
         for name in [n for n in weights if n in own]:
             theirs, ours = weights[name], own[name]
             same = theirs.shape == ours.shape
-            if (
-                _CLASS_LAYER.search(name)
-                and theirs.shape[1:] == ours.shape[1:]
-                and (not same or self._reordered())
-            ):
+            if _CLASS_LAYER.search(name) and theirs.shape[1:] == ours.shape[1:] and (not same or self._reordered()):
                 self._adapt(name, weights, ours)
             elif not same:
-                mismatched[name] = (
-                    f"{name} is {list(theirs.shape)} in the checkpoint, {list(ours.shape)} in the model"
-                )
+                mismatched[name] = f"{name} is {list(theirs.shape)} in the checkpoint, {list(ours.shape)} in the model"
                 del weights[name]
         return mismatched
 
@@ -61,11 +55,7 @@ class ClassLayers:
         self.names.append(name)
         layer, sizes = name.rsplit(".", 1)[0], (len(weights[name]), len(ours))
         size = "{}->{}".format(
-            *(
-                (len(self.old), len(self.new))
-                if self.old and self.new and len(self.old) != len(self.new)
-                else sizes
-            )
+            *((len(self.old), len(self.new)) if self.old and self.new and len(self.old) != len(self.new) else sizes)
         )
         shared = len(set(self.old) & set(self.new)) if rows else 0
         kept = f" ({shared} of {len(self.new)} classes kept by name)" if shared else ""

@@ -15,8 +15,8 @@ import math
 
 from mmengine.config import Config
 
-from ..errors import UserError
-from .reading import trust_checkpoints, trusted
+from mmcv_overrides.checkpoint.reading import trust_checkpoints, trusted
+from mmcv_overrides.errors import UserError
 
 MAX_CHARACTERS = 4_000_000
 MAX_VALUES = 500_000  # names bound earlier can repeat a list of lists of lists without end

@@ -14,16 +14,23 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner.base_loop import BaseLoop
 
-from .. import run_folder
-from ..errors import UserError
-from ..files import create
-from ..timer import paused
-from . import rng
-from .loaders import is_local
-from .ranks import on_master
-from .schedule import keep_config
-from .weights import state_dict_of
-from .writing import NonFiniteWeights, name_run, remove_leftovers, replacing, sync_folder, temporary
+from mmcv_overrides import run_folder
+from mmcv_overrides.checkpoint import rng
+from mmcv_overrides.checkpoint.loaders import is_local
+from mmcv_overrides.checkpoint.ranks import on_master
+from mmcv_overrides.checkpoint.schedule import keep_config
+from mmcv_overrides.checkpoint.weights import state_dict_of
+from mmcv_overrides.checkpoint.writing import (
+    NonFiniteWeights,
+    name_run,
+    remove_leftovers,
+    replacing,
+    sync_folder,
+    temporary,
+)
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import create
+from mmcv_overrides.timer import paused
 
 _RNG_KEY = "rng"
 
@@ -85,7 +92,11 @@ class SafeCheckpointHook(CheckpointHook):
     def _resumes(self, runner) -> bool:
         """True where the loop stands where the loaded checkpoint did, so not after ``load_from``."""
         loaded = self._loaded
-        return loaded is not None and loaded["iter"] > 0 and (runner.epoch, runner.iter) == (loaded["epoch"], loaded["iter"])
+        return (
+            loaded is not None
+            and loaded["iter"] > 0
+            and (runner.epoch, runner.iter) == (loaded["epoch"], loaded["iter"])
+        )
 
     def after_run(self, runner) -> None:
         if self._locked:
@@ -120,9 +131,7 @@ class SafeCheckpointHook(CheckpointHook):
             rng.restore(states[get_rank()], _device(runner))
 
     def _check_same_shapes(self, runner, shapes: dict[str, torch.Size]) -> None:
-        other = [
-            n for n, p in _bare(runner.model).state_dict().items() if n in shapes and shapes[n] != p.shape
-        ]
+        other = [n for n, p in _bare(runner.model).state_dict().items() if n in shapes and shapes[n] != p.shape]
         if other:
             raise UserError(
                 f"cannot resume: {len(other)} tensors have another shape there ({', '.join(other[:3])}). "
@@ -142,9 +151,7 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train_epoch(self, runner) -> None:
         self._partial = False
         if self._own_generator is not None:
-            self._own_generator.manual_seed(
-                ((runner.seed or 0) * 1000003 + runner.epoch * 1009 + get_rank()) % 2**63
-            )
+            self._own_generator.manual_seed(((runner.seed or 0) * 1000003 + runner.epoch * 1009 + get_rank()) % 2**63)
 
     def before_val(self, runner) -> None:
         self._before_val = rng.capture(_device(runner))
@@ -177,9 +184,7 @@ class SafeCheckpointHook(CheckpointHook):
             "run": str(meta.get("run", "")),
             "rng": checkpoint.get(_RNG_KEY),
             "schedule": schedule,
-            "shapes": {
-                k: v.shape for k, v in state_dict_of(checkpoint).items() if isinstance(v, torch.Tensor)
-            },
+            "shapes": {k: v.shape for k, v in state_dict_of(checkpoint).items() if isinstance(v, torch.Tensor)},
         }
 
     # Saving
@@ -192,9 +197,7 @@ class SafeCheckpointHook(CheckpointHook):
         """The loop stops in mid-epoch (``max_iters``): its last state is saved as iter_N.pth, beside the kept ones."""
         if self.by_epoch and self.save_last:
             self._partial = True
-            self._save_last(
-                runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter)
-            )
+            self._save_last(runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
 
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
@@ -290,9 +293,7 @@ class SafeCheckpointHook(CheckpointHook):
                 f"save_best={key!r} is no metric of this evaluation; it has: {', '.join(map(str, metrics))}"
             )
         single = len(self.key_indicators) == 1
-        score_key, path_key = (
-            ("best_score", "best_ckpt") if single else (f"best_score_{key}", f"best_ckpt_{key}")
-        )
+        score_key, path_key = ("best_score", "best_ckpt") if single else (f"best_score_{key}", f"best_ckpt_{key}")
         hub, score = runner.message_hub, metrics[key]
         best = hub.get_info(score_key, self.init_value_map[rule])
         if score is None or not self.is_better_than[key](score, best):
@@ -301,9 +302,7 @@ class SafeCheckpointHook(CheckpointHook):
         new, old = self.file_backend.join_path(self.out_dir, name), self._best_path(key, single)
         known = {k: hub.get_info(k) for k in (score_key, path_key) if k in hub.runtime_info}
         hub.update_info_dict({score_key: score, path_key: new})
-        if not self._save(
-            runner, name, meta=meta, save_optimizer=False, save_param_scheduler=False, by_epoch=False
-        ):
+        if not self._save(runner, name, meta=meta, save_optimizer=False, save_param_scheduler=False, by_epoch=False):
             for k in (score_key, path_key):
                 hub.update_info(k, known[k]) if k in known else hub.pop_info(k)
             return False
@@ -311,9 +310,7 @@ class SafeCheckpointHook(CheckpointHook):
         if old and old != new and self._remove(old):
             runner.logger.info(f"The previous best checkpoint {old} is removed")
         unit = "epoch" if self.by_epoch else "iter"
-        runner.logger.info(
-            f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {name}."
-        )
+        runner.logger.info(f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {name}.")
         return True
 
     def _best_path(self, key: str, single: bool) -> str | None:

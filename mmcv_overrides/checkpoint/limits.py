@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ..errors import UserError
+from mmcv_overrides.errors import UserError
 
 MAX_EXPANSION = 10  # bytes in memory for one in the file
 SLACK = 64 * 2**20  # bytes, for small files

@@ -16,11 +16,11 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.runner.checkpoint import save_checkpoint as _upstream_save
 
-from ..errors import UserError
-from .plain import plain
-from .reading import load, read
-from .weights import load_weights, state_dict_of
-from .writing import check_finite, save
+from mmcv_overrides.checkpoint.plain import plain
+from mmcv_overrides.checkpoint.reading import load, read
+from mmcv_overrides.checkpoint.weights import load_weights, state_dict_of
+from mmcv_overrides.checkpoint.writing import check_finite, save
+from mmcv_overrides.errors import UserError
 
 
 def save_checkpoint(

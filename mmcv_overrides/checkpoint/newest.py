@@ -8,10 +8,10 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from ..errors import UserError
-from ..run_folder import Record, read_record
-from .ranks import on_master
-from .reading import load, peek
+from mmcv_overrides.checkpoint.ranks import on_master
+from mmcv_overrides.checkpoint.reading import load, peek
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.run_folder import Record, read_record
 
 _PATTERNS = ("epoch_*.pth", "iter_*.pth")
 

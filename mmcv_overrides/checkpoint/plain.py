@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from ..errors import UserError
+from mmcv_overrides.errors import UserError
 
 _TAG = "__history_buffer__"
 _MAX_DEPTH = 100  # deeper than any real checkpoint; a cycle ends here instead of in a RecursionError
@@ -70,9 +70,7 @@ def _key(key: Any, where: str) -> Any:
     try:
         hash(key)
     except TypeError:
-        raise UserError(
-            f"cannot save {where}: its key {key!r} has no plain form; use a string or number"
-        ) from None
+        raise UserError(f"cannot save {where}: its key {key!r} has no plain form; use a string or number") from None
     return key
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
 
-from ..errors import UserError
-from .writing import NonFiniteWeights
+from mmcv_overrides.checkpoint.writing import NonFiniteWeights
+from mmcv_overrides.errors import UserError
 
 _KINDS = {"NonFiniteWeights": NonFiniteWeights, "UserError": UserError}
 

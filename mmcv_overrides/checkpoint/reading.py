@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 import torch
 from mmengine.logging import print_log
 
-from ..errors import UserError
-from . import limits
-from .plain import revive
-from .scan import globals_named_in
-from .unpickle import ALLOWED, stand_ins
+from mmcv_overrides.checkpoint import limits
+from mmcv_overrides.checkpoint.plain import revive
+from mmcv_overrides.checkpoint.scan import globals_named_in
+from mmcv_overrides.checkpoint.unpickle import ALLOWED, stand_ins
+from mmcv_overrides.errors import UserError
 
 _ENV = "FCOS_TRUST_CHECKPOINT"
 _trusted = False
@@ -63,9 +63,7 @@ def load(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False
     except OSError as error:
         raise UserError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
     if not isinstance(found, dict):
-        raise UserError(
-            f"{path} is not a checkpoint: it holds a {type(found).__name__}, expected a dict of weights"
-        )
+        raise UserError(f"{path} is not a checkpoint: it holds a {type(found).__name__}, expected a dict of weights")
     return found
 
 
@@ -156,19 +154,13 @@ def _check_format(file: BinaryIO, name: str) -> None:
     file.seek(0)
     head = file.read(64)
     if not head:
-        raise UserError(
-            f"checkpoint {name} is empty (0 bytes); use an earlier checkpoint or get the file again"
-        )
+        raise UserError(f"checkpoint {name} is empty (0 bytes); use an earlier checkpoint or get the file again")
     if not head.strip(b"\0"):
         raise UserError(_broken(name, "it begins with zeros, as files do after a power cut"))
     if head.startswith(b"version https://git-lfs"):
-        raise UserError(
-            f"{name} is a Git LFS pointer, not the checkpoint itself; fetch it with `git lfs pull`"
-        )
+        raise UserError(f"{name} is a Git LFS pointer, not the checkpoint itself; fetch it with `git lfs pull`")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(
-            f"{name} is a web page, not a checkpoint; the download went wrong, get the file again"
-        )
+        raise UserError(f"{name} is a web page, not a checkpoint; the download went wrong, get the file again")
     kind = limits.compression(file)
     if kind is not None:
         raise UserError(f"{name} is compressed with {kind}; unpack it and give the checkpoint within")
@@ -185,9 +177,7 @@ def _check_zip(file: BinaryIO, name: str) -> None:
     limits.check_archive(found, file.seek(0, os.SEEK_END), name)
     members = [member.filename for member in found]
     if any(m.endswith("/constants.pkl") for m in members):
-        raise UserError(
-            f"{name} is a TorchScript program, not a checkpoint; it holds code to be run, not only weights"
-        )
+        raise UserError(f"{name} is a TorchScript program, not a checkpoint; it holds code to be run, not only weights")
     if not any(m.endswith("data.pkl") for m in members):
         raise UserError(f"{name} is a zip archive, but not a checkpoint written by torch.save")
 
@@ -220,13 +210,7 @@ def _reason(file: BinaryIO, error: UnpicklingError) -> str | None:
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         return f"it names {', '.join(others[:3])}{more}"
-    if (
-        "tar format" in text
-        or "numpy" in text
-        or "codec" in text
-        or "reduce" in text
-        or "create new object" in text
-    ):
+    if "tar format" in text or "numpy" in text or "codec" in text or "reduce" in text or "create new object" in text:
         return text.splitlines()[-1].strip()
     return None
 

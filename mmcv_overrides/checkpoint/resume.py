@@ -7,9 +7,9 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from ..errors import UserError
-from .embedded_config import TRUST, parse
-from .reading import trusted
+from mmcv_overrides.checkpoint.embedded_config import TRUST, parse
+from mmcv_overrides.checkpoint.reading import trusted
+from mmcv_overrides.errors import UserError
 
 _upstream = Runner.resume
 _LOAD = "Use its weights alone (--load-from), or resume from a checkpoint of this training."
@@ -40,7 +40,9 @@ def resume(
     except ValueError as error:  # torch.optim.Optimizer.load_state_dict
         if "parameter group" not in str(error):
             raise
-        raise UserError(f"checkpoint {filename}: its optimizer is of another model or config ({error}). {_LOAD}") from error
+        raise UserError(
+            f"checkpoint {filename}: its optimizer is of another model or config ({error}). {_LOAD}"
+        ) from error
     finally:
         del self.load_checkpoint
 

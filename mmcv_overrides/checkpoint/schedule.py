@@ -64,9 +64,7 @@ def _pairs(built: Any, saved: Any) -> Iterator[tuple[Any, dict]]:
     elif isinstance(built, list) and isinstance(saved, list) and len(built) == len(saved):
         # another number of schedulers is another schedule; mmengine pairs them off as far as they go
         yield from (
-            (b, s)
-            for b, s in zip(built, saved, strict=True)
-            if hasattr(b, "state_dict") and isinstance(s, dict)
+            (b, s) for b, s in zip(built, saved, strict=True) if hasattr(b, "state_dict") and isinstance(s, dict)
         )
 
 

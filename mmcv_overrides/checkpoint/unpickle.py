@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .plain import history, revive
+from mmcv_overrides.checkpoint.plain import history, revive
 
 _DTYPE = re.compile(r"(b1|[iu][1248]|f[248]|c(8|16)|[SU]\d{1,5})")  # no objects, records, pointers
 

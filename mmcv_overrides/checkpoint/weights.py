@@ -13,10 +13,10 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..printable import printable
-from .adelaidet import is_adelaidet, mmdet_names
-from .class_rows import ClassLayers
+from mmcv_overrides.checkpoint.adelaidet import is_adelaidet, mmdet_names
+from mmcv_overrides.checkpoint.class_rows import ClassLayers
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DDP, torch.compile, wrappers of other trainers
 # mmdet 1.x, 2.x -> 3.x. Renames that mmdet's layers do themselves (deformable conv, rpn_head) are left to them.
@@ -123,11 +123,7 @@ def _rename(source: Mapping, own: Mapping) -> OrderedDict:
     found = True
     while found:
         found = next(
-            (
-                p
-                for p in _PREFIXES
-                if all(k.startswith(p) for k in weights) and not any(k.startswith(p) for k in own)
-            ),
+            (p for p in _PREFIXES if all(k.startswith(p) for k in weights) and not any(k.startswith(p) for k in own)),
             None,
         )
         if found:

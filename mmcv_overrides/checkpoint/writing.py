@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ..errors import UserError
-from ..files import create, unguessable
-from .plain import plain
+from mmcv_overrides.checkpoint.plain import plain
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import create, unguessable
 
 TEMP_SUFFIX = ".saving"
 _run = "alone"

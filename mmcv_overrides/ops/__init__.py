@@ -21,7 +21,7 @@ def install() -> str:
     """
     import mmcv
 
-    from . import ext, vision
+    from mmcv_overrides.ops import ext, vision
 
     found, reason = _find_compiled()
     if found is not None:

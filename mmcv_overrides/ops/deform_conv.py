@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .rows import WeightedRows, compute_dtype
+from mmcv_overrides.ops.rows import WeightedRows, compute_dtype
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,7 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Add the gradients of every argument of `modulated_deform_conv_forward` to the ``grad_*`` tensors."""
     shape = _geometry_v2(geometry)
-    _backward(
-        input, offset, mask, weight, grad_output, shape, grad_input, grad_offset, grad_mask, grad_weight
-    )
+    _backward(input, offset, mask, weight, grad_output, shape, grad_input, grad_offset, grad_mask, grad_weight)
     if with_bias:
         grad_bias += grad_output.sum((0, 2, 3))
 
@@ -177,8 +175,7 @@ def _backward(
         for image in range(input.size(0)):
             leaves = {id(value): value[image].detach().requires_grad_() for _, value in wanted}
             sources = [
-                leaves.get(id(value), None if value is None else value[image])
-                for value in (input, offset, mask)
+                leaves.get(id(value), None if value is None else value[image]) for value in (input, offset, mask)
             ]
             with torch.enable_grad():
                 columns = _by_group(_columns(*sources, geometry), geometry)  # [S, L, K * C / S]
@@ -201,11 +198,7 @@ def _own_dtype(input: Tensor) -> AbstractContextManager:
 def _weight_matrix(weight: Tensor, groups: int) -> Tensor:
     """[O, C / S, kh, kw] -> [S, K * C / S, O / S], rows in the order of `_by_group`."""
     out, inner = weight.shape[:2]
-    return (
-        weight.reshape(groups, out // groups, inner, -1)
-        .permute(0, 3, 2, 1)
-        .reshape(groups, -1, out // groups)
-    )
+    return weight.reshape(groups, out // groups, inner, -1).permute(0, 3, 2, 1).reshape(groups, -1, out // groups)
 
 
 def _weight_from_matrix(matrix: Tensor, like: Tensor) -> Tensor:

@@ -4,22 +4,21 @@ import sys
 from collections.abc import Callable
 
 from mmcv_overrides.errors import UserError
-
-from .deform_conv import (
+from mmcv_overrides.ops.deform_conv import (
     deform_conv_backward_input,
     deform_conv_backward_parameters,
     deform_conv_forward,
     modulated_deform_conv_backward,
     modulated_deform_conv_forward,
 )
-from .focal_loss import (
+from mmcv_overrides.ops.focal_loss import (
     sigmoid_focal_loss_backward,
     sigmoid_focal_loss_forward,
     softmax_focal_loss_backward,
     softmax_focal_loss_forward,
 )
-from .nms import nms, softnms
-from .roi_align import roi_align_backward, roi_align_forward
+from mmcv_overrides.ops.nms import nms, softnms
+from mmcv_overrides.ops.roi_align import roi_align_backward, roi_align_forward
 
 __all__ = [
     "deform_conv_backward_input",

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rows import compute_dtype
+from mmcv_overrides.ops.rows import compute_dtype
 
 
 def sigmoid_focal_loss_forward(

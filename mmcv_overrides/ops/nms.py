@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import vision
-from .rows import compute_dtype
+from mmcv_overrides.ops import vision
+from mmcv_overrides.ops.rows import compute_dtype
 
 # Boxes of one block: the IoU matrix of a block against the rest is what bounds memory (block x boxes).
 BLOCK = 512

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .rows import compute_dtype, gather_rows, scatter_rows
+from mmcv_overrides.ops.rows import compute_dtype, gather_rows, scatter_rows
 
 MAX_POOL = 0
 # Taps (row and weight pairs) of one chunk of regions, and values of one chunk in maximum pooling: bounds memory.
@@ -157,9 +157,7 @@ def _chunks(grid: Tensor, size: tuple[int, int], channels: int) -> Iterator[tupl
         first = last
 
 
-def _points(
-    regions: _Regions, size: tuple[int, int], points: tuple[int, int], limits: tuple[int, int]
-) -> list[_Axis]:
+def _points(regions: _Regions, size: tuple[int, int], points: tuple[int, int], limits: tuple[int, int]) -> list[_Axis]:
     """Sampling points of a chunk along y and along x."""
     return [_axis(regions, axis, size[axis], points[axis], limits[axis]) for axis in (0, 1)]
 
@@ -219,9 +217,7 @@ def _maximum(
     return tuple(t.permute(0, 3, 1, 2) for t in filled)
 
 
-def _maximum_gradient(
-    grad: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, shape: torch.Size
-) -> Tensor:
+def _maximum_gradient(grad: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, shape: torch.Size) -> Tensor:
     """The gradient of every bin and channel goes to the four pixels around its maximum; [B, C, H, W]."""
     batch, channels, height, width = shape
     plane = rois[:, 0].long()[:, None] * channels + torch.arange(channels, device=rois.device)

@@ -55,9 +55,7 @@ def scatter_rows(values: Tensor, index: Tensor, weight: Tensor, rows: int) -> Te
         target, order = index.reshape(-1).sort(stable=True)
         starts = torch.searchsorted(target, torch.arange(rows, device=target.device))
         source = order.div(index.size(1), rounding_mode="floor")
-        return F.embedding_bag(
-            source, values, starts, per_sample_weights=weight.reshape(-1)[order], mode="sum"
-        )
+        return F.embedding_bag(source, values, starts, per_sample_weights=weight.reshape(-1)[order], mode="sum")
     out = values.new_zeros(rows, values.size(1))
     for k in range(index.size(1)):
         out.index_add_(0, index[:, k], values * weight[:, k : k + 1])

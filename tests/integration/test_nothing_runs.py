@@ -51,7 +51,12 @@ class Toy(BaseModel):
 
 
 def runner(folder: Path, **settings) -> Runner:
-    loader = {"dataset": Points(), "sampler": {"type": "DefaultSampler", "shuffle": False}, "batch_size": 1, "num_workers": 0}
+    loader = {
+        "dataset": Points(),
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "batch_size": 1,
+        "num_workers": 0,
+    }
     return Runner(
         model=Toy(),
         work_dir=str(folder / "run"),
@@ -122,7 +127,9 @@ def test_no_reader_executes_a_pickle(tmp_path, format):
         assert not marker.exists(), name
 
 
-@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"tar_gz", "OBJ_zip", "INST_zip", "GLOBAL_zip", "STACK_GLOBAL_zip", "two_data_pkl"}))
+@pytest.mark.parametrize(
+    "format", sorted(set(FORMATS) - {"tar_gz", "OBJ_zip", "INST_zip", "GLOBAL_zip", "STACK_GLOBAL_zip", "two_data_pkl"})
+)
 def test_the_files_of_this_table_do_execute_where_they_are_trusted(tmp_path, format):
     """Otherwise the table would prove nothing. (torch refuses the others for lack of its own records.)"""
     marker, path = tmp_path / "executed", tmp_path / "file"
@@ -199,7 +206,11 @@ def test_no_tag_of_a_yaml_file_is_executed(tmp_path, reader, tag):
     assert not marker.exists()
     if reader in ("mmengine.load", "Config.fromstring"):
         return
-    for child, text in (("a.py", "_base_ = 'evil.yaml'"), ("a.json", '{"_base_": "evil.yaml"}'), ("a.yml", "_base_: evil.yaml")):
+    for child, text in (
+        ("a.py", "_base_ = 'evil.yaml'"),
+        ("a.json", '{"_base_": "evil.yaml"}'),
+        ("a.yml", "_base_: evil.yaml"),
+    ):
         (tmp_path / child).write_text(text)
         with pytest.raises(UserError, match="nothing was executed"):
             CONFIG_READERS[reader](tmp_path / child)

@@ -26,7 +26,9 @@ def distance(one, two):
     return sum((one[k] - v).square().sum() for k, v in two.items()).sqrt().item()
 
 
-@pytest.mark.parametrize(("start", "level"), [("fresh", "O1"), ("fresh", "O2"), ("fresh", "bf16"), ("loaded", "O1"), ("loaded", "O2")])
+@pytest.mark.parametrize(
+    ("start", "level"), [("fresh", "O1"), ("fresh", "O2"), ("fresh", "bf16"), ("loaded", "O1"), ("loaded", "O2")]
+)
 def test_losses_and_weights_are_those_of_fp32(request, start, level):
     runs = request.getfixturevalue(start)
     run, reference = runs[level], runs["O0"]

@@ -82,7 +82,13 @@ def test_old_keys_are_translated_with_a_notice(data, tmp_path):
         run("train", CONFIG, "--workers", 0, "--no-validate", "--work-dir", tmp_path / "w", "--max-iters", 1, "--cfg-options",
             "optimizer.lr=0.00125", "data.samples_per_gpu=2", "total_epochs=1", "optimizer_config.grad_clip.max_norm=20", f"data_root={data}")
     )  # fmt: skip
-    for old in ("optimizer.lr", "data.samples_per_gpu", "total_epochs", "optimizer_config.grad_clip.max_norm", "data_root"):
+    for old in (
+        "optimizer.lr",
+        "data.samples_per_gpu",
+        "total_epochs",
+        "optimizer_config.grad_clip.max_norm",
+        "data_root",
+    ):
         assert f"{old} ->" in done.stdout
     assert "learning rate 0.00125 as given" in done.stdout
 
@@ -98,7 +104,11 @@ def test_unavailable_device(data):
 
 
 def test_pretrained_weights_out_of_reach(data, tmp_path):
-    options = ["--cfg-options", "model.backbone.init_cfg.type=Pretrained", f"model.backbone.init_cfg.checkpoint={tmp_path}/no.pth"]
+    options = [
+        "--cfg-options",
+        "model.backbone.init_cfg.type=Pretrained",
+        f"model.backbone.init_cfg.checkpoint={tmp_path}/no.pth",
+    ]
     message = refused(train("--data-path", data, "--work-dir", tmp_path / "w", *options))
     assert "no.pth" in message and "--pretrained none" in message
     done = ok(train("--data-path", data, "--work-dir", tmp_path / "w", "--pretrained", "auto", *options))
@@ -114,7 +124,9 @@ class Bomb:
 
 
 # every format by some door; the formats times the reading functions are in the unit tests
-@pytest.mark.parametrize(("entry", "kind"), [("demo", "zip"), ("eval", "pickle"), ("resume", "legacy"), ("load-from", "zip")])
+@pytest.mark.parametrize(
+    ("entry", "kind"), [("demo", "zip"), ("eval", "pickle"), ("resume", "legacy"), ("load-from", "zip")]
+)
 def test_malicious_checkpoint_executes_nothing(shapes, tmp_path, entry, kind):
     marker, file = tmp_path / "executed", tmp_path / "evil.pth"
     content = {"state_dict": {"w": torch.zeros(1)}, "meta": Bomb(marker)}
@@ -145,8 +157,23 @@ def test_disk_full_while_saving_keeps_the_old_checkpoint(shapes, tmp_path):
         ok(train("--data-path", shapes, "--work-dir", small))
         old = (small / "latest.pth").resolve()
         before = old.read_bytes()
-        (small / "filler").write_bytes(b"0" * (12 * 2**20 - sum(p.stat().st_size for p in small.rglob("*") if p.is_file()) - 2**20))
-        done = run("train", CONFIG, "--data-path", shapes, "--work-dir", small, "--max-iters", 3, "--workers", 0, "--no-validate", "--resume")
+        (small / "filler").write_bytes(
+            b"0" * (12 * 2**20 - sum(p.stat().st_size for p in small.rglob("*") if p.is_file()) - 2**20)
+        )
+        done = run(
+            "train",
+            CONFIG,
+            "--data-path",
+            shapes,
+            "--work-dir",
+            small,
+            "--max-iters",
+            3,
+            "--workers",
+            0,
+            "--no-validate",
+            "--resume",
+        )
         assert "space" in refused(done)
         assert old.read_bytes() == before and (small / "latest.pth").resolve() == old
         assert not [p for p in small.iterdir() if "saving" in p.name or p.name.startswith("iter_3")]
@@ -158,5 +185,7 @@ def test_disk_full_while_saving_keeps_the_old_checkpoint(shapes, tmp_path):
 def test_no_path_of_a_machine_in_the_repository():
     import subprocess
 
-    found = subprocess.run(["git", "grep", "-nIE", "/ho" + "me/[a-z]+/|/ro" + "ot/"], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run(
+        ["git", "grep", "-nIE", "/ho" + "me/[a-z]+/|/ro" + "ot/"], cwd=ROOT, capture_output=True, text=True
+    )
     assert found.stdout == ""

@@ -16,7 +16,22 @@ COMMON = ["--opt-level", "O0", "--seed", "0", "--batch-size", "4", "--no-validat
 
 def train(data, work_dir, iters, *more, workers=0):
     return exact(
-        ok(run("train", EXACT, "--data-path", data, "--work-dir", work_dir, "--max-iters", iters, "--workers", workers, *COMMON, *more))
+        ok(
+            run(
+                "train",
+                EXACT,
+                "--data-path",
+                data,
+                "--work-dir",
+                work_dir,
+                "--max-iters",
+                iters,
+                "--workers",
+                workers,
+                *COMMON,
+                *more,
+            )
+        )
     )
 
 
@@ -37,7 +52,9 @@ def test_resumed_losses_are_bitwise_equal(straight, shapes, tmp_path, half, work
 def test_two_ranks_resume_in_mid_epoch(shapes, tmp_path):
     def go(work_dir, iters, *more):
         args = ["train", EXACT, "--data-path", shapes, "--work-dir", work_dir, "--max-iters", iters, "--workers", 0]
-        return exact(ok(run_ranks(2, *args, "--opt-level", "O0", "--seed", 0, "--batch-size", 2, "--no-validate", *more)))
+        return exact(
+            ok(run_ranks(2, *args, "--opt-level", "O0", "--seed", 0, "--batch-size", 2, "--no-validate", *more))
+        )
 
     whole = go(tmp_path / "a", 4)
     parts = {**go(tmp_path / "b", 2), **go(tmp_path / "b", 4, "--resume")}
@@ -63,10 +80,32 @@ def test_killed_in_mid_epoch_resumes_from_the_last_checkpoint(straight, shapes, 
 
 
 def test_truncated_newest_falls_back_to_the_one_before(straight, shapes, tmp_path):
-    train(shapes, tmp_path, 8, "--cfg-options", "default_hooks.checkpoint.interval=4", "default_hooks.checkpoint.by_epoch=False")
+    train(
+        shapes,
+        tmp_path,
+        8,
+        "--cfg-options",
+        "default_hooks.checkpoint.interval=4",
+        "default_hooks.checkpoint.by_epoch=False",
+    )
     newest = tmp_path / "iter_8.pth"
     newest.write_bytes(newest.read_bytes()[:5000])
-    done = ok(run("train", EXACT, "--data-path", shapes, "--work-dir", tmp_path, "--max-iters", 10, "--workers", 0, *COMMON, "--resume"))
+    done = ok(
+        run(
+            "train",
+            EXACT,
+            "--data-path",
+            shapes,
+            "--work-dir",
+            tmp_path,
+            "--max-iters",
+            10,
+            "--workers",
+            0,
+            *COMMON,
+            "--resume",
+        )
+    )
     resumed = exact(done)
     assert sorted(resumed) == [(0, it) for it in range(5, 11)]
     assert all(resumed[key] == straight[key] for key in resumed)
@@ -76,7 +115,21 @@ def test_truncated_newest_falls_back_to_the_one_before(straight, shapes, tmp_pat
 def test_resume_restores_scale_and_clocks(shapes, tmp_path):
     def go(iters, *more):
         args = ["train", EXACT, "--data-path", shapes, "--work-dir", tmp_path, "--max-iters", iters, "--workers", 0]
-        ok(run(*args, "--opt-level", "O1", "--seed", 0, "--batch-size", 2, "--no-validate", "--loss-scale", "dynamic", *more))
+        ok(
+            run(
+                *args,
+                "--opt-level",
+                "O1",
+                "--seed",
+                0,
+                "--batch-size",
+                2,
+                "--no-validate",
+                "--loss-scale",
+                "dynamic",
+                *more,
+            )
+        )
         return torch.load(tmp_path / "latest.pth", weights_only=True)
 
     first = go(12)

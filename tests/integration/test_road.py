@@ -27,7 +27,10 @@ def pictures(shapes, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(pictures, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("run")
-    scale = [f"{loader}_dataloader.dataset.pipeline.{i}.scale=(160,128)" for loader, i in (("train", 2), ("val", 1), ("test", 1))]
+    scale = [
+        f"{loader}_dataloader.dataset.pipeline.{i}.scale=(160,128)"
+        for loader, i in (("train", 2), ("val", 1), ("test", 1))
+    ]
     done = ok(
         run(
             "train", CONFIG, "--data-path", pictures, "--work-dir", work_dir, "--seed", 0, "--workers", 0, "--max-epochs", 50,
@@ -46,14 +49,32 @@ def test_training_learns_and_leaves_what_users_look_for(trained):
     losses = [r["loss"] for r in log_records(work_dir)]
     assert losses[-1] < 0.6 * losses[0]
     assert log_records(work_dir, "val")[-1]["bbox_mAP"] > 0.1
-    assert re.search(r"^\S+ \S+ - mmdet - INFO - Epoch \[1\]\[\d+/3\]\tlr: .*, eta: .*, time: .*, data_time: ", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^\S+ \S+ - mmdet - INFO - Epoch \[1\]\[\d+/3\]\tlr: .*, eta: .*, time: .*, data_time: ",
+        done.stdout,
+        re.MULTILINE,
+    )
     assert len(done.stdout.splitlines()) < 250 and max(map(len, done.stdout.splitlines())) < 600
     assert "OneDL" not in done.stdout + done.stderr
 
 
 def test_eval_gives_the_mAP_of_the_training(trained, pictures, tmp_path):
     work_dir, _ = trained
-    done = ok(run("eval", "-", work_dir / "latest.pth", "--data-path", pictures, "--workers", 0, "--out", tmp_path / "m.json", "--work-dir", tmp_path))
+    done = ok(
+        run(
+            "eval",
+            "-",
+            work_dir / "latest.pth",
+            "--data-path",
+            pictures,
+            "--workers",
+            0,
+            "--out",
+            tmp_path / "m.json",
+            "--work-dir",
+            tmp_path,
+        )
+    )
     metrics = json.loads((tmp_path / "m.json").read_text())
     in_training = log_records(work_dir, "val")[-1]
     assert round(metrics["bbox_mAP"], 4) == pytest.approx(in_training["bbox_mAP"], abs=2e-4)
@@ -72,7 +93,17 @@ def test_eval_needs_no_config_nor_data_path(trained):
 def test_demo_draws_the_detections(trained, pictures, tmp_path):
     work_dir, _ = trained
     image = sorted((pictures / "val2017").iterdir())[0]
-    command = [sys.executable, ROOT / "demo.py", work_dir / "latest.pth", "--img", image, "--show-dir", tmp_path, "--score-thr", "0.1"]
+    command = [
+        sys.executable,
+        ROOT / "demo.py",
+        work_dir / "latest.pth",
+        "--img",
+        image,
+        "--show-dir",
+        tmp_path,
+        "--score-thr",
+        "0.1",
+    ]
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (drawn,) = tmp_path.glob("*_pred.jpg")

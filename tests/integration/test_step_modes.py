@@ -5,7 +5,19 @@ import torch
 
 from tests.support.commands import EXACT, exact, log_records, ok, refused, run
 
-COMMON = ["--batch-size", 4, "--workers", 0, "--seed", 0, "--no-auto-lr", "--opt-level", "O0", "--loss-scale", "dynamic"]
+COMMON = [
+    "--batch-size",
+    4,
+    "--workers",
+    0,
+    "--seed",
+    0,
+    "--no-auto-lr",
+    "--opt-level",
+    "O0",
+    "--loss-scale",
+    "dynamic",
+]
 TAPED = EXACT.with_name("taped_exact.py")
 
 
@@ -22,8 +34,12 @@ def test_a_run_of_graphs_with_a_resume_is_the_run_of_eager(shapes, tmp_path):
         assert "mode graph" in done.stdout and done.stdout.count("captured as one graph: 4 x ") == 1
     assert losses(parts[0]) | losses(parts[1]) == pytest.approx(eager, rel=1e-4) and len(eager) == 11
     first, second = log_records(tmp_path / "eager"), log_records(tmp_path / "graph")
-    assert first[-1]["lr"] == second[-1]["lr"] and first[-1]["grad_norm"] == pytest.approx(second[-1]["grad_norm"], rel=1e-3)
-    one, two = (torch.load(tmp_path / name / "latest.pth", weights_only=True)["state_dict"] for name in ("eager", "graph"))
+    assert first[-1]["lr"] == second[-1]["lr"] and first[-1]["grad_norm"] == pytest.approx(
+        second[-1]["grad_norm"], rel=1e-3
+    )
+    one, two = (
+        torch.load(tmp_path / name / "latest.pth", weights_only=True)["state_dict"] for name in ("eager", "graph")
+    )
     assert one.keys() == two.keys()
     for key, value in one.items():  # the moving averages
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)

@@ -6,7 +6,9 @@ import pytest
 
 from tests.support.commands import QUICK_LEVEL, ROOT, log_records, ok, run
 
-SMALL = [f"{loader}_dataloader.dataset.pipeline.{i}.scale=(128,96)" for loader, i in (("train", 2), ("val", 1), ("test", 1))]
+SMALL = [
+    f"{loader}_dataloader.dataset.pipeline.{i}.scale=(128,96)" for loader, i in (("train", 2), ("val", 1), ("test", 1))
+]
 
 TABLE = [
     ("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco", SMALL),
@@ -41,5 +43,9 @@ def test_three_iterations(config, options, shapes, tmp_path):
 
 
 def test_the_table_has_every_shipped_config():
-    shipped = {str(p.relative_to(ROOT / "configs").with_suffix("")) for p in (ROOT / "configs").rglob("*.py") if "_base_" not in p.parts}
+    shipped = {
+        str(p.relative_to(ROOT / "configs").with_suffix(""))
+        for p in (ROOT / "configs").rglob("*.py")
+        if "_base_" not in p.parts
+    }
     assert shipped == {config for config, _ in TABLE if not config.startswith("mmdet::")}

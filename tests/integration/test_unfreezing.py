@@ -25,7 +25,8 @@ class Thaw(Hook):
 def test_they_train_as_without_folding(shapes, tmp_path, level):
     """Six steps an epoch: frozen, then trained."""
     ours, stock = (
-        Training(tmp_path / mode, shapes, level, 12, FROZEN, EXACT, (Thaw(),), step_mode=mode) for mode in ("eager", "mmdet")
+        Training(tmp_path / mode, shapes, level, 12, FROZEN, EXACT, (Thaw(),), step_mode=mode)
+        for mode in ("eager", "mmdet")
     )
     assert ours.losses == pytest.approx(stock.losses, rel=1e-3 if level == "O0" else 1e-2)
     for name in ("conv1.weight", "bn1.weight", "bn2.bias", "conv2.weight"):

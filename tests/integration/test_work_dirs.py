@@ -19,7 +19,15 @@ def place(tmp_path_factory):
 
 
 def options(shapes, work_dir, **more):
-    settings = {"seed": 0, "workers": 0, "batch_size": 4, "validate": False, "check": False, "opt_level": "O0", "device": "cpu"}
+    settings = {
+        "seed": 0,
+        "workers": 0,
+        "batch_size": 4,
+        "validate": False,
+        "check": False,
+        "opt_level": "O0",
+        "device": "cpu",
+    }
     return TrainOptions(config=CONFIG, data_path=str(shapes), work_dir=str(work_dir), **settings | more)
 
 

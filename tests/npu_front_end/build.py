@@ -52,7 +52,9 @@ def _filling(folder: Path):
 def _run(*command: object) -> str:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command[:4]))} ... failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        raise RuntimeError(
+            f"{' '.join(map(str, command[:4]))} ... failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        )
     return done.stdout
 
 
@@ -66,7 +68,17 @@ def wheel() -> Path:
     if folder.is_dir():
         return folder
     with _filling(folder) as part:
-        download = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--dest", str(part), f"torch_npu=={VERSION}"]
+        download = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-qq",
+            "--no-deps",
+            "--dest",
+            str(part),
+            f"torch_npu=={VERSION}",
+        ]
         done = subprocess.run(download, capture_output=True, text=True)
         if done.returncode:
             raise Unavailable(f"torch_npu {VERSION} cannot be downloaded: {done.stderr.strip().splitlines()[-1]}")

@@ -9,7 +9,20 @@ CONFIG = "fcos/fcos_tiny_shapes"
 
 
 def train(npu, shapes, work_dir, *flags, run=None):
-    command = ["train", CONFIG, "--data-path", shapes, "--work-dir", work_dir, "--seed", 1, "--device", "npu", "--workers", 0]
+    command = [
+        "train",
+        CONFIG,
+        "--data-path",
+        shapes,
+        "--work-dir",
+        work_dir,
+        "--seed",
+        1,
+        "--device",
+        "npu",
+        "--workers",
+        0,
+    ]
     return ok((run or npu.run)(*command, *flags))
 
 
@@ -17,7 +30,9 @@ def train(npu, shapes, work_dir, *flags, run=None):
 def trained(npu, shapes, tmp_path_factory):
     """A run of four steps at O1 with a static scale and a loader process, and its evaluation."""
     work_dir = tmp_path_factory.mktemp("front_end") / "o1"
-    return train(npu, shapes, work_dir, "--max-iters", 4, "--opt-level", "O1", "--loss-scale", 32, "--workers", 1), work_dir
+    return train(
+        npu, shapes, work_dir, "--max-iters", 4, "--opt-level", "O1", "--loss-scale", 32, "--workers", 1
+    ), work_dir
 
 
 def test_training_and_evaluation(trained):
@@ -40,7 +55,18 @@ def test_other_ways_to_train(npu, shapes, tmp_path, flags):
 
 
 def test_the_same_losses_as_on_a_cpu(npu, shapes, tmp_path, trained):
-    command = ["train", "tests/support/exact.py", "--data-path", shapes, "--seed", 1, "--workers", 0, "--opt-level", "O0"]
+    command = [
+        "train",
+        "tests/support/exact.py",
+        "--data-path",
+        shapes,
+        "--seed",
+        1,
+        "--workers",
+        0,
+        "--opt-level",
+        "O0",
+    ]
     command += ["--max-iters", 3, "--no-validate", "--load-from", trained[1] / "latest.pth"]
     found = {}
     for device, start in (("npu", npu.run), ("cpu", run)):
@@ -82,7 +108,19 @@ def test_demo(npu, shapes, tmp_path, trained):
 
 def test_ascends_libraries_are_not_found(npu, shapes, tmp_path):
     """torch_npu is installed, CANN's set_env.sh is not sourced: one line that says so, and the CPU still works."""
-    command = ["train", CONFIG, "--data-path", shapes, "--work-dir", tmp_path, "--workers", 0, "--max-iters", 1, "--no-validate"]
+    command = [
+        "train",
+        CONFIG,
+        "--data-path",
+        shapes,
+        "--work-dir",
+        tmp_path,
+        "--workers",
+        0,
+        "--max-iters",
+        1,
+        "--no-validate",
+    ]
     message = refused(npu.without_runtime(*command, "--device", "npu"))
     assert "importing torch_npu failed: ImportError: libhccl.so" in message and "set_env.sh" in message
     assert "set_env.sh" in npu.without_runtime("doctor").stdout

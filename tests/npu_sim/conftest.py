@@ -27,7 +27,9 @@ class Npu:
         self.env = {"NPU_SIM_STRICT": "1"}
         if library is not None:
             # commands.environment() puts the repository on PYTHONPATH; ours must come before it
-            self.env.update(NPU_SIM_LIBRARY=str(library), PYTHONPATH=os.pathsep.join([str(HERE / "stand_in"), str(commands.ROOT)]))
+            self.env.update(
+                NPU_SIM_LIBRARY=str(library), PYTHONPATH=os.pathsep.join([str(HERE / "stand_in"), str(commands.ROOT)])
+            )
 
     def run(self, *args, **env) -> subprocess.CompletedProcess:
         """``fcos-train ARGS``."""

@@ -52,7 +52,18 @@ def test_every_precision(npu, shapes, tmp_path, trained, flags):
 def test_the_same_losses_as_on_a_cpu(npu, shapes, tmp_path, trained):
     """From the same weights: each device draws initial ones from a generator of its own."""
     _, weights, _ = trained
-    command = ["train", "tests/support/exact.py", "--data-path", shapes, "--seed", 1, "--workers", 0, "--opt-level", "O0"]
+    command = [
+        "train",
+        "tests/support/exact.py",
+        "--data-path",
+        shapes,
+        "--seed",
+        1,
+        "--workers",
+        0,
+        "--opt-level",
+        "O0",
+    ]
     command += ["--max-iters", 3, "--no-validate", "--load-from", weights / "latest.pth"]
     found = {}
     for device, start in (("npu", npu.run), ("cpu", run)):
@@ -67,7 +78,14 @@ def test_the_same_losses_as_on_a_cpu(npu, shapes, tmp_path, trained):
 def test_two_ranks_over_hccl(npu, shapes, tmp_path):
     report = tmp_path / "counts"
     done = train(
-        npu, shapes, tmp_path / "run", "--max-iters", 3, "--batch-size", 2, run=lambda *a, **env: npu.run_ranks(2, *a, **env),
+        npu,
+        shapes,
+        tmp_path / "run",
+        "--max-iters",
+        3,
+        "--batch-size",
+        2,
+        run=lambda *a, **env: npu.run_ranks(2, *a, **env),
         NPU_SIM_REPORT=str(report),
     )
     assert "2 processes" in done.stdout
@@ -101,8 +119,23 @@ def test_a_checkpoint_moves_between_the_devices(npu, shapes, tmp_path, trained):
         (record,) = log_records(out, "val") or log_records(out, "test")
         scores[device] = record
     assert scores["npu"]["bbox_AR_100"] == pytest.approx(scores["cpu"]["bbox_AR_100"], abs=0.02)
-    command = ["train", CONFIG, "--data-path", shapes, "--work-dir", tmp_path / "cpu_run", "--seed", 1, "--workers", 0, "--max-iters", 6]
-    done = ok(run(*command, "--device", "cpu", "--opt-level", "O0", "--no-validate", "--resume", work_dir / "latest.pth"))
+    command = [
+        "train",
+        CONFIG,
+        "--data-path",
+        shapes,
+        "--work-dir",
+        tmp_path / "cpu_run",
+        "--seed",
+        1,
+        "--workers",
+        0,
+        "--max-iters",
+        6,
+    ]
+    done = ok(
+        run(*command, "--device", "cpu", "--opt-level", "O0", "--no-validate", "--resume", work_dir / "latest.pth")
+    )
     assert "Epoch [1][6/6]" in done.stdout
 
 
@@ -121,7 +154,18 @@ def test_demo(npu, shapes, tmp_path, trained):
 
 def test_more_ranks_than_devices_are_refused(npu, shapes, tmp_path):
     done = npu.run_ranks(
-        2, "train", CONFIG, "--data-path", shapes, "--work-dir", tmp_path, "--device", "npu", "--max-iters", 1, NPU_SIM_DEVICES="1"
+        2,
+        "train",
+        CONFIG,
+        "--data-path",
+        shapes,
+        "--work-dir",
+        tmp_path,
+        "--device",
+        "npu",
+        "--max-iters",
+        1,
+        NPU_SIM_DEVICES="1",
     )
     assert done.returncode != 0 and "2 processes on this node but 1 npu devices" in done.stderr
 

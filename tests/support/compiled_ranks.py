@@ -33,7 +33,9 @@ def main() -> None:
     plain, lines = small_model("fcos-gn"), []
     (losses, weights), (expected, reference) = trained(True, plain, lines), trained(False, plain, lines)
     same = all(torch.allclose(weights[name], value, rtol=1e-4, atol=1e-6) for name, value in reference.items())
-    moved = any(not torch.equal(value, p) for (_, p), value in zip(plain.named_parameters(), reference.values(), strict=True))
+    moved = any(
+        not torch.equal(value, p) for (_, p), value in zip(plain.named_parameters(), reference.values(), strict=True)
+    )
     line = f"rank {dist.get_rank()} {losses} {expected} {same} {moved} {len(lines)}\n"
     os.write(1, line.encode())  # one system call: lines of two ranks don't mix
     dist.barrier()

@@ -55,7 +55,10 @@ class PerLevel(nn.Module):
 
     def named(self, values):
         """(name as in a head with norms per level, value) of ``named_parameters`` or ``named_buffers`` here."""
-        return {re.sub(r"^heads\.(\d)\.(.*)\.bn\.", r"\2.bn.\1.", name).removeprefix("heads.0."): value for name, value in values}
+        return {
+            re.sub(r"^heads\.(\d)\.(.*)\.bn\.", r"\2.bn.\1.", name).removeprefix("heads.0."): value
+            for name, value in values
+        }
 
 
 def level_pair(kind="fcos", shared_affine=False, norm=BN, stacked_convs=2, **options):

@@ -121,7 +121,12 @@ FORMATS: dict[str, Callable[[Path, Path], None]] = {
 }  # fmt: skip
 
 # Configuration text in a checkpoint; {mark} is the marker.
-PROGRAMS = ("open('{mark}', 'w')", "import os\nos.mkdir('{mark}')", "gpu_ids = [open('{mark}', 'w')]", "a = f\"{{open('{mark}', 'w')}}\"")
+PROGRAMS = (
+    "open('{mark}', 'w')",
+    "import os\nos.mkdir('{mark}')",
+    "gpu_ids = [open('{mark}', 'w')]",
+    "a = f\"{{open('{mark}', 'w')}}\"",
+)
 
 
 def with_text(path: Path, **meta: str) -> Path:

@@ -125,7 +125,12 @@ def answer(read: Callable[[Path], object], path: Path) -> str:
 
 def main(folder: Path) -> None:
     data = make_shapes(folder / "data", train=2, val=2, size=(64, 64))
-    files = {"device": Path("/dev/zero"), "pipe": folder / "pipe", "socket": folder / "socket", "folder": folder / "empty"}
+    files = {
+        "device": Path("/dev/zero"),
+        "pipe": folder / "pipe",
+        "socket": folder / "socket",
+        "folder": folder / "empty",
+    }
     os.mkfifo(files["pipe"])
     files["folder"].mkdir()
     server = socket.socket(socket.AF_UNIX)

@@ -28,7 +28,15 @@ class Training:
     """
 
     def __init__(
-        self, folder: Path, data: Path, level: str, steps: int, config: str = "", base: Path = TINY, hooks: tuple[Hook, ...] = (), **options
+        self,
+        folder: Path,
+        data: Path,
+        level: str,
+        steps: int,
+        config: str = "",
+        base: Path = TINY,
+        hooks: tuple[Hook, ...] = (),
+        **options,
     ):
         self.folder, self.losses, self.first = folder, [], {}
         this = self
@@ -48,7 +56,17 @@ class Training:
         folder.mkdir(parents=True)
         file = folder / f"{folder.parent.name}_{folder.name}.py"  # the runner's name comes from it, and must be new
         file.write_text(f"_base_ = {str(base)!r}\ncustom_hooks = [dict(type='Watch')]\n{config}\n")
-        settings = dict(data_path=str(data), work_dir=str(folder), seed=0, batch_size=4, workers=0, validate=False, check=False, device="cpu", max_iters=steps)
+        settings = dict(
+            data_path=str(data),
+            work_dir=str(folder),
+            seed=0,
+            batch_size=4,
+            workers=0,
+            validate=False,
+            check=False,
+            device="cpu",
+            max_iters=steps,
+        )
         runner = train(TrainOptions(str(file), opt_level=level, **{**settings, **options}))
         self.weights = named(runner)
 

@@ -39,7 +39,9 @@ MAPS = {
 
 
 def outcome(function, x, grad, weight, bias):
-    x, weight, bias = (t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, weight, bias))
+    x, weight, bias = (
+        t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, weight, bias)
+    )
     y = function(x, weight, bias)
     y.backward(grad.to(y.dtype))
     return [y.detach(), x.grad, weight.grad, bias.grad]

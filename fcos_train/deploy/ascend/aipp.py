@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.ascend.session import Session
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_text
-
-from .rules import Rule
-from .session import Session
 
 _FIELD = re.compile(r"(\w+)\s*:\s*\"?([\w.+-]+)\"?")
 _KNOWN = re.compile(r"aipp_mode|related_input_rank|input_format|src_image_size_[wh]|csc_switch|rbuv_swap_switch|crop|padding"
@@ -75,7 +74,9 @@ def read_aipp(path: str | Path) -> Aipp:
     body = re.fullmatch(r"\s*aipp_op\s*\{([^{}]*)\}\s*", text)
     fields = dict(_FIELD.findall(body[1])) if body else {}
     if not fields.get("src_image_size_w", "").isdecimal() or not fields.get("src_image_size_h", "").isdecimal():
-        raise UserError(f"{path} is not an AIPP file of one aipp_op {{ ... }} with src_image_size_w and src_image_size_h")
+        raise UserError(
+            f"{path} is not an AIPP file of one aipp_op {{ ... }} with src_image_size_w and src_image_size_h"
+        )
     beyond = [f"{key} : {value}" for key, value in fields.items() if not _without_card(key, value)]
     if beyond:
         raise UserError(
@@ -97,7 +98,11 @@ def _on(value: str) -> bool:
 
 def _without_card(key: str, value: str) -> bool:
     wanted = {"aipp_mode": "static", "input_format": "RGB888_U8", "related_input_rank": "0"}.get(key, value)
-    return bool(_KNOWN.fullmatch(key)) and value == wanted and not (key in ("csc_switch", "crop", "padding") and _on(value))
+    return (
+        bool(_KNOWN.fullmatch(key))
+        and value == wanted
+        and not (key in ("csc_switch", "crop", "padding") and _on(value))
+    )
 
 
 class AippSession(Session):

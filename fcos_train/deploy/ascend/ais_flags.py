@@ -100,7 +100,9 @@ def sides(flags: AisFlags, batch: int | None = None, height: int | None = None, 
         values = {flag: numbers[side] for flag, numbers in said if numbers[side]}
         if len(set(values.values())) > 1:
             pairs = ", ".join(f"{flag} {value}" for flag, value in values.items())
-            raise UserError(f"the {('batch', 'height', 'width')[side]} of the input is given twice, and differently: {pairs}")
+            raise UserError(
+                f"the {('batch', 'height', 'width')[side]} of the input is given twice, and differently: {pairs}"
+            )
         result.append(next(iter(values.values()), None))
     return Sides(*result, name=name)
 

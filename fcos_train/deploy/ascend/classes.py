@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcos_train.deploy.ascend.files import some, stem
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import read_json
-
-from .files import some, stem
 
 COCO_NAMES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fcos_train.deploy.ascend.files import some
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import is_number, read_json
-
-from .files import some
 
 MAX_DETS = (100, 300, 1000)
 AREAS = ("all", "small", "medium", "large")
@@ -73,7 +72,9 @@ def read_results(path: str | Path) -> list[dict]:
         raise UserError(f"{path} is not a COCO result file: expected a list of objects with {', '.join(sorted(keys))}")
     for number, result in enumerate(results):
         if not all(isinstance(result[key], str) or is_number(result[key]) for key in ("image_id", "category_id")):
-            raise UserError(f"{path}: entry {number} has an image_id or a category_id that is neither a number nor text")
+            raise UserError(
+                f"{path}: entry {number} has an image_id or a category_id that is neither a number nor text"
+            )
         box = result["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, [*box, result["score"]])):
             raise UserError(

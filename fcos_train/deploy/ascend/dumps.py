@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fcos_train.deploy.ascend.files import some
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import MAX_TEXT, read_regular
-
-from .files import some
 
 _NAME = re.compile(r"(.+)_(\d+)\.bin")
 # Bytes of a box row (x1 y1 x2 y2 score, float32) and of a label.

@@ -8,24 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fcos_train.deploy.ascend import sidecar
+from fcos_train.deploy.ascend.classes import read_truth
+from fcos_train.deploy.ascend.coco_eval import CocoNumbers, coco_eval
+from fcos_train.deploy.ascend.files import read_image, some, stem
+from fcos_train.deploy.ascend.infer import inputs_of, run_files
+from fcos_train.deploy.ascend.info import bin_info, read_info, write_rows
+from fcos_train.deploy.ascend.perf import write_benchmark
+from fcos_train.deploy.ascend.postprocess import postprocess
+from fcos_train.deploy.ascend.preprocess import preprocess
+from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.ascend.runs import InferOptions, ais_bench, infer
+from fcos_train.deploy.ascend.session import OnnxSession, Session
+from fcos_train.deploy.ascend.txt_to_json import txt_to_json
 from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.regular_files import read_json
-
-from . import sidecar
-from .classes import read_truth
-from .coco_eval import CocoNumbers, coco_eval
-from .files import read_image, some, stem
-from .infer import inputs_of, run_files
-from .info import bin_info, read_info, write_rows
-from .perf import write_benchmark
-from .postprocess import postprocess
-from .preprocess import preprocess
-from .rules import Rule
-from .runs import InferOptions, ais_bench, infer
-from .session import OnnxSession, Session
-from .txt_to_json import txt_to_json
 
 TOLERANCE, HALF_TOLERANCE = 0.001, 0.003
 
@@ -67,7 +66,11 @@ class EvaluateOptions:
     def __post_init__(self):
         faults = [
             f"{flag} {value}: no such file or folder"
-            for flag, value in (("--model", self.model), ("--checkpoint", self.checkpoint), ("--data-path", self.data_path))
+            for flag, value in (
+                ("--model", self.model),
+                ("--checkpoint", self.checkpoint),
+                ("--data-path", self.data_path),
+            )
             if value and not Path(value).exists()
         ]
         faults += [f"--allow-outside {f}: no such folder" for f in self.allow_outside if not Path(f).is_dir()]
@@ -156,7 +159,7 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) 
 
 
 def _exported(options: EvaluateOptions, work: Path, say: Callable[[str], None]) -> Path:
-    from ..onnx.export import ExportOptions, export
+    from fcos_train.deploy.onnx.export import ExportOptions, export
 
     path = work / f"{Path(options.checkpoint).stem}_{options.end}.onnx"
     wanted = ExportOptions(
@@ -219,7 +222,7 @@ def _only(folder: Path, names: set[str]) -> None:
 
 
 def _session(model: Path, description: dict[str, Any]) -> Session:
-    from .standins import FinishedSession, ReferenceSession
+    from fcos_train.deploy.ascend.standins import FinishedSession, ReferenceSession
 
     if description.get("custom_operators"):
         return ReferenceSession(model, description)
@@ -228,7 +231,7 @@ def _session(model: Path, description: dict[str, Any]) -> Session:
 
 
 def _torch_session(options: EvaluateOptions, detector, description: dict[str, Any]) -> Session:
-    from .standins import TorchSession
+    from fcos_train.deploy.ascend.standins import TorchSession
 
     return TorchSession(options.checkpoint, detector, description)
 

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fcos_train.deploy.ascend.files import listed, progress, some, unique_stems
+from fcos_train.deploy.ascend.info import read_info
+from fcos_train.deploy.ascend.session import Session
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
-
-from .files import listed, progress, some, unique_stems
-from .info import read_info
-from .session import Session
 
 FORMATS = ("BIN", "TXT", "NPY")
 
@@ -87,7 +86,11 @@ def check_sizes(files: Sequence[Path], session: Session) -> None:
     if bad:
         path, size = bad[0]
         form = "{} x {} x {} " + ("pixels" if session.kind == "u1" else "float32")
-        hint = "; these are pixels: say how they are normalised with --aipp-config FILE" if 4 * size == session.sample_bytes else ""
+        hint = (
+            "; these are pixels: say how they are normalised with --aipp-config FILE"
+            if 4 * size == session.sample_bytes
+            else ""
+        )
         raise UserError(
             f"{path} has {size} bytes, but {session.path} takes {session.sample_bytes} per image "
             f"({form.format(*session.shape[1:])}); {len(bad)} of {len(files)} files are of a wrong size{hint}"
@@ -153,7 +156,9 @@ def _made_up(session: Session, data: str) -> np.ndarray:
     return random.integers(0, 256, session.shape).astype(session.kind)
 
 
-def _leave(folder: Path, stems: Sequence[str], samples: Sequence[Sequence[np.ndarray]], first: int, fmt: str) -> list[str]:
+def _leave(
+    folder: Path, stems: Sequence[str], samples: Sequence[Sequence[np.ndarray]], first: int, fmt: str
+) -> list[str]:
     """Write the outputs of each image; more samples than stems only filled the batch up."""
     written = []
     for name, arrays in zip(stems, samples, strict=False):

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcos_train.deploy.ascend.files import UnreadableImage, decode, listed, progress, stem, undecodable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_text
-
-from .files import UnreadableImage, decode, listed, progress, stem, undecodable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG")
 
@@ -87,7 +86,9 @@ def read_info(path: str | Path) -> list[Row]:
         parts = line.split(" ")
         numbers = [parts[0], *parts[-2:]]
         if len(parts) < 4 or not all(part.isdecimal() and len(part) < 19 for part in numbers):
-            raise UserError(f"{path}, line {number}: expected '<index> <path> <width> <height>', found '{printable(line[:120])}'")
+            raise UserError(
+                f"{path}, line {number}: expected '<index> <path> <width> <height>', found '{printable(line[:120])}'"
+            )
         index, width, height = map(int, numbers)
         if not width or not height:
             raise UserError(f"{path}, line {number}: width and height must not be 0")

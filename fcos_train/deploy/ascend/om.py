@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcos_train.deploy.ascend.aipp import aipp_text
+from fcos_train.deploy.ascend.rules import Rule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
-
-from .aipp import aipp_text
-from .rules import Rule
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fcos_train.deploy.ascend.infer import Clocks, Outcome
 from mmcv_overrides.files import write_whole
-
-from .infer import Clocks, Outcome
 
 RULE = "-----------------Performance Summary------------------"
 PURE_RULE = "-----------------PureInfer Performance Summary------------------"
@@ -87,7 +86,9 @@ def write_summary(outcome: Outcome, batch: int, arguments: Sequence[str] | None 
     for key in ("NPU_compute_time", "H2D_latency", "D2H_latency"):
         parts = ", ".join(f"{name} = {value:g}" for name, value in summary[key].items() if name != "count")
         lines.append(f"[INFO] {key} (ms): {parts}")
-    lines.append(f"[INFO] throughput 1000*batchsize.mean({batch})/NPU_compute_time.mean({compute['mean']:g}): {throughput:g}")
+    lines.append(
+        f"[INFO] throughput 1000*batchsize.mean({batch})/NPU_compute_time.mean({compute['mean']:g}): {throughput:g}"
+    )
     return path, [*lines, f"[INFO] {END}"]
 
 

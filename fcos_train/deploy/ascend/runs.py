@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fcos_train.deploy.ascend.aipp import AippSession
+from fcos_train.deploy.ascend.ais_flags import AisFlags, Sides, sides
+from fcos_train.deploy.ascend.infer import FORMATS, Calls, inputs_of, run_empty, run_files
+from fcos_train.deploy.ascend.info import read_info
+from fcos_train.deploy.ascend.perf import write_benchmark, write_pure, write_summary
+from fcos_train.deploy.ascend.session import OnnxSession, Session
 from mmcv_overrides.errors import UserError
-
-from .aipp import AippSession
-from .ais_flags import AisFlags, Sides, sides
-from .infer import FORMATS, Calls, inputs_of, run_empty, run_files
-from .info import read_info
-from .perf import write_benchmark, write_pure, write_summary
-from .session import OnnxSession, Session
 
 LAYOUTS = ("benchmark", "ais")
 LONGEST_WORD = 120_000  # Linux takes 128 KiB in one argument
@@ -67,9 +66,13 @@ class InferOptions:
         least = (("--batch-size", self.batch, 1), ("--round", self.rounds, 0), ("--loop", self.calls.loop, 1),
                  ("--warmup_count", self.calls.warmup, 0), ("--output_batchsize_axis", self.calls.output_axis, 0),
                  ("--dymBatch", self.ais.dym_batch, 0))  # fmt: skip
-        faults += [f"{flag} {value}: must be at least {low}" for flag, value, low in least if value is not None and value < low]
+        faults += [
+            f"{flag} {value}: must be at least {low}" for flag, value, low in least if value is not None and value < low
+        ]
         if not self.inputs and not self.rounds and self.layout == "benchmark":
-            faults.append("--input: give an info file, a folder of .bin files, or the files (or --round N for speed alone)")
+            faults.append(
+                "--input: give an info file, a folder of .bin files, or the files (or --round N for speed alone)"
+            )
         if self.aipp and self.model.endswith(".om"):
             faults.append("--aipp-config is for an .onnx; an .om has its AIPP file inside")
         if faults:
@@ -98,7 +101,10 @@ def infer(options: InferOptions) -> tuple[Path, list[str]]:
     output = Path(options.output)
     if options.rounds:
         outcome = run_empty(session, replace(options.calls, loop=options.rounds))
-        return output, [*lines, *write_pure(outcome.clocks.computing, session.batch, options.model, options.device, output)]
+        return output, [
+            *lines,
+            *write_pure(outcome.clocks.computing, session.batch, options.model, options.device, output),
+        ]
     if options.layout == "benchmark":
         folder = output / f"dumpOutput_device{options.device}"
         outcome = run_files(session, inputs_of(options.inputs), folder, 1, options.fmt, options.calls)
@@ -171,7 +177,15 @@ def _program(name: str) -> str | None:
 
 def _on_card(options: InferOptions) -> tuple[Path, list[str]]:
     """Hand an `.om` to ais_bench."""
-    words = [*ais_bench(options.model), "--model", options.model, "--device", str(options.device), "--outfmt", options.fmt]
+    words = [
+        *ais_bench(options.model),
+        "--model",
+        options.model,
+        "--device",
+        str(options.device),
+        "--outfmt",
+        options.fmt,
+    ]
     words += ["--batchsize", str(options.batch)] if options.batch else []
     calls, plain = options.calls, Calls(warmup=1)
     for flag, value, default in (

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fcos_train.deploy.ascend.rules import Rule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import MAX_TEXT, read_json
-
-from .rules import Rule
 
 
 def beside(model: str | Path) -> Path:

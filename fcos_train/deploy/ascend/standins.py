@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from fcos_train.deploy.ascend.session import OnnxSession, Session
+from fcos_train.deploy.decoder import Decoder, DecodeRule
 from mmcv_overrides.errors import UserError
-
-from ..decoder import Decoder, DecodeRule
-from .session import OnnxSession, Session
 
 Pair = tuple[np.ndarray, np.ndarray]  # rows [N, 5], labels [N]
 
@@ -67,7 +66,7 @@ class ReferenceSession(Session):
     def __init__(self, path: str | Path, description: dict[str, Any]) -> None:
         import onnx
 
-        from ..onnx.verify import runner
+        from fcos_train.deploy.onnx.verify import runner
 
         self.path, self.batch = Path(path), int(description["input"]["shape"][0])
         self.height, self.width = description["input"]["example_shape"]
@@ -105,7 +104,7 @@ class FinishedSession(Session):
         return np.column_stack([boxes, scores]), labels
 
     def _decoded(self, outputs: list[np.ndarray]) -> Pair:
-        from ..onnx.ascend_ops import suppress
+        from fcos_train.deploy.onnx.ascend_ops import suppress
 
         boxes, scores = outputs
         rows, labels = [np.zeros((0, 5), np.float32)], [np.zeros(0, np.int64)]
@@ -138,7 +137,9 @@ def decode_rule(description: dict[str, Any]) -> DecodeRule:
     decode, rules = description["decode"], description["test_cfg"]
     if decode.get("score", "sigmoid") != "sigmoid":
         raise UserError("raw maps with softmax scores cannot be decoded here; export with --end nms or decoded")
-    keys = {key: decode[key] for key in ("kind", "offset", "means", "stds", "normalizer", "wh_ratio_clip") if key in decode}
+    keys = {
+        key: decode[key] for key in ("kind", "offset", "means", "stds", "normalizer", "wh_ratio_clip") if key in decode
+    }
     for key in ("means", "stds", "normalizer"):
         if isinstance(keys.get(key), list):
             keys[key] = tuple(keys[key])

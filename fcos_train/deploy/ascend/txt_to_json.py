@@ -6,13 +6,12 @@ import json
 import math
 from pathlib import Path
 
+from fcos_train.deploy.ascend.classes import Truth
+from fcos_train.deploy.ascend.files import listed
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_text
-
-from .classes import Truth
-from .files import listed
 
 SMALLEST_SCORE = 0.05
 
@@ -40,7 +39,9 @@ def collect(folder: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE) 
     return results
 
 
-def txt_to_json(folder: str | Path, out: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE) -> tuple[Path, int]:
+def txt_to_json(
+    folder: str | Path, out: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE
+) -> tuple[Path, int]:
     """Write the results as a JSON list; `.json` is appended to the name. Returns the file and the number of results."""
     results = collect(folder, truth, smallest)
     path = Path(out) if str(out).endswith(".json") else Path(f"{out}.json")
@@ -55,7 +56,9 @@ def _parse(line: str, where: str) -> tuple[str, list[float]]:
     except ValueError:
         values = []
     if len(values) != 5 or not name or not all(map(math.isfinite, values)):
-        raise UserError(f"{where}: expected '<class name> <score> <x1> <y1> <x2> <y2>' with finite numbers, found '{printable(line[:120])}'")
+        raise UserError(
+            f"{where}: expected '<class name> <score> <x1> <y1> <x2> <y2>' with finite numbers, found '{printable(line[:120])}'"
+        )
     return name, values
 
 

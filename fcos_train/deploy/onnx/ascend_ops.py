@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from onnx.reference.op_run import OpRun
 
-from .ascend_two_stage import DeformableConv2D, RoiExtractor
+from fcos_train.deploy.onnx.ascend_two_stage import DeformableConv2D, RoiExtractor
 
 # While torch writes the graph, the operators carry this domain; it is taken off before the file is written.
 DOMAIN = "fcos_train"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .spec import Output, Selection
+from fcos_train.deploy.onnx.spec import Output, Selection
 
 RTOL, ATOL = 1e-3, 1e-5
 ROUNDING = 2.0  # times PyTorch's own largest error
@@ -66,7 +66,9 @@ def compare(
         elif output.kind == "dets":
             labels = ours[index + 1], theirs[index + 1]
             place = slice(index, index + 2)
-            found += _detections(outputs[place], mine, other, *labels, rules, half, lambda k, place=place: again(k)[place])
+            found += _detections(
+                outputs[place], mine, other, *labels, rules, half, lambda k, place=place: again(k)[place]
+            )
         elif output.kind != "labels":
             found.append(_values(output, mine, other, rules, lambda index=index: again(0)[index]))
     return found
@@ -137,7 +139,9 @@ def limit_of_boxes(dets: np.ndarray, half: bool) -> float:
     return BOX_PX if not half or np.abs(dets).max(initial=0) <= 1024 else 1.0
 
 
-def agreement(dets: np.ndarray, labels: np.ndarray, other: np.ndarray, other_labels: np.ndarray, half: bool) -> np.ndarray:
+def agreement(
+    dets: np.ndarray, labels: np.ndarray, other: np.ndarray, other_labels: np.ndarray, half: bool
+) -> np.ndarray:
     """How many detections two answers share, and how many each has: [3] integers.
 
     Args:

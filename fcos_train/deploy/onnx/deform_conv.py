@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .ascend_ops import DOMAIN
-from .spec import ExportGraph
-from .untraced import untraced
+from fcos_train.deploy.onnx.ascend_ops import DOMAIN
+from fcos_train.deploy.onnx.spec import ExportGraph
+from fcos_train.deploy.onnx.untraced import untraced
 
 FIRST_WITH_OPERATOR = 19  # opset that has DeformConv
 FIRST_WITH_GRID_SAMPLE = 16

@@ -12,18 +12,17 @@ import onnx
 from onnx import ModelProto
 
 from fcos_train.data.inside import readable
+from fcos_train.deploy.onnx import metadata
+from fcos_train.deploy.onnx.compare import Difference
+from fcos_train.deploy.onnx.graphs import build_graph
+from fcos_train.deploy.onnx.opset import choose
+from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec
+from fcos_train.deploy.onnx.verify import beside_mmdet, verify
+from fcos_train.deploy.onnx.writing import write
 from fcos_train.infer.detector import Detector
 from mmcv_overrides.checkpoint.writing import replacing
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_json
-
-from . import metadata
-from .compare import Difference
-from .graphs import build_graph
-from .opset import choose
-from .spec import ExportGraph, GraphSpec
-from .verify import beside_mmdet, verify
-from .writing import write
 
 DOCUMENTED_SHAPE = (800, 1216)
 PICTURES = 2
@@ -232,7 +231,9 @@ def _announce(graph: ExportGraph, opset: str, say: Callable[[str], None]) -> Non
     spec = graph.spec
     names = ("batch", "height", "width")
     sides = [name if name in spec.dynamic else str(n) for name, n in zip(names, (spec.batch, *spec.shape), strict=True)]
-    say(f"{type(graph.model).__name__}, end '{spec.end}', input {sides[0]} x 3 x {sides[1]} x {sides[2]}, opset {opset}")
+    say(
+        f"{type(graph.model).__name__}, end '{spec.end}', input {sides[0]} x 3 x {sides[1]} x {sides[2]}, opset {opset}"
+    )
     if max(graph.decode.get("strides") or [1]) and any(side % 32 for side in spec.shape):
         say(f"note: {spec.shape[0]} x {spec.shape[1]} is no multiple of 32; evaluation in PyTorch pads to one")
 

@@ -7,10 +7,9 @@ import importlib.util
 
 from torch import nn
 
+from fcos_train.deploy.onnx.heads import HEADS
+from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec
 from mmcv_overrides.errors import UserError
-
-from .heads import HEADS
-from .spec import ExportGraph, GraphSpec
 
 # Detector class (or one of its bases) -> "module:function" with (model, spec) -> ExportGraph.
 # A detector that is not named here is taken as single-stage when its bbox_head has a reader in `heads.HEADS`.
@@ -31,8 +30,8 @@ def build_graph(model: nn.Module, spec: GraphSpec) -> ExportGraph:
     if way is not None and importlib.util.find_spec(way.partition(":")[0]) is not None:
         module, _, function = way.partition(":")
         return getattr(importlib.import_module(module), function)(model, spec).eval()
-    from .heads import reader_of
-    from .single_stage import SingleStage
+    from fcos_train.deploy.onnx.heads import reader_of
+    from fcos_train.deploy.onnx.single_stage import SingleStage
 
     reader = reader_of(getattr(model, "bbox_head", None)) if "SingleStageDetector" in names else None
     if reader is None:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcos_train.deploy.onnx.level_folding import with_folded_norms
 from mmcv_overrides.errors import UserError
-
-from .level_folding import with_folded_norms
 
 
 class DenseHead:

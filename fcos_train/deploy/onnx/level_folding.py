@@ -51,5 +51,7 @@ def _folded(conv: nn.Module, norm: LevelNorm, level: int) -> nn.Module:
     """A copy of the convolution that does what it and the norm of this level did. Ioffe and Szegedy, arXiv 1502.03167, 3.2."""
     own, conv = norm[level], copy.deepcopy(conv)
     affine = norm.affine_of(level)
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, own.running_mean, own.running_var, own.eps, *affine)
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, own.running_mean, own.running_var, own.eps, *affine
+    )
     return conv

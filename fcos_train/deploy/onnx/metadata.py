@@ -8,8 +8,8 @@ from typing import Any
 from onnx import ModelProto
 from torch import nn
 
-from .spec import AXES, ExportGraph, normalisation
-from .writing import INPUT, custom_operators
+from fcos_train.deploy.onnx.spec import AXES, ExportGraph, normalisation
+from fcos_train.deploy.onnx.writing import INPUT, custom_operators
 
 FORMAT = 1
 

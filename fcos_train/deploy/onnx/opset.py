@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .deform_conv import FIRST_WITH_OPERATOR
-from .spec import DEFAULT_OPSET, ExportGraph
+from fcos_train.deploy.onnx.deform_conv import FIRST_WITH_OPERATOR
+from fcos_train.deploy.onnx.spec import DEFAULT_OPSET, ExportGraph
 
 
 def choose(graph: ExportGraph, asked: int | None = None, usual: int | None = None) -> tuple[int, str]:
@@ -16,7 +16,10 @@ def choose(graph: ExportGraph, asked: int | None = None, usual: int | None = Non
     deformable = graph.spec.end != "ascend" and deformable_convolutions(graph)
     if asked is not None:
         if deformable and asked < FIRST_WITH_OPERATOR:
-            return asked, f"as asked; deformable convolution in older operators, DeformConv begins at {FIRST_WITH_OPERATOR}"
+            return (
+                asked,
+                f"as asked; deformable convolution in older operators, DeformConv begins at {FIRST_WITH_OPERATOR}",
+            )
         return asked, "as asked"
     found = DEFAULT_OPSET[graph.spec.end] if usual is None else usual
     if deformable and found < FIRST_WITH_OPERATOR:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .ascend_ops import DOMAIN
-from .untraced import untraced
+from fcos_train.deploy.onnx.ascend_ops import DOMAIN
+from fcos_train.deploy.onnx.untraced import untraced
 
 # RoiAlign places pixel centres at halves from opset 16 on; before, boxes under a pixel were widened to one.
 MIN_OPSET = {"nms": 16, "ascend": 11}

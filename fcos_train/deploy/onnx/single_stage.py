@@ -7,11 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from fcos_train.deploy.onnx.heads import DenseHead
+from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec, Output, Selection, detection_outputs, padded
+from fcos_train.deploy.onnx.traced_ops import keep_mask, multi_class_nms
 from mmcv_overrides.errors import UserError
-
-from .heads import DenseHead
-from .spec import ExportGraph, GraphSpec, Output, Selection, detection_outputs, padded
-from .traced_ops import keep_mask, multi_class_nms
 
 
 class SingleStage(ExportGraph):
@@ -173,9 +172,7 @@ class SingleStage(ExportGraph):
         # Scores are masked by the threshold already, before the centerness; without one the device may do it again.
         threshold = 0.0 if "ctr" in self.reader.parts else self.rules.score_thr
         total = self.rules.max_per_img
-        rows, values, labels, _ = multi_class_nms(
-            boxes, scores, threshold, self.rules.iou_threshold, total, total
-        )
+        rows, values, labels, _ = multi_class_nms(boxes, scores, threshold, self.rules.iou_threshold, total, total)
         dets = torch.cat((rows, values.unsqueeze(-1)), -1).float()
         return dets, labels.float().to(torch.int64)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ascend_ops import DOMAIN, batch_multi_class_nms, suppress
+from fcos_train.deploy.onnx.ascend_ops import DOMAIN, batch_multi_class_nms, suppress
 
 
 class _KeepMask(torch.autograd.Function):
@@ -43,9 +43,7 @@ class _KeepMask(torch.autograd.Function):
 class _BatchMultiClassNMS(torch.autograd.Function):
     @staticmethod
     def forward(ctx, boxes, scores, score_threshold: float, iou_threshold: float, per_class: int, total: int):
-        found = batch_multi_class_nms(
-            boxes.numpy(), scores.numpy(), score_threshold, iou_threshold, per_class, total
-        )
+        found = batch_multi_class_nms(boxes.numpy(), scores.numpy(), score_threshold, iou_threshold, per_class, total)
         return tuple(torch.from_numpy(array) for array in found)
 
     @staticmethod

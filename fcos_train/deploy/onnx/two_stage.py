@@ -11,12 +11,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from fcos_train.deploy.onnx.heads import AnchorReader, _decode_delta
+from fcos_train.deploy.onnx.roi_ops import MIN_OPSET, extract, extract_on_ascend
+from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec, Selection, detection_outputs, padded
+from fcos_train.deploy.onnx.traced_ops import keep_mask, multi_class_nms
 from mmcv_overrides.errors import UserError
-
-from .heads import AnchorReader, _decode_delta
-from .roi_ops import MIN_OPSET, extract, extract_on_ascend
-from .spec import ExportGraph, GraphSpec, Selection, detection_outputs, padded
-from .traced_ops import keep_mask, multi_class_nms
 
 ASCEND_PROPOSALS = 500  # of the first stage on Ascend; mmdet's default is 1000
 

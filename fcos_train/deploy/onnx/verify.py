@@ -14,10 +14,10 @@ from onnx import ModelProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from .ascend_ops import OPERATORS
-from .compare import Difference, agreement, compare
-from .spec import ExportGraph, normalisation
-from .writing import INPUT, custom_operators
+from fcos_train.deploy.onnx.ascend_ops import OPERATORS
+from fcos_train.deploy.onnx.compare import Difference, agreement, compare
+from fcos_train.deploy.onnx.spec import ExportGraph, normalisation
+from fcos_train.deploy.onnx.writing import INPUT, custom_operators
 
 # Standard operators that the reference evaluator computes slowly: a runtime computes these nodes.
 HEAVY = ("Conv", "BatchNormalization", "MaxPool", "InstanceNormalization", "Resize", "Relu", "Add", "Mul", "Sigmoid")
@@ -180,7 +180,10 @@ def fit(image: np.ndarray, size: tuple[int, int], graph: ExportGraph) -> np.ndar
     below with zeros after the normalisation (before it, when the graph normalises)."""
     height, width = size
     scale = min(width / image.shape[1], height / image.shape[0])
-    inner = max(1, min(width, int(image.shape[1] * scale + 0.5))), max(1, min(height, int(image.shape[0] * scale + 0.5)))
+    inner = (
+        max(1, min(width, int(image.shape[1] * scale + 0.5))),
+        max(1, min(height, int(image.shape[0] * scale + 0.5))),
+    )
     pixels = cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR).astype(np.float32)
     if not graph.spec.normalize:
         mean, std, flip = normalisation(graph.model)
@@ -194,6 +197,4 @@ def _worse(old: Difference | None, new: Difference) -> Difference:
     if old is None:
         return new
     note = new.note if new.largest >= old.largest or not old.note else old.note
-    return Difference(
-        new.name, max(old.largest, new.largest), old.fault or new.fault, old.count + new.count, note
-    )
+    return Difference(new.name, max(old.largest, new.largest), old.fault or new.fault, old.count + new.count, note)

@@ -15,10 +15,9 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
+from fcos_train.deploy.onnx.ascend_ops import DOMAIN, OPERATORS
+from fcos_train.deploy.onnx.spec import OPSETS, ExportGraph
 from mmcv_overrides.errors import UserError
-
-from .ascend_ops import DOMAIN, OPERATORS
-from .spec import OPSETS, ExportGraph
 
 INPUT = "input"
 # "module:function" with (graph) -> context manager, entered while a model is traced; absent modules are left out.

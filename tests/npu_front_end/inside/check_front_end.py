@@ -61,7 +61,9 @@ def test_every_operator_on_memory_is_native():
 
 
 def test_autocast_is_cudas_but_for_the_named_ones():
-    cuda, npu = (set(torch._C._dispatch_get_registrations_for_dispatch_key(f"Autocast{key}")) for key in ("CUDA", "PrivateUse1"))
+    cuda, npu = (
+        set(torch._C._dispatch_get_registrations_for_dispatch_key(f"Autocast{key}")) for key in ("CUDA", "PrivateUse1")
+    )
     named = {f"aten::{name}" for name in (TIER_1 / "not_autocast.txt").read_text().split()}
     aten = {name for name in cuda if name.startswith("aten::")}
     assert aten - npu == named and npu - cuda == set()
@@ -104,7 +106,11 @@ DIFFERENTIABLE = {  # of x, t [5, 4] and w [4]; among them all that torch_npu im
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_values_and_gradients_are_the_cpus(name):
     generator = torch.Generator().manual_seed(0)
-    x, t, w = torch.randn(5, 4, generator=generator), torch.rand(5, 4, generator=generator), torch.rand(4, generator=generator)
+    x, t, w = (
+        torch.randn(5, 4, generator=generator),
+        torch.rand(5, 4, generator=generator),
+        torch.rand(4, generator=generator),
+    )
     found = []
     for kind in ("npu", "cpu"):
         start = x.to(kind).detach().requires_grad_()

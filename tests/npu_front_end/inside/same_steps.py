@@ -38,7 +38,13 @@ def wrapped(model, seen: list):
 
     model.parse_losses = noted
     optimizer = dict(type="SGD", lr=0.001, momentum=0.9, weight_decay=1e-4)
-    cfg = dict(type="OptimWrapper", optimizer=optimizer, clip_grad=dict(max_norm=35, norm_type=2), opt_level="O0", loss_scale=1.0)
+    cfg = dict(
+        type="OptimWrapper",
+        optimizer=optimizer,
+        clip_grad=dict(max_norm=35, norm_type=2),
+        opt_level="O0",
+        loss_scale=1.0,
+    )
     return build_optim_wrapper(model, cfg)
 
 
@@ -64,7 +70,11 @@ def main(head: str, count: str) -> None:
     read = {name: [{key: value.item() for key, value in one.items()} for one in made] for name, made in losses.items()}
     pairs = [(a.detach().cpu(), b.detach()) for a, b in zip(npu.parameters(), cpu.parameters())]
     differ = max(((a - b).abs().max() / b.abs().max().clamp(min=1e-6)).item() for a, b in pairs)
-    print(json.dumps({**read, "weights": differ, "devices": sorted({p.device.type for m in (npu, cpu) for p in m.parameters()})}))
+    print(
+        json.dumps(
+            {**read, "weights": differ, "devices": sorted({p.device.type for m in (npu, cpu) for p in m.parameters()})}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -63,13 +63,17 @@ def _own_kernels(torch) -> list[str]:
 
     def convolution_backward(x, grad, weight, stride, padding, dilation, groups, mask):
         bias = [weight.shape[0]]
-        return aten.convolution_backward(grad, x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups, mask)
+        return aten.convolution_backward(
+            grad, x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups, mask
+        )
 
     def cast(x, dtype):
         return x.to(dtype)
 
     kernels = {"npu_convolution": convolution, "npu_convolution_backward": convolution_backward}
-    kernels |= dict.fromkeys(("npu_dtype_cast", "_npu_dtype_cast", "npu_dtype_cast_backward", "_npu_dtype_cast_backward"), cast)
+    kernels |= dict.fromkeys(
+        ("npu_dtype_cast", "_npu_dtype_cast", "npu_dtype_cast_backward", "_npu_dtype_cast_backward"), cast
+    )
     library = torch.library.Library("npu", "IMPL")
     for name, kernel in kernels.items():
         library.impl(name, kernel, "CPU")

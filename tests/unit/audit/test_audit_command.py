@@ -16,7 +16,10 @@ def audit(*args) -> int:
 
 
 def test_mmdets_head_waits_and_ours_has_fewer_launches(tmp_path, capsys):
-    assert audit(*TINY, "--json", tmp_path / "ours.json", "--max-syncs", 1, "--max-host-operators", 0, "--max-float64", 0) == 0
+    assert (
+        audit(*TINY, "--json", tmp_path / "ours.json", "--max-syncs", 1, "--max-host-operators", 0, "--max-float64", 0)
+        == 0
+    )
     assert audit(*TINY, "--step-mode", "mmdet", "--json", tmp_path / "stock.json", "--max-syncs", 1) == 1
     out = capsys.readouterr().out
     assert "above the limit: syncs: " in out and "boolean mask as an index" in out

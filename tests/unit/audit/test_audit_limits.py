@@ -9,7 +9,19 @@ from fcos_train.audit import step
 from fcos_train.cli.audit import LIMITS
 from fcos_train.cli.main import main
 
-TINY = ("audit", "fcos/fcos_tiny_shapes", "--shape", "96", "128", "--device", "cpu", "--opt-level", "O0", "--steps", "2")
+TINY = (
+    "audit",
+    "fcos/fcos_tiny_shapes",
+    "--shape",
+    "96",
+    "128",
+    "--device",
+    "cpu",
+    "--opt-level",
+    "O0",
+    "--steps",
+    "2",
+)
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ def test_ours_and_mmdet_do_the_same_work(script, tmp_path):
     done = ok(_finish(command, None, 550, {}))
     (report,) = [json.loads(path.read_text()) for path in tmp_path.glob("*-train_step-*.json")]
     assert report["part"] == "train" and report["size"] == [64, 96] and report["torch"] == torch.__version__
-    assert [(row["batch"], row["contestant"]) for row in report["rows"]] == [(b, name) for b in (1, 2) for name in names]
+    assert [(row["batch"], row["contestant"]) for row in report["rows"]] == [
+        (b, name) for b in (1, 2) for name in names
+    ]
     for batch in (1, 2):
         rows = {row["contestant"]: row for row in report["rows"] if row["batch"] == batch}
         assert [name for name, row in rows.items() if "absent" in row] == ["graph bf16", "graph of compiled bf16"]

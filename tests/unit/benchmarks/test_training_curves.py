@@ -35,7 +35,17 @@ def test_figures(script, records):
     text, figures = script.table(records, [0, 7])
     assert figures["mAP_difference"] == {0: pytest.approx(0.01), 7: pytest.approx(-0.03)}
     assert (figures["mean"], figures["largest"]) == (pytest.approx(-0.01), pytest.approx(0.03))
-    assert text.splitlines()[1].split() == ["0", "0.2500", "0.2400", "+0.0100", "0.5000", "0.4800", "1.5000", "1.5000", "0.0e+00"]
+    assert text.splitlines()[1].split() == [
+        "0",
+        "0.2500",
+        "0.2400",
+        "+0.0100",
+        "0.5000",
+        "0.4800",
+        "1.5000",
+        "1.5000",
+        "0.0e+00",
+    ]
     assert text.splitlines()[2].endswith("9.1e-02")
     assert text.endswith("ours - mmdet: mean -0.0100, largest 0.0300; the aim is 0.02")
 
@@ -69,7 +79,12 @@ def test_config(script, head):
     assert type(MODELS.build(cfg.model).bbox_head).__name__ == {"fcos": "FCOSHead", "fsaf": "FSAFHead"}[head]
     assert cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval == 4
     assert cfg.optim_wrapper.optimizer.lr == 0.003 and cfg.train_dataloader.batch_size == 2
-    scales = [step.scale for loader in ("train", "val", "test") for step in cfg[f"{loader}_dataloader"].dataset.pipeline if step.type == "Resize"]
+    scales = [
+        step.scale
+        for loader in ("train", "val", "test")
+        for step in cfg[f"{loader}_dataloader"].dataset.pipeline
+        if step.type == "Resize"
+    ]
     assert scales == [(96, 80)] * 3
 
 

@@ -183,9 +183,7 @@ def test_check_that_crashes_is_a_problem(monkeypatch):
 class Pip:
     """Stands in for pip: keeps the commands, and which distributions are there."""
 
-    def __init__(
-        self, monkeypatch, distributions: dict[str, str], fault: str | None = None, failing: str = ""
-    ):
+    def __init__(self, monkeypatch, distributions: dict[str, str], fault: str | None = None, failing: str = ""):
         self.distributions, self.fault, self.failing = distributions, fault, failing
         self.commands: list[list[str]] = []
         monkeypatch.setattr(doctor_opencv, "opencv_distributions", lambda: dict(self.distributions))
@@ -277,9 +275,7 @@ def test_opencv_check(monkeypatch, distributions, fault, status, fix):
     monkeypatch.setattr(doctor_checks, "opencv_fault", lambda: fault)
     (check,) = doctor_checks.check_opencv()
     assert (check.status, check.fix) == (status, fix)
-    assert ("needs libGL" in check.detail) == (
-        fault is None and len(distributions) > 1 or "libGL" in str(fault)
-    )
+    assert ("needs libGL" in check.detail) == (fault is None and len(distributions) > 1 or "libGL" in str(fault))
 
 
 def test_failed_fix_is_status_1(monkeypatch, capsys):

@@ -164,9 +164,7 @@ def in_process(*arguments: str, code: str = "") -> subprocess.CompletedProcess:
         "print([m for m in ('torch', 'cv2', 'mmcv', 'mmengine') if sys.modules.get(m)], file=sys.stderr)\n"
         "sys.exit(status)"
     )
-    return subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_help_imports_nothing_heavy():
@@ -200,5 +198,8 @@ def test_a_backend_that_cannot_be_loaded_does_not_stop_other_devices(tmp_path):
     entry.parent.mkdir()
     entry.write_text("[torch.backends]\ntorch_npu = torch_npu:load\n")
     done = commands.run("doctor", PYTHONPATH=os.pathsep.join([str(tmp_path), str(commands.ROOT)]))
-    assert "device cpu by --device auto" in done.stdout and "importing torch_npu failed: ImportError: libhccl.so" in done.stdout
+    assert (
+        "device cpu by --device auto" in done.stdout
+        and "importing torch_npu failed: ImportError: libhccl.so" in done.stdout
+    )
     assert "Failed to load the backend extension" not in done.stdout + done.stderr

@@ -91,9 +91,8 @@ def test_bad_boxes_are_dropped_counted_and_named(write, val, kind, box):
     report = check(train, val).splits["train"]
     assert (report.counts[kind], report.counts["boxes"], report.counts["boxes_in_file"]) == (1, 1, 2)
     assert report.examples[kind][0].startswith("1.jpg [")
-    assert (
-        f"train: 1 {'boxes without area' if kind == 'degenerate' else 'boxes wholly outside'}"
-        in "\n".join(report.faults())
+    assert f"train: 1 {'boxes without area' if kind == 'degenerate' else 'boxes wholly outside'}" in "\n".join(
+        report.faults()
     )
 
 
@@ -151,9 +150,7 @@ def test_missing_files_are_left_out_up_to_half(write, val):
 
 def test_mostly_missing_files_are_an_error(write, val):
     train = write("train", [image(i) for i in range(1, 4)], [ann(1)], absent=("2.jpg", "3.jpg"))
-    with pytest.raises(
-        UserError, match=r"only 1 of the 3 images .* 2 have no file in .*train2017, e.g. 2.jpg"
-    ):
+    with pytest.raises(UserError, match=r"only 1 of the 3 images .* 2 have no file in .*train2017, e.g. 2.jpg"):
         check(train, val)
 
 
@@ -298,9 +295,7 @@ def test_decode_finds_broken_and_missized_images(write):
 def test_mmdet_reads_a_cleaned_file_as_reported(write, val, tmp_path):
     from mmdet.datasets import CocoDataset
 
-    write(
-        "train", [image(1), image(2)], [ann(0), ann(0, image_id=2, category_id=2), ann(3, bbox=(0, 0, 0, 0))]
-    )
+    write("train", [image(1), image(2)], [ann(0), ann(0, image_id=2, category_id=2), ann(3, bbox=(0, 0, 0, 0))])
     spec = resolve(tmp_path, tmp_path / "cache")
     data = CocoDataset(
         ann_file=str(spec.train.ann_file),

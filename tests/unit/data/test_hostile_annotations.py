@@ -50,7 +50,10 @@ def put(key, **values):
         (put("categories", id=[1]), "the id of categories[0] is [1]"),
         (put("categories", name=None), "the class name None is no text"),
         (put("categories", name=5), "the class name 5 is no text"),
-        (put("categories", name=FORGED), f"the class name '{SHOWN}' has control characters (shown escaped); rename the class"),
+        (
+            put("categories", name=FORGED),
+            f"the class name '{SHOWN}' has control characters (shown escaped); rename the class",
+        ),
         (put("categories", name="cat\u202e"), r"the class name 'cat\u202e' has control characters"),
         (put("categories", name="c" * 100_000), "a class name has 100000 characters, more than 200"),
         (lambda coco: coco["annotations"].insert(0, [1]), "annotations holds entries that are not objects"),
@@ -119,7 +122,12 @@ def test_file_names_are_shown_escaped(data, tmp_path, capsys):
     name = f"{FORGED[:60]}\x1b[2J.jpg".replace("/", "")
     shutil.copy(data / "train2017" / "shapes_000001.jpg", data / "train2017" / name)
     file = edit(data, put("images", file_name=name))
-    edit(data, lambda coco: coco["annotations"][0].update(bbox=[0, 0, -1, 5]) or coco["images"][1].update(file_name=f"gone{name}"))
+    edit(
+        data,
+        lambda coco: (
+            coco["annotations"][0].update(bbox=[0, 0, -1, 5]) or coco["images"][1].update(file_name=f"gone{name}")
+        ),
+    )
     assert main(["check-data", str(data)]) == 0
     said = capsys.readouterr()
     shown = name.encode("unicode_escape").decode()
@@ -130,7 +138,10 @@ def test_file_names_are_shown_escaped(data, tmp_path, capsys):
     assert main(["check-data", str(data), "--decode"]) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "\x1b" not in said.err + said.out
-    assert f"1 images cannot be decoded, e.g. cannot read image {data / 'train2017'}/{shown}: it cannot be decoded" in said.err
+    assert (
+        f"1 images cannot be decoded, e.g. cannot read image {data / 'train2017'}/{shown}: it cannot be decoded"
+        in said.err
+    )
     with pytest.raises(UserError) as caught:
         LoadImage()({"img_path": str(data / "train2017" / name)})
     assert str(caught.value).startswith(f"cannot read image {data / 'train2017'}/{shown}: it cannot be decoded")
@@ -147,7 +158,9 @@ def test_classes_of_the_command_line(data, tmp_path):
 
 # ---- VOC ----
 
-OBJECT = "<object><name>{name}</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>50</xmax><ymax>60</ymax></bndbox></object>"
+OBJECT = (
+    "<object><name>{name}</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>50</xmax><ymax>60</ymax></bndbox></object>"
+)
 LAUGHS = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12))
 DEEP = 100_000
 
@@ -206,7 +219,11 @@ def test_an_xml_file_has_a_limit(voc, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [("a\n2026 - mmdet - INFO - bbox_mAP: 0.9, ", r"a\n2026 - mmdet - INFO - bbox_mAP: 0.9,"), ("a&#x9b;31m", r"a\x9b31m")]
+    ("name", "shown"),
+    [
+        ("a\n2026 - mmdet - INFO - bbox_mAP: 0.9, ", r"a\n2026 - mmdet - INFO - bbox_mAP: 0.9,"),
+        ("a&#x9b;31m", r"a\x9b31m"),
+    ],
 )
 def test_class_names_of_xml(voc, tmp_path, name, shown):
     (voc / "Annotations" / "2.xml").write_text(xml(name=name))

@@ -24,7 +24,11 @@ READERS = (
     "dumps", "demo, config of the checkpoint", "export, config of the checkpoint",
 )  # fmt: skip
 # Those that look for something readable and go on without it.
-LOOKS = {"read_size": "returned None", "demo, config of the checkpoint": "returned None", "export, config of the checkpoint": "returned []"}
+LOOKS = {
+    "read_size": "returned None",
+    "demo, config of the checkpoint": "returned None",
+    "export, config of the checkpoint": "returned []",
+}
 KINDS = {"device": "a device", "pipe": "a named pipe", "socket": "a socket", "folder": "a folder"}
 
 
@@ -149,7 +153,8 @@ def test_decoys_do_not_hide_the_size():
     # A tile is decoded as a whole, however small the image is.
     entries = [(256, 3, 1, 8), (257, 3, 1, 8), (322, 4, 1, 60_000), (323, 4, 1, 60_000)]
     tiff = b"II*\0\x08\0\0\0\x04\0" + b"".join(
-        a.to_bytes(2, "little") + b.to_bytes(2, "little") + c.to_bytes(4, "little") + d.to_bytes(4, "little") for a, b, c, d in entries
+        a.to_bytes(2, "little") + b.to_bytes(2, "little") + c.to_bytes(4, "little") + d.to_bytes(4, "little")
+        for a, b, c, d in entries
     )
     assert header_size(tiff) == (60_000, 60_000)
 

@@ -99,7 +99,10 @@ def test_all_of_both_splits_are_counted(data, stranger, tmp_path):
         resolve(data, tmp_path / "cache")
     message = str(caught.value)
     assert f"{train}: 2 paths lead outside the data folder {data}: for example '../../private/x.jpg' -> " in message
-    assert f"; {val}: 1 path leads outside the data folder {data}: '/etc/passwd' -> {os.path.realpath('/etc/passwd')}. " in message
+    assert (
+        f"; {val}: 1 path leads outside the data folder {data}: '/etc/passwd' -> {os.path.realpath('/etc/passwd')}. "
+        in message
+    )
     assert f"--allow-outside {os.path.realpath('/etc')} --allow-outside {stranger} " in message
 
 
@@ -214,7 +217,8 @@ def test_a_voc_list_that_leads_outside(voc, stranger, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "real"), [("../../private/x.jpg", "{stranger}/x.jpg"), ("/dev/zero", "/dev/zero"), ("/etc/passwd", "{etc}/passwd")]
+    ("name", "real"),
+    [("../../private/x.jpg", "{stranger}/x.jpg"), ("/dev/zero", "/dev/zero"), ("/etc/passwd", "{etc}/passwd")],
 )
 def test_a_file_name_in_xml_that_leads_outside(voc, stranger, tmp_path, name, real):
     os.rename(voc / "JPEGImages" / "3.jpg", voc / "JPEGImages" / "other.jpg")  # so that the XML's name counts
@@ -260,7 +264,9 @@ def test_a_config_reads_its_image_folder_alone(data, stranger, tmp_path, attack)
     file = rename(data, name)
     with pytest.raises(UserError) as caught:
         data_of_config(config(data), tmp_path / "cache", None)
-    assert f"{file}: 1 path leads outside the data folder {data / 'train2017'}: '{name}' -> {stranger}" in str(caught.value)
+    assert f"{file}: 1 path leads outside the data folder {data / 'train2017'}: '{name}' -> {stranger}" in str(
+        caught.value
+    )
     spec = data_of_config(config(data), tmp_path / "cache", None, [str(stranger)])
     assert spec.report.counts["train"]["images"] == 24
 

@@ -14,9 +14,7 @@ from mmcv_overrides.errors import UserError
 def boxes(split):
     data = json.loads(split.ann_file.read_text())
     names = {image["id"]: image["file_name"] for image in data["images"]}
-    return [
-        (a["id"], names[a["image_id"]], a["category_id"], a["bbox"], a["area"]) for a in data["annotations"]
-    ]
+    return [(a["id"], names[a["image_id"]], a["category_id"], a["bbox"], a["area"]) for a in data["annotations"]]
 
 
 @pytest.fixture
@@ -49,9 +47,7 @@ def test_real_set_numbers(shared_data, tmp_path, folder):
 def test_real_set_is_the_same_in_both_layouts(shared_data, tmp_path):
     one, two = (resolve(shared_data / name, tmp_path / name) for name in ("bccd", "bccd_voc"))
     assert one.classes == two.classes and (one.layout, two.layout) == ("COCO", "VOC")
-    assert (
-        one.val.ann_file == shared_data / "bccd" / "annotations" / "instances_val2017.json"
-    )  # used in place
+    assert one.val.ann_file == shared_data / "bccd" / "annotations" / "instances_val2017.json"  # used in place
     for a, b, total in ((one.train, two.train, 3941), (one.val, two.val, 945)):
         assert len(boxes(a)) == total
         assert boxes(a) == boxes(b)
@@ -138,9 +134,7 @@ def test_paths_that_hold_no_data(tmp_path):
 
 def test_incomplete_coco_sets(coco, tmp_path):
     shutil.rmtree(coco / "val2017")
-    with pytest.raises(
-        UserError, match="no image of .*instances_val2017.json was found, e.g. shapes_000001.jpg"
-    ):
+    with pytest.raises(UserError, match="no image of .*instances_val2017.json was found, e.g. shapes_000001.jpg"):
         # the names of the two splits are the same here, so the training images must not be taken for them
         resolve(coco, tmp_path / "cache")
     (coco / "annotations" / "instances_val2017.json").unlink()

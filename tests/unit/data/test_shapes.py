@@ -16,10 +16,7 @@ def content(root):
 
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):
-    sets = [
-        make_shapes(tmp_path / n, train=4, val=2, size=(96, 64), seed=s)
-        for n, s in (("a", 3), ("b", 3), ("c", 4))
-    ]
+    sets = [make_shapes(tmp_path / n, train=4, val=2, size=(96, 64), seed=s) for n, s in (("a", 3), ("b", 3), ("c", 4))]
     one, same, other = map(content, sets)
     assert len(one) == 8 and one == same
     assert all(one[name] != other[name] for name in one)

@@ -52,7 +52,9 @@ def test_pixels_byte_by_byte(tmp_path, rule, order, padding, box):
     cv2.imwrite(str(tmp_path / "in" / "a.jpg"), np.full((20, 30, 3), colour, np.uint8))
     colour = cv2.imread(str(tmp_path / "in" / "a.jpg"))[0, 0].tolist()
     words = ["--image-src-path", tmp_path / "in", "--bin-file-path", tmp_path / "bin", "--model", rule, "--aipp"]
-    assert main(["ascend", "preprocess", *map(str, words), "--model-input-height", "40", "--model-input-width", "80"]) == 0
+    assert (
+        main(["ascend", "preprocess", *map(str, words), "--model-input-height", "40", "--model-input-width", "80"]) == 0
+    )
     left, top, right, bottom = box
     want = b""
     for y in range(40):
@@ -120,7 +122,16 @@ def test_a_model_runs_behind_its_file(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "p.bin").write_bytes(bytes([130, 120, 110] * 24))  # swapped: 110, 120, 130
     model = identity(tmp_path / "m.onnx")
-    words = ["--model", model, "--input", tmp_path / "in", "--output", tmp_path / "out", "--aipp-config", tmp_path / "a.cfg"]
+    words = [
+        "--model",
+        model,
+        "--input",
+        tmp_path / "in",
+        "--output",
+        tmp_path / "out",
+        "--aipp-config",
+        tmp_path / "a.cfg",
+    ]
     assert main(["ascend", "infer", *map(str, words)]) == 0
     want = b"".join(struct.pack("<f", value) * 24 for value in ((110 - 10.5) * 0.5, (120 - 20) * 0.25, 100.0))
     assert (tmp_path / "out" / "dumpOutput_device0" / "p_1.bin").read_bytes() == want
@@ -154,7 +165,14 @@ def test_files_that_only_cann_reads_are_refused(tmp_path, capsys, old, new, part
 def test_pixels_and_floats_are_not_taken_for_each_other(tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     (tmp_path / "p.bin").write_bytes(bytes(72))
-    words = ["--model", str(identity(tmp_path / "m.onnx")), "--input", str(tmp_path / "p.bin"), "--output", str(tmp_path / "out")]
+    words = [
+        "--model",
+        str(identity(tmp_path / "m.onnx")),
+        "--input",
+        str(tmp_path / "p.bin"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert main(["ascend", "infer", *words]) == 2
     message = capsys.readouterr().err
     assert "p.bin has 72 bytes" in message and "takes 288 per image (3 x 4 x 6 float32)" in message

@@ -37,7 +37,16 @@ def labelled(tmp_path_factory) -> Path:
 
 
 def run(labelled: Path, work: Path, *words) -> int:
-    fixed = ["--checkpoint", labelled / "a.pth", "--data-path", labelled / "data", "--work-dir", work, "--device", "cpu"]
+    fixed = [
+        "--checkpoint",
+        labelled / "a.pth",
+        "--data-path",
+        labelled / "data",
+        "--work-dir",
+        work,
+        "--device",
+        "cpu",
+    ]
     return main(["ascend", "evaluate", *map(str, [*fixed, *words])])
 
 
@@ -131,10 +140,17 @@ def test_rule_of_the_description(tmp_path):
     assert found[:, 57, 95] == pytest.approx([(30 - 123.675) / 58.395, (20 - 116.28) / 57.12, (10 - 103.53) / 57.375])
     # back by the rounded sides, 96/100 and 58/60, and cut at the image's border
     boxes = np.array([[9.6, 29, 96, 58], [-5, 40, 48, 64]])
-    assert rule.restore(boxes, 100, 60).tolist() == [pytest.approx([10, 30, 100, 60]), pytest.approx([0, 2400 / 58, 50, 60])]
+    assert rule.restore(boxes, 100, 60).tolist() == [
+        pytest.approx([10, 30, 100, 60]),
+        pytest.approx([0, 2400 / 58, 50, 60]),
+    ]
     content["input"]["normalize_in_graph"] = True
     (tmp_path / "m.json").write_text(json.dumps(content))
-    assert read_rule(tmp_path / "m.json").prepare(np.full((6, 9, 3), (1, 2, 3), np.uint8))[:, 0, 0].tolist() == [1, 2, 3]
+    assert read_rule(tmp_path / "m.json").prepare(np.full((6, 9, 3), (1, 2, 3), np.uint8))[:, 0, 0].tolist() == [
+        1,
+        2,
+        3,
+    ]
     # Padding of a graph that normalises itself holds the mean, in the order of the pixels (BGR): 0 inside of the graph.
     padding = read_rule(tmp_path / "m.json").prepare(np.full((6, 90, 3), 9, np.uint8))[:, 63, 95]
     assert padding.tolist() == [np.float32(value) for value in (103.53, 116.28, 123.675)]
@@ -178,7 +194,11 @@ def test_faults_are_named(labelled, tmp_path, capsys, words, part):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".run.lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".run.lock"
+    }
 
 
 def test_faults_leave_finished_files_as_they_were(labelled, tmp_path, capsys):

@@ -44,7 +44,10 @@ def test_sound_results_count(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        (changed(RESULT, score=NAN), 'entry 0 needs a score and a bbox of four numbers, all finite; it has {"score": NaN, "bbox": [10'),
+        (
+            changed(RESULT, score=NAN),
+            'entry 0 needs a score and a bbox of four numbers, all finite; it has {"score": NaN, "bbox": [10',
+        ),
         (changed(RESULT, score=INF), '"score": Infinity'),
         (changed(RESULT, score=10**400), "all finite"),
         (changed(RESULT, score="0.5"), '"score": "0.5"'),
@@ -78,7 +81,10 @@ ANN = TRUTH["annotations"][0]
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        ({**TRUTH, "annotations": changed(ANN, bbox=[1, 2, NAN, 4])}, "annotations[0] is not as in a COCO annotation file"),
+        (
+            {**TRUTH, "annotations": changed(ANN, bbox=[1, 2, NAN, 4])},
+            "annotations[0] is not as in a COCO annotation file",
+        ),
         ({**TRUTH, "annotations": changed(ANN, bbox=None)}, "bbox must be four finite numbers"),
         ({**TRUTH, "annotations": changed(ANN, bbox=["\x1b"] * 4)}, "bbox must be four finite numbers"),
         ({**TRUTH, "annotations": changed(ANN, area="\n")}, "area must be a finite number"),
@@ -102,7 +108,9 @@ def test_annotations_that_cannot_count(tmp_path, capsys, truth, message):
     assert said.count("\n") == 1 and said[:-1].isprintable()
 
 
-@pytest.mark.parametrize("line", ["cat nan 1 2 3 4", "cat 0.5 1 2 inf 4", "cat 0.5 1 2", "\x1b[31m", "cat 1e999 1 2 3 4"])
+@pytest.mark.parametrize(
+    "line", ["cat nan 1 2 3 4", "cat 0.5 1 2 inf 4", "cat 0.5 1 2", "\x1b[31m", "cat 1e999 1 2 3 4"]
+)
 def test_text_files_of_detections(tmp_path, capsys, line):
     (tmp_path / "txt").mkdir()
     (tmp_path / "txt" / "1.txt").write_text(line + "\n")
@@ -127,10 +135,20 @@ def test_text_files_of_detections(tmp_path, capsys, line):
     ],
 )
 def test_descriptions(tmp_path, capsys, content, message):
-    sound = {"classes": ["cat"], "input": {"example_shape": [32, 32]}, "mean": [0, 0, 0], "std": [1, 1, 1], "bgr_to_rgb": False, "resize": {}}
+    sound = {
+        "classes": ["cat"],
+        "input": {"example_shape": [32, 32]},
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+        "bgr_to_rgb": False,
+        "resize": {},
+    }
     text = content if isinstance(content, str) else json.dumps({**sound, **content})
     (tmp_path / "model.json").write_text(text)
-    assert main(["ascend", "preprocess", "--sidecar", str(tmp_path / "model.json"), "--image-src-path", str(tmp_path)]) == 2
+    assert (
+        main(["ascend", "preprocess", "--sidecar", str(tmp_path / "model.json"), "--image-src-path", str(tmp_path)])
+        == 2
+    )
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and said[:-1].isprintable()
 
@@ -150,7 +168,13 @@ def test_outputs_named_after_inputs_stay_in_their_folder(tmp_path):
     images = [data / "../x.jpg", data / "../deep/../deep/y.jpg", tmp_path / "data" / "z..jpg"]
     before = {path for path in tmp_path.rglob("*") if work not in path.parents}
     _prepare(images, RULES["fsaf"].at(8, 8), work)
-    assert sorted(p.relative_to(work).as_posix() for p in work.rglob("*.*")) == ["bin.info", "bin/x.bin", "bin/y.bin", "bin/z.bin", "images.info"]
+    assert sorted(p.relative_to(work).as_posix() for p in work.rglob("*.*")) == [
+        "bin.info",
+        "bin/x.bin",
+        "bin/y.bin",
+        "bin/z.bin",
+        "images.info",
+    ]
     sink = Pictures(images).sink(work / "drawn")
     for path in images:
         sink.write(Frame(str(path), np.zeros((8, 8, 3), np.uint8)), np.zeros((8, 8, 3), np.uint8))

@@ -156,10 +156,15 @@ def test_info_of_images_has_real_sizes_and_restarts_with_each_suffix(tmp_path, m
     assert done.returncode == 0, done.stderr
     lines = ["0 images/a b.jpg 13 9", "1 images/c.jpg 12 9", "0 images/b.jpeg 15 9", "0 images/d.JPG 11 9"]
     assert Path("jpg.info").read_text() == "\n".join([*lines, "0 images/e.JPEG 14 9"]) + "\n"
-    assert [(row.path, row.width) for row in read_info("jpg.info")][:2] == [("images/a b.jpg", 13), ("images/c.jpg", 12)]
+    assert [(row.path, row.width) for row in read_info("jpg.info")][:2] == [
+        ("images/a b.jpg", 13),
+        ("images/c.jpg", 12),
+    ]
 
 
-@pytest.mark.parametrize("words", [["bin", "x", "y"], ["bin", "x", "y", "1", "2", "3"], ["jpg", "x"], ["png", "x", "y"], []])
+@pytest.mark.parametrize(
+    "words", [["bin", "x", "y"], ["bin", "x", "y", "1", "2", "3"], ["jpg", "x"], ["png", "x", "y"], []]
+)
 def test_info_with_wrong_words_says_what_to_write(words, capsys):
     assert main(["ascend", "info", *words]) == 2
     assert "info bin DIR OUT WIDTH HEIGHT" in capsys.readouterr().err

@@ -46,7 +46,14 @@ def test_command_is_printed_and_kept_without_cann(work, capsys):
 
 def test_dynamic_sides_out_nodes_and_aoe(work, capsys):
     size = ["--batch-size", "4", "--input-height", "640", "--input-width", "768"]
-    words = ["--model", "open.onnx", "--aoe", "--out-nodes", "Concat_1427:0;Reshape_1429:0", "--extra=--keep_dtype=k.cfg"]
+    words = [
+        "--model",
+        "open.onnx",
+        "--aoe",
+        "--out-nodes",
+        "Concat_1427:0;Reshape_1429:0",
+        "--extra=--keep_dtype=k.cfg",
+    ]
     assert main(["ascend", "om", *words, *size]) == 0
     assert capsys.readouterr().out.splitlines()[0].replace("'", "") == (
         "aoe --framework=5 --model=open.onnx --output=open --job_type=2 --input_format=NCHW "

@@ -108,7 +108,9 @@ def test_missing_or_truncated_dumps_are_named(tmp_path, capsys, spoil, part):
     spoil(tmp_path / "dump")
     assert run(tmp_path, "fsaf", "--test-annotation", info(tmp_path / "o.info", ("7", 100, 100), ("8", 90, 90))) == 2
     assert part in capsys.readouterr().err
-    assert {p.name: p.read_text() for p in (tmp_path / "txt").iterdir()} == dict.fromkeys(("7.txt", "8.txt"), "finished earlier")
+    assert {p.name: p.read_text() for p in (tmp_path / "txt").iterdir()} == dict.fromkeys(
+        ("7.txt", "8.txt"), "finished earlier"
+    )
 
 
 def test_image_absent_from_the_info_file_is_named(tmp_path, capsys):
@@ -179,7 +181,21 @@ def test_what_is_no_annotation_file_is_refused(tmp_path, capsys, content):
     (tmp_path / "a.json").write_text(content)
     (tmp_path / "r.json").write_text("[]")
     truth, out = str(tmp_path / "a.json"), str(tmp_path / "out")
-    assert main(["ascend", "txt-to-json", "--npu-txt-path", str(tmp_path), "--json-output-file", out, "--ground-truth", truth]) == 2
+    assert (
+        main(
+            [
+                "ascend",
+                "txt-to-json",
+                "--npu-txt-path",
+                str(tmp_path),
+                "--json-output-file",
+                out,
+                "--ground-truth",
+                truth,
+            ]
+        )
+        == 2
+    )
     assert "a.json" in capsys.readouterr().err and not list(tmp_path.glob("out*"))
     words = ["--ground-truth", truth, "--detection-result", str(tmp_path / "r.json"), "--output", out]
     assert main(["ascend", "coco-eval", *words]) == 2
@@ -201,10 +217,18 @@ def annotations(path: Path, seed=0) -> tuple[dict, list[dict]]:
         x, y, w, h = random.uniform(0, 200), random.uniform(0, 200), *random.choice([20, 60, 150], 2)
         image, category = images[number % 5]["id"], categories[number % 3]["id"]
         box = [float(x), float(y), float(w), float(h)]
-        entry = {"id": number, "image_id": image, "category_id": category, "bbox": box, "iscrowd": int(number % 17 == 0)}
+        entry = {
+            "id": number,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "iscrowd": int(number % 17 == 0),
+        }
         truth.append({**entry, "area": float(w * h)})
         near = [float(v + d) for v, d in zip(box, random.normal(0, 4, 4))]
-        found.append({"image_id": image, "category_id": category, "bbox": near, "score": float(random.uniform(0.06, 1))})
+        found.append(
+            {"image_id": image, "category_id": category, "bbox": near, "score": float(random.uniform(0.06, 1))}
+        )
     data = {"images": images, "annotations": truth, "categories": categories}
     path.write_text(json.dumps(data))
     return data, found
@@ -241,7 +265,11 @@ def test_coco_eval_prints_what_pycocotools_prints(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "change,part",
-    [({"image_id": 99}, "has image_id 99"), ({"category_id": 7}, "has category_id 7"), ({"score": None}, "not a COCO result")],
+    [
+        ({"image_id": 99}, "has image_id 99"),
+        ({"category_id": 7}, "has category_id 7"),
+        ({"score": None}, "not a COCO result"),
+    ],
 )
 def test_results_of_other_data_are_refused(tmp_path, capsys, change, part):
     _, found = annotations(tmp_path / "instances.json")

@@ -40,7 +40,10 @@ def model(path: Path, batch=1, flat=False, order=("dets", "labels"), size=(H, W)
         make("Add", ["nothings", "ids"], ["all_labels"]),
     ]
     if flat:
-        nodes += [make("Squeeze", ["all_dets", "first"], ["dets"]), make("Squeeze", ["all_labels", "first"], ["labels"])]
+        nodes += [
+            make("Squeeze", ["all_dets", "first"], ["dets"]),
+            make("Squeeze", ["all_labels", "first"], ["labels"]),
+        ]
     else:
         nodes += [make("Identity", ["all_dets"], ["dets"]), make("Identity", ["all_labels"], ["labels"])]
     weights = {
@@ -88,7 +91,13 @@ def test_benchmark_layout_counts_from_one_and_splits_batches(tmp_path, bins, mon
     monkeypatch.chdir(tmp_path)
     path = model(tmp_path / "m.onnx", batch, flat)
     size = 2 if batch == "batch" else batch
-    words = [f"-om_path={path}", "-device_id=3", f"-batch_size={size}", "-input_text_path=coco.info", f"-input_width={W}"]
+    words = [
+        f"-om_path={path}",
+        "-device_id=3",
+        f"-batch_size={size}",
+        "-input_text_path=coco.info",
+        f"-input_width={W}",
+    ]
     words += [f"-input_height={H}", "-useDvpp=false", "-output_binary=true", "-model_type=vision"]
     assert main(["ascend", "infer", *words]) == 0
     folder = tmp_path / "result" / "dumpOutput_device3"
@@ -118,7 +127,13 @@ def check_perf(text: str) -> None:
 
 def test_perf_figures_are_those_of_the_clocks():
     clocks = Clocks(
-        start=10.0, end=14.0, reading=[0.5, 0.5], preparing=[0.25, 0.25], computing=[1.0, 0.5], writing=[0.1, 0.1], samples=4
+        start=10.0,
+        end=14.0,
+        reading=[0.5, 0.5],
+        preparing=[0.25, 0.25],
+        computing=[1.0, 0.5],
+        writing=[0.1, 0.1],
+        samples=4,
     )
     assert benchmark_lines(clocks) == [
         "[e2e] throughputRate: 1, latency: 4000",
@@ -222,7 +237,9 @@ def test_what_does_not_fit_is_refused(tmp_path, bins, monkeypatch, capsys, words
 @pytest.fixture
 def card(tmp_path, monkeypatch) -> Path:
     """A PATH whose ais_bench writes down its words and leaves two outputs; returns where the words are."""
-    tools, said = ais_bench.stand_in(tmp_path, "echo boxes > $out/$name/img1_0.bin; echo labels > $out/$name/img1_1.bin")
+    tools, said = ais_bench.stand_in(
+        tmp_path, "echo boxes > $out/$name/img1_0.bin; echo labels > $out/$name/img1_1.bin"
+    )
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     (tmp_path / "m.om").write_bytes(b"om")
     return said
@@ -247,10 +264,50 @@ def test_om_goes_to_ais_bench_where_there_is_one(tmp_path, bins, card, capsys):
 
 
 def test_flags_of_ais_bench_are_handed_on(tmp_path, bins, card):
-    words = ["--model", f"{tmp_path}/m.om", "--input", str(bins), "--output", f"{tmp_path}/out", "--output_dirname", "run"]
-    words += ["--batchsize", "2", "--loop", "3", "--debug", "1", "--dymBatch", "2", "--dymHW", "4,6", "--warmup_count", "0"]
-    words += ["--dymDims", "input:2,3,4,6", "--profiler", "true", "--dump", "0", "--run_mode", "array", "--outputSize", "9,9"]
-    words += ["--pure_data_type", "random", "--output_batchsize_axis", "1", "--auto_set_dymdims_mode", "--acl_json_path=a.json"]
+    words = [
+        "--model",
+        f"{tmp_path}/m.om",
+        "--input",
+        str(bins),
+        "--output",
+        f"{tmp_path}/out",
+        "--output_dirname",
+        "run",
+    ]
+    words += [
+        "--batchsize",
+        "2",
+        "--loop",
+        "3",
+        "--debug",
+        "1",
+        "--dymBatch",
+        "2",
+        "--dymHW",
+        "4,6",
+        "--warmup_count",
+        "0",
+    ]
+    words += [
+        "--dymDims",
+        "input:2,3,4,6",
+        "--profiler",
+        "true",
+        "--dump",
+        "0",
+        "--run_mode",
+        "array",
+        "--outputSize",
+        "9,9",
+    ]
+    words += [
+        "--pure_data_type",
+        "random",
+        "--output_batchsize_axis",
+        "1",
+        "--auto_set_dymdims_mode",
+        "--acl_json_path=a.json",
+    ]
     assert main(["ascend", "infer", "--layout", "ais", *words]) == 0
     said = card.read_text().split()
     pairs = dict(zip(said[::2], said[1::2], strict=True))
@@ -282,7 +339,18 @@ def test_own_script_of_that_name_is_not_taken_for_the_vendors(tmp_path, bins, mo
 )
 def test_shapes_of_a_dynamic_model(tmp_path, bins, capsys, words, batch):
     path = model(tmp_path / "m.onnx", "batch", size=("height", "width"))
-    fixed = ["--model", path, "--input", bins, "--output", tmp_path / "out", "--layout", "ais", "--output_dirname", "run"]
+    fixed = [
+        "--model",
+        path,
+        "--input",
+        bins,
+        "--output",
+        tmp_path / "out",
+        "--layout",
+        "ais",
+        "--output_dirname",
+        "run",
+    ]
     assert main(["ascend", "infer", *map(str, fixed), *words, "--debug", "1", "--loop", "2"]) == 0
     assert [(tmp_path / "out" / "run" / f"img{i}_0.bin").read_bytes() for i in range(3)] == [dets(i) for i in range(3)]
     summary = json.loads((tmp_path / "out" / "run_summary.json").read_text())
@@ -366,8 +434,19 @@ def test_benchmark_under_its_old_name(tmp_path, bins, name):
 
 
 def test_ais_bench_under_its_own_name(tmp_path, bins):
-    words = ["--model", str(model(tmp_path / "m.onnx")), "--input", str(bins), "--output", "out", "--output_dirname", "run"]
+    words = [
+        "--model",
+        str(model(tmp_path / "m.onnx")),
+        "--input",
+        str(bins),
+        "--output",
+        "out",
+        "--output_dirname",
+        "run",
+    ]
     environment = {**os.environ, "PYTHON": sys.executable}
-    done = subprocess.run([SCRIPTS / "ais_bench", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [SCRIPTS / "ais_bench", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "run" / "img2_0.bin").read_bytes() == dets(2)

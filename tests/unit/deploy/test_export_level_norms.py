@@ -47,7 +47,9 @@ def test_every_end_equals_pytorch_and_has_no_norm(norm, end, checkpoints, tmp_pa
     assert len(towers) == 5 and len({node.input[1] for node in towers}) == 5  # a weight for each level
 
 
-@pytest.mark.parametrize("options", [{}, {"shared_affine": True}, {"conv_bias": True}, {"kind": "fsaf"}, {"dcn_on_last_conv": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"shared_affine": True}, {"conv_bias": True}, {"kind": "fsaf"}, {"dcn_on_last_conv": True}]
+)
 def test_a_folded_copy_predicts_the_same(options):
     head, _ = level_pair(**options)
     head.eval()

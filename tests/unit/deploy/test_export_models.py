@@ -44,9 +44,7 @@ def _run(path, images):
 def test_each_model_and_end_is_the_same_as_pytorch(name, end, checkpoints, tmp_path):
     lines = []
     path = tmp_path / "model.onnx"
-    result = export(
-        ExportOptions(checkpoints(name), end=end, output=str(path), shape=(96, 128)), lines.append
-    )
+    result = export(ExportOptions(checkpoints(name), end=end, output=str(path), shape=(96, 128)), lines.append)
     assert path.is_file() and result.sidecar.is_file()
     assert result.opset == (11 if end == "ascend" else 19 if name == "fcos-dcn" else 17)
     reason = "for DeformConv, of 15 deformable convolutions" if result.opset == 19 else "the default"
@@ -89,9 +87,7 @@ def test_ascend_with_an_open_batch(checkpoints, tmp_path):
 
 def test_shapes_and_types_of_the_detections_are_fixed(checkpoints, tmp_path):
     path = tmp_path / "model.onnx"
-    export(
-        ExportOptions(checkpoints("fcos-gn"), output=str(path), shape=(96, 128), batch=2), lambda _: None
-    )
+    export(ExportOptions(checkpoints("fcos-gn"), output=str(path), shape=(96, 128), batch=2), lambda _: None)
     dets, labels = _run(path, np.random.default_rng(0).normal(size=(2, 3, 96, 128)).astype(np.float32))
     assert dets.shape == (2, 100, 5) and dets.dtype == np.float32
     assert labels.shape == (2, 100) and labels.dtype == np.int64
@@ -105,9 +101,7 @@ def test_shapes_and_types_of_the_detections_are_fixed(checkpoints, tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("opset", "operator"), [(11, "GatherElements"), (17, "GridSample"), (20, "DeformConv")]
-)
+@pytest.mark.parametrize(("opset", "operator"), [(11, "GatherElements"), (17, "GridSample"), (20, "DeformConv")])
 def test_deformable_convolution_in_the_opset_that_is_asked_for(opset, operator, checkpoints, tmp_path):
     path, lines = tmp_path / "model.onnx", []
     options = ExportOptions(checkpoints("fcos-dcn"), end="raw", output=str(path), shape=(32, 64), opset=opset)

@@ -95,7 +95,13 @@ def test_a_graph_for_each_shape_and_rung_and_none_for_other_numbers_of_objects()
         return graph
 
     compiled.compile_losses(model, lines.append, count)
-    for size, objects in (((64, 96), (3, 0)), ((64, 96), (8, 1)), ((96, 64), (0, 0)), ((64, 96), (9, 2)), ((64, 96), (2, 2))):
+    for size, objects in (
+        ((64, 96), (3, 0)),
+        ((64, 96), (8, 1)),
+        ((96, 64), (0, 0)),
+        ((64, 96), (9, 2)),
+        ((64, 96), (2, 2)),
+    ):
         losses_and_gradients(model, wrapper, batch(0, size, objects))
     assert len(graphs) == len(lines) == 3
     assert [line.rsplit(",", 1)[0] for line in lines] == [

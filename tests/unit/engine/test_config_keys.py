@@ -176,9 +176,7 @@ def test_all_faults_in_one_message(fcos):
     ]
 
 
-@pytest.mark.parametrize(
-    "key", ["optimizer_config", "lr_config", "evaluation", "checkpoint_config", "log_config"]
-)
+@pytest.mark.parametrize("key", ["optimizer_config", "lr_config", "evaluation", "checkpoint_config", "log_config"])
 def test_section_of_mmdet_2_is_found(fcos, key):
     assert f"{key}: an mmdet 2.x key, which 3.x ignores; use " in message_of(
         check_keys, changed(fcos, key, dict(interval=1))
@@ -269,10 +267,7 @@ def test_variable_option_gets_a_notice(fcos):
 
 def test_merge_below_none(fcos):
     cfg = changed(fcos, "optim_wrapper.clip_grad", None)
-    assert (
-        merge_options(cfg, {"optim_wrapper.clip_grad.max_norm": 35, "param_scheduler.1.milestones": [3]})
-        == []
-    )
+    assert merge_options(cfg, {"optim_wrapper.clip_grad.max_norm": 35, "param_scheduler.1.milestones": [3]}) == []
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=35)
     assert cfg.param_scheduler[1].milestones == [3]
 

@@ -45,7 +45,9 @@ def run(model, wrapper, plan, rates):
     results = []
     for seed, (size, rate) in enumerate(zip(plan, rates, strict=True)):
         poisoned = rate is None
-        bias = model.bbox_head.conv_reg.bias if hasattr(model.bbox_head, "conv_reg") else model.bbox_head.retina_reg.bias
+        bias = (
+            model.bbox_head.conv_reg.bias if hasattr(model.bbox_head, "conv_reg") else model.bbox_head.retina_reg.bias
+        )
         kept = bias.detach().clone()
         if poisoned:
             bias.data.fill_(float("nan"))
@@ -233,7 +235,9 @@ def test_the_capture_itself_with_torch_cuda_replaced(monkeypatch):
     first, second = sgd(one), sgd(two)
     graphed.graph_step(two, second, lambda line: None)
     for size in (WIDE, HIGH, WIDE, HIGH):
-        expected, found = (model.train_step(batch(0, size), wrapper) for model, wrapper in ((one, first), (two, second)))
+        expected, found = (
+            model.train_step(batch(0, size), wrapper) for model, wrapper in ((one, first), (two, second))
+        )
         torch.testing.assert_close(found["loss"], expected["loss"].detach())
     warm = [("side waits", here), ("here waits", side)]
     assert calls[:4] == warm * 2

@@ -28,7 +28,9 @@ def test_shipped_configs_read_the_same(name):
 
 
 def test_formats_and_bases(tmp_path):
-    (tmp_path / "a.py").write_text("_base_ = ['sub/b.yaml', 'c.json', 'mmdet::_base_/schedules/schedule_1x.py']\nx = dict(y=_base_.x.z + 1)\n")
+    (tmp_path / "a.py").write_text(
+        "_base_ = ['sub/b.yaml', 'c.json', 'mmdet::_base_/schedules/schedule_1x.py']\nx = dict(y=_base_.x.z + 1)\n"
+    )
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.yaml").write_text("x: {z: 2}\n")
     (tmp_path / "c.json").write_text('{"m": {"_delete_": true, "k": [1, null]}}')

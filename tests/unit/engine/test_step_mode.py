@@ -93,9 +93,13 @@ def test_compile_is_put_into_the_hook_and_the_log():
 
 
 def test_compile_wants_a_model_and_batches_of_fixed_shape():
-    with pytest.raises(UserError, match="--step-mode compile: RetinaHead has no fixed-shape form; use --step-mode mmdet"):
+    with pytest.raises(
+        UserError, match="--step-mode compile: RetinaHead has no fixed-shape form; use --step-mode mmdet"
+    ):
         prepared("compile", name="mmdet::retinanet/retinanet_r50_fpn_1x_coco")
-    with pytest.raises(UserError, match="--step-mode compile needs batches of a few fixed shapes, but: .*no fixed size.*shapes="):
+    with pytest.raises(
+        UserError, match="--step-mode compile needs batches of a few fixed shapes, but: .*no fixed size.*shapes="
+    ):
         prepared("compile", pipeline=dict(type="RandomCrop", crop_size=(64, 64)))
 
 
@@ -127,7 +131,9 @@ def test_channels_last_only_where_it_pays(kind, level, dense):
     assert [h.channels_last for h in cfg.custom_hooks if h.type == "FixedStepHook"] == [dense]
 
 
-@pytest.mark.parametrize(("level", "fault", "dense"), [("O1", None, True), ("O0", None, False), ("O1", "no Triton", False)])
+@pytest.mark.parametrize(
+    ("level", "fault", "dense"), [("O1", None, True), ("O0", None, False), ("O1", "no Triton", False)]
+)
 def test_channels_last_with_group_norm_on_a_gpu_takes_triton(monkeypatch, level, fault, dense):
     monkeypatch.setattr(static, "triton_fault", lambda: fault)
     cfg, _ = prepared(level=level, kind="cuda")

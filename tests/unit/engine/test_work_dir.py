@@ -75,11 +75,20 @@ def test_resume_from_a_file_stays_in_its_folder_or_makes_a_new_one(tmp_path):
 
 
 def test_overwrite_removes_what_a_run_leaves_and_nothing_else(tmp_path):
-    folder = a_run(tmp_path / "x", files=("epoch_1.pth", "best_bbox_mAP_epoch_1.pth", "20260101_120000.log", "20260101_120000.log.json"))
+    folder = a_run(
+        tmp_path / "x",
+        files=("epoch_1.pth", "best_bbox_mAP_epoch_1.pth", "20260101_120000.log", "20260101_120000.log.json"),
+    )
     (folder / "latest.pth").symlink_to("epoch_1.pth")
     for place in ("20260101_120000", "tb/20260101", "eval", "data", "mine"):
         (folder / place).mkdir(parents=True)
-    old = ["tb/20260101/events.out.tfevents.1", "eval/detections.bbox.json", "eval/20260101_130000.log", ".epoch_2.pth.0.r.saving", "last_checkpoint"]
+    old = [
+        "tb/20260101/events.out.tfevents.1",
+        "eval/detections.bbox.json",
+        "eval/20260101_130000.log",
+        ".epoch_2.pth.0.r.saving",
+        "last_checkpoint",
+    ]
     kept = ["data/instances_train.json", "mine/epoch_1.pth", "notes.log", "model.pth", "config.py", "tb/notes.txt"]
     for name in old + kept:
         (folder / name).touch()

@@ -28,7 +28,9 @@ def test_segments():
 
 def test_rows_are_in_the_order_of_the_points():
     grid = point_grid(SIZES, LevelSpec(strides=(8, 16)), CPU)
-    maps = [grid.xy[:, first : first + h * w].view(1, 2, h, w) for first, (h, w) in zip(grid.first, SIZES, strict=False)]
+    maps = [
+        grid.xy[:, first : first + h * w].view(1, 2, h, w) for first, (h, w) in zip(grid.first, SIZES, strict=False)
+    ]
     maps = [torch.cat((level, level + 1000)) for level in maps]  # two images
     rows = rows_of(maps)
     assert torch.equal(rows[:8], grid.xy.t()) and torch.equal(rows[8:], grid.xy.t() + 1000)

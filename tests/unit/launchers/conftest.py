@@ -57,7 +57,17 @@ def pick(requested="auto"):
     return SimpleNamespace(name=name, count=lambda: int(count)), "fake"
 '''
 
-CLEARED = ("PORT", "ASCEND_DEVICE_ID", "RANK_SIZE", "WORLD_SIZE", "RANK", "LOCAL_RANK", "etp_running_flag", "FCOS_FOLLOW", "PYTHONPATH")
+CLEARED = (
+    "PORT",
+    "ASCEND_DEVICE_ID",
+    "RANK_SIZE",
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "etp_running_flag",
+    "FCOS_FOLLOW",
+    "PYTHONPATH",
+)
 
 
 @dataclass
@@ -76,7 +86,9 @@ class Sandbox:
 
     def run(self, script: str, *flags: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         command, base = self.command(script, *flags)
-        return subprocess.run(command, cwd=cwd or self.root, env=base | env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            command, cwd=cwd or self.root, env=base | env, capture_output=True, text=True, timeout=120
+        )
 
     def call(self, rank: int = 0) -> dict:
         return json.loads((self.record / f"call{rank}.json").read_text())

@@ -5,7 +5,10 @@ import socket
 
 import pytest
 
-LAUNCHERS = [f"test/train_{name}.sh" for name in ("full_1p", "full_8p", "performance_1p", "performance_8p", "performance_multinodes")]
+LAUNCHERS = [
+    f"test/train_{name}.sh"
+    for name in ("full_1p", "full_8p", "performance_1p", "performance_8p", "performance_multinodes")
+]
 CONFIG = "configs/fcos/fcos_r50_caffe_fpn_4x4_1x_coco.py"
 
 
@@ -96,7 +99,11 @@ def test_chosen_config_keeps_its_batch(sandbox):
     mine = sandbox.data.parent / "mine_r18.py"
     mine.touch()
     done = sandbox.run(
-        "test/train_full_1p.sh", f"--data_path={sandbox.data}", "--config=mine_r18.py", cwd=sandbox.data.parent, FAKE_BATCH="8"
+        "test/train_full_1p.sh",
+        f"--data_path={sandbox.data}",
+        "--config=mine_r18.py",
+        cwd=sandbox.data.parent,
+        FAKE_BATCH="8",
     )
     assert done.returncode == 0, done.stderr
     assert sandbox.argv()[1] == str(mine)

@@ -39,7 +39,9 @@ def test_defaults_of_one_node(sandbox):
 
 
 def test_own_address_is_found_and_the_port_is_23333(sandbox):
-    done = sandbox.run(MULTI, f"--data_path={sandbox.data}", "--nnodes=2", "--node_rank=1", "--nproc=1", "--master_addr=0.0.0.0")
+    done = sandbox.run(
+        MULTI, f"--data_path={sandbox.data}", "--nnodes=2", "--node_rank=1", "--nproc=1", "--master_addr=0.0.0.0"
+    )
     assert done.returncode == 0, done.stderr
     assert sandbox.call()["env"]["HCCL_IF_IP"] == "127.0.0.1"  # the way to 0.0.0.0 is the loopback
     torchrun = sandbox.torchrun()

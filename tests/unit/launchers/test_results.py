@@ -36,7 +36,9 @@ def case_log(path: Path) -> list[tuple[str, str]]:
 
 
 def test_block_case_log_and_losses(sandbox):
-    done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_LOG=sandbox.log(OURS), FAKE_BATCH="16")
+    done = sandbox.run(
+        "test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_LOG=sandbox.log(OURS), FAKE_BATCH="16"
+    )
     assert done.returncode == 0, done.stderr
     block = final_block(done.stdout)
     assert block[0] == "Final Performance images/sec : 49.25"
@@ -97,7 +99,9 @@ def test_a_speed_run_leaves_the_results_of_a_training(sandbox):
     data = f"--data_path={sandbox.data}"
     sandbox.run("test/train_full_1p.sh", data, FAKE_LOG=sandbox.log(OURS))
     sandbox.run("test/train_performance_1p.sh", data, FAKE_LOG=sandbox.log(OURS.replace("FPS: 49.25", "FPS: 7.00")))
-    full, speed = (dict(case_log(folder / "FCOS_bs16_1p_acc.log")) for folder in (sandbox.output(), sandbox.speed_output))
+    full, speed = (
+        dict(case_log(folder / "FCOS_bs16_1p_acc.log")) for folder in (sandbox.output(), sandbox.speed_output)
+    )
     assert (full["ActualFPS"], speed["ActualFPS"]) == ("49.25", "7.00")
     sandbox.run("test/train_full_1p.sh", data)
     assert (sandbox.speed_output / "FCOS_bs16_1p_acc.log").is_file()
@@ -105,7 +109,13 @@ def test_a_speed_run_leaves_the_results_of_a_training(sandbox):
 
 def test_nodes_that_share_a_disk_keep_their_logs_apart(sandbox):
     """The second node starts while the first one trains, and both end with their numbers."""
-    multi = ["test/train_performance_multinodes.sh", f"--data_path={sandbox.data}", "--nnodes=2", "--nproc=1", "--master_addr=10.9.8.7"]
+    multi = [
+        "test/train_performance_multinodes.sh",
+        f"--data_path={sandbox.data}",
+        "--nnodes=2",
+        "--nproc=1",
+        "--master_addr=10.9.8.7",
+    ]
     command, env = sandbox.command(*multi, "--node_rank=0")
     gate = sandbox.record / "gate"
     os.mkfifo(gate)  # the first node's training prints its log when the gate opens
@@ -155,7 +165,11 @@ def test_text_of_a_data_set_is_no_result(sandbox, forged):
 @pytest.mark.parametrize("follow", ["0", "1"])
 def test_failure_is_told_and_passed_on(sandbox, follow):
     done = sandbox.run(
-        "test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_EXIT="3", FAKE_ERROR="no usable image", FCOS_FOLLOW=follow
+        "test/train_full_1p.sh",
+        f"--data_path={sandbox.data}",
+        FAKE_EXIT="3",
+        FAKE_ERROR="no usable image",
+        FCOS_FOLLOW=follow,
     )
     assert done.returncode == 3
     assert "failed with status 3" in done.stderr and "error: no usable image" in done.stderr
@@ -187,12 +201,22 @@ def living(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("ranks, sent, status, follow", [(1, "TERM", 143, "0"), (1, "INT", 130, "1"), (2, "TERM", 143, "1")])
+@pytest.mark.parametrize(
+    "ranks, sent, status, follow", [(1, "TERM", 143, "0"), (1, "INT", 130, "1"), (2, "TERM", 143, "1")]
+)
 def test_a_signal_leaves_no_child(real_torchrun, ranks, sent, status, follow):
-    command, env = real_torchrun.command("test/train_full_1p.sh", f"--data_path={real_torchrun.data}", f"--nproc={ranks}")
+    command, env = real_torchrun.command(
+        "test/train_full_1p.sh", f"--data_path={real_torchrun.data}", f"--nproc={ranks}"
+    )
     env |= {"FAKE_SLEEP": "1", "FCOS_FOLLOW": follow}
     launcher = subprocess.Popen(
-        command, cwd=real_torchrun.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command,
+        cwd=real_torchrun.root,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
     files = [real_torchrun.record / f"pids{rank}" for rank in range(ranks)]

@@ -126,7 +126,9 @@ without_card = pytest.mark.skipif(
 def test_quickstart(sandbox, environment):
     env, calls = environment
     env["PYTHON"] = "overridden"
-    done = sandbox.run("scripts/quickstart.sh", cwd=sandbox.root / "test", FAKE_NO_TORCH="1", QUICKSTART_ITERS="4", **env)
+    done = sandbox.run(
+        "scripts/quickstart.sh", cwd=sandbox.root / "test", FAKE_NO_TORCH="1", QUICKSTART_ITERS="4", **env
+    )
     assert done.returncode == 0, done.stderr
     heads = [line[12:] for line in done.stdout.splitlines() if line.startswith("== [")]
     assert [head.split(":")[0] for head in heads] == [
@@ -166,7 +168,9 @@ def test_torch_that_is_there_stays(sandbox, environment):
     done = sandbox.run("scripts/quickstart.sh", FAKE_VERSION="3.12.1", **env)
     assert done.returncode == 0, done.stderr
     # the versions of tested.txt are those of Python 3.11
-    assert [call for call in calls() if call.startswith("pip")] == ["pip install -qq --disable-pip-version-check -e ROOT"]
+    assert [call for call in calls() if call.startswith("pip")] == [
+        "pip install -qq --disable-pip-version-check -e ROOT"
+    ]
     assert "is there and stays" in done.stdout
 
 

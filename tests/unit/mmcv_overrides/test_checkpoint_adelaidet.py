@@ -35,7 +35,11 @@ def by_hand():
                 found[f"{HEAD}cls_tower.{index + 1}.{level}.{name}"] = values(4)
             found[f"{HEAD}cls_tower.{index + 1}.{level}.num_batches_tracked"] = torch.tensor(9)
     found |= {f"{HEAD}bbox_tower.0.weight": values(4, 4, 3, 3), f"{HEAD}bbox_tower.1.weight": values(4)}
-    found |= {f"{HEAD}{name}.{leaf}": values(4) for name in ("cls_logits", "bbox_pred", "ctrness") for leaf in ("weight", "bias")}
+    found |= {
+        f"{HEAD}{name}.{leaf}": values(4)
+        for name in ("cls_logits", "bbox_pred", "ctrness")
+        for leaf in ("weight", "bias")
+    }
     return found
 
 
@@ -57,7 +61,10 @@ def test_each_name_by_hand():
     }
     for name, old in expected.items():
         assert torch.equal(found[f"bbox_head.{name}"], source[f"{HEAD}{old}"]), name
-    assert found["bbox_head.scales.1.scale"].shape == () and found["bbox_head.scales.1.scale"] == source[f"{HEAD}scales.1.scale"]
+    assert (
+        found["bbox_head.scales.1.scale"].shape == ()
+        and found["bbox_head.scales.1.scale"] == source[f"{HEAD}scales.1.scale"]
+    )
     assert all(name.startswith("bbox_head.") for name in found)
 
 
@@ -109,4 +116,6 @@ def test_a_whole_model(name):
 def test_a_bias_that_the_model_lacks_is_reported():
     model = small_model("fcos-bn")
     weights = as_adelaidet(model, True) | {f"{HEAD}cls_tower.0.bias": torch.ones(16)}
-    assert checkpoint.load_weights(model, {"model": weights}, silent()).unexpected == ("bbox_head.cls_convs.0.conv.bias",)
+    assert checkpoint.load_weights(model, {"model": weights}, silent()).unexpected == (
+        "bbox_head.cls_convs.0.conv.bias",
+    )

@@ -33,9 +33,7 @@ def test_two_and_two_epochs_are_four_bit_for_bit(tmp_path, scores, caplog):
     assert torch.equal(a["state_dict"]["conv_cls.weight"], b["state_dict"]["conv_cls.weight"])
     assert a["meta"]["iter"] == b["meta"]["iter"] == 16 and a["meta"]["epoch"] == 4
     assert resumed.optim_wrapper.param_groups[0]["lr"] == pytest.approx(0.025)
-    assert not [
-        r for r in caplog.records if "metainfo" in r.getMessage()
-    ]  # palette and classes came back the same
+    assert not [r for r in caplog.records if "metainfo" in r.getMessage()]  # palette and classes came back the same
 
 
 def test_validation_does_not_change_the_training(tmp_path):
@@ -139,9 +137,7 @@ def test_non_finite_weights_are_skipped_and_older_ones_kept(tmp_path, caplog):
     assert os.readlink(tmp_path / "a" / "latest.pth") == "epoch_1.pth"
     info = runner.message_hub.runtime_info
     assert info["keep_ckpt_ids"] == [1] and info["best_score"] == 0.1
-    assert str(info["last_ckpt"]).endswith("epoch_1.pth") and info["best_ckpt"].endswith(
-        "best_mAP_epoch_1.pth"
-    )
+    assert str(info["last_ckpt"]).endswith("epoch_1.pth") and info["best_ckpt"].endswith("best_mAP_epoch_1.pth")
 
 
 def test_failed_write_ends_the_run_with_the_old_ones_intact(tmp_path, monkeypatch):
@@ -218,9 +214,7 @@ def test_max_iters_in_mid_epoch_saves_the_last_state(tmp_path, resumable_loop):
     state = checkpoint.load(tmp_path / "a" / "latest.pth")
     assert (state["meta"]["epoch"], state["meta"]["iter"]) == (1, 6)
     assert state["message_hub"]["runtime_info"]["best_score"] == 0.9
-    toy_runner(
-        tmp_path / "a", record=second, loop=LOOP, resume=True, **{**options, "scores": [0.5, 0.6]}
-    ).train()
+    toy_runner(tmp_path / "a", record=second, loop=LOOP, resume=True, **{**options, "scores": [0.5, 0.6]}).train()
     assert first.losses + second.losses == whole.losses
     assert checkpoint_names(tmp_path / "a") == ["best_mAP_iter_6.pth", "epoch_3.pth", "iter_6.pth", "latest.pth"]
 

@@ -55,7 +55,9 @@ def _expanded(path):
 
 
 def _history(path):
-    torch.save({"h": {"__history_buffer__": 1, "log": torch.ones(1).expand(10**11), "count": [1], "max_length": 1}}, path)
+    torch.save(
+        {"h": {"__history_buffer__": 1, "log": torch.ones(1).expand(10**11), "count": [1], "max_length": 1}}, path
+    )
 
 
 def _bytearray(path):
@@ -157,7 +159,11 @@ def test_each_is_refused_in_one_line_without_the_memory_it_asks_for(tmp_path):
         write(tmp_path / name)
     paths = [str(tmp_path / name) for name in FILES]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", READER, *paths], env=environment(), capture_output=True, text=True, timeout=100
+        [sys.executable, "-W", "ignore", "-c", READER, *paths],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
@@ -181,11 +187,16 @@ def test_what_trainings_write_stays_within_the_limits(tmp_path):
     zeros = torch.zeros(1000, 1000)
     content = {
         "state_dict": {"a": zeros, "b": zeros, "c": zeros[0].expand(3, 1000)},
-        "message_hub": {"h": {"__history_buffer__": 1, "log": torch.ones(10**6), "count": torch.ones(10**6), "max_length": 10**6}},
+        "message_hub": {
+            "h": {"__history_buffer__": 1, "log": torch.ones(10**6), "count": torch.ones(10**6), "max_length": 10**6}
+        },
         "meta": {"classes": [f"class {n}" for n in range(2000)]},
     }
     torch.save(content, tmp_path / "a.pth")
-    with zipfile.ZipFile(tmp_path / "a.pth") as archive, zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as other:
+    with (
+        zipfile.ZipFile(tmp_path / "a.pth") as archive,
+        zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as other,
+    ):
         for name in archive.namelist():
             other.writestr(name, archive.read(name))
     assert (tmp_path / "b.pth").stat().st_size * limits.MAX_EXPANSION < (tmp_path / "a.pth").stat().st_size

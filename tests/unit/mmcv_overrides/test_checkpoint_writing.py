@@ -61,21 +61,9 @@ def test_everything_mmengine_stores_is_read_back_by_stock_torch(tmp_path):
     found = checkpoint.load(path)
     m = found["meta"]
     assert (m["f"], m["i"], m["path"], m["enum"], m["none"]) == (0.5, 7, "a/b", 3, None)
-    assert (
-        m["u"].tolist() == [1, 65535] and m["big"].tolist() == [[0, 1, 2], [3, 4, 5]] and m["text"] == ["a"]
-    )
-    assert (
-        m["set"] == [1, 2, 3]
-        and m["tuple"] == (1, (2, "x"))
-        and m["point"] == (1, 2)
-        and m["queue"] == [1, 2]
-    )
-    assert (
-        m["cfg"] == {"a": {"b": 1}}
-        and m["dtype"] is torch.float16
-        and m["device"] == "cpu"
-        and m["key"] == {4: 1}
-    )
+    assert m["u"].tolist() == [1, 65535] and m["big"].tolist() == [[0, 1, 2], [3, 4, 5]] and m["text"] == ["a"]
+    assert m["set"] == [1, 2, 3] and m["tuple"] == (1, (2, "x")) and m["point"] == (1, 2) and m["queue"] == [1, 2]
+    assert m["cfg"] == {"a": {"b": 1}} and m["dtype"] is torch.float16 and m["device"] == "cpu" and m["key"] == {4: 1}
     assert m["size"] == (2, 3) and m["count"] == Counter(a=2, b=1) and type(m["count"]) is Counter
     loss = found["hub"]["loss"]
     assert isinstance(loss, HistoryBuffer) and loss.max_length == 7 and loss.data[1].tolist() == [1, 2]
@@ -148,9 +136,7 @@ def test_disk_full_on_a_real_small_disk(tiny_disk, monkeypatch, noticed):
     path, before = _old_file(tiny_disk)
     if noticed == "while writing":
         monkeypatch.setattr(writing, "_check_space", lambda *_: None)
-    with pytest.raises(
-        UserError, match=r"No space left.*needs 4\.0 MB, [01]\.\d MB free.*untouched"
-    ) as caught:
+    with pytest.raises(UserError, match=r"No space left.*needs 4\.0 MB, [01]\.\d MB free.*untouched") as caught:
         checkpoint.save(BIG, path)
     assert str(path) in str(caught.value)
     _check_intact(path, before)

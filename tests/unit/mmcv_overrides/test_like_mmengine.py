@@ -55,7 +55,9 @@ def samples(folder, train_cfg, loader, hook):
 
     watch = At("after_train_iter", look)
     watch.before_train_iter = lambda runner, batch_idx, data_batch: setattr(runner, "batch", data_batch)
-    runner = toy_runner(folder, hooks=(watch, hook), epochs=3, loader=dict(loader, dataset=Piped()), train_cfg=train_cfg)
+    runner = toy_runner(
+        folder, hooks=(watch, hook), epochs=3, loader=dict(loader, dataset=Piped()), train_cfg=train_cfg
+    )
     runner.train()
     return seen, type(runner.train_loop)
 
@@ -63,7 +65,9 @@ def samples(folder, train_cfg, loader, hook):
 @pytest.mark.parametrize("loader", LOADERS, ids=["main process", "workers", "persistent workers"])
 def test_a_pipeline_that_a_hook_exchanges_is_used(tmp_path, loader):
     theirs = samples(tmp_path / "a", dict(by_epoch=True, max_epochs=3), loader, PipelineSwitchHook(1, [second]))
-    ours = samples(tmp_path / "b", dict(type="EpochBasedTrainLoop", max_epochs=3), loader, PipelineSwitchHook(1, [second]))
+    ours = samples(
+        tmp_path / "b", dict(type="EpochBasedTrainLoop", max_epochs=3), loader, PipelineSwitchHook(1, [second])
+    )
     assert (theirs[1], ours[1]) == (EpochBasedTrainLoop, loop.ResumableEpochLoop)
     assert ours[0] == theirs[0] == [0, 16, 16]
 
@@ -77,7 +81,9 @@ def test_the_loader_keeps_the_users_data_set(tmp_path):
 
 @pytest.mark.parametrize("context", [None, "spawn"])
 def test_a_batch_is_plain_indices_wherever_it_is_fetched(context):
-    loader = DataLoader(Subset(Lists(), range(16)), batch_size=4, num_workers=1 if context else 0, multiprocessing_context=context)
+    loader = DataLoader(
+        Subset(Lists(), range(16)), batch_size=4, num_workers=1 if context else 0, multiprocessing_context=context
+    )
     expected = [batch["index"].tolist() for batch in loader]
     loop.seed_batches(loader, 0)
     loop.seed_batches(loader, 1)  # a second loop takes the loader over
@@ -122,7 +128,9 @@ def constructed(build, model, paramwise, **wrapper):
 
 
 @pytest.mark.parametrize("scale", [1.0, 32.0])
-@pytest.mark.parametrize("paramwise", [None, dict(bypass_duplicate=True), dict(bypass_duplicate=True, bias_lr_mult=2.0)])
+@pytest.mark.parametrize(
+    "paramwise", [None, dict(bypass_duplicate=True), dict(bypass_duplicate=True, bias_lr_mult=2.0)]
+)
 def test_a_shared_layer_takes_one_step(paramwise, scale):
     after = []
     for build in (DefaultOptimWrapperConstructor, MergedOptimWrapperConstructor):
@@ -141,7 +149,9 @@ def test_a_shared_layer_with_paramwise_settings_is_refused_as_upstream():
         with pytest.raises(ValueError, match="some parameters appear in more than one parameter group") as caught:
             constructed(build, shared(), dict(bias_lr_mult=2.0))
     assert isinstance(caught.value, UserError)
-    assert "(a.0.weight, a.0.bias, b.0.weight, b.0.bias)" in str(caught.value) and "bypass_duplicate=True" in str(caught.value)
+    assert "(a.0.weight, a.0.bias, b.0.weight, b.0.bias)" in str(caught.value) and "bypass_duplicate=True" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("paramwise", [None, dict(bias_lr_mult=2.0)])
@@ -160,7 +170,10 @@ def test_a_layer_that_a_hook_unfreezes_trains_as_with_upstream(tmp_path, paramwi
     weights, said = [], []
     monkeypatch.setattr(loop, "print_log", lambda text, *more: said.append(text))
     thaw = At("before_train_epoch", lambda r: r.model.requires_grad_(), epoch=1)
-    for build, wrapper in ((DefaultOptimWrapperConstructor, OptimWrapper), (MergedOptimWrapperConstructor, StepOptimWrapper)):
+    for build, wrapper in (
+        (DefaultOptimWrapperConstructor, OptimWrapper),
+        (MergedOptimWrapperConstructor, StepOptimWrapper),
+    ):
         options = dict(type=wrapper, constructor=build, paramwise_cfg=paramwise)
         options["optimizer"] = dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=0.01)
         runner = toy_runner(tmp_path / wrapper.__name__, Toy(frozen="backbone.one"), (thaw,), epochs=3, wrapper=options)
@@ -171,7 +184,11 @@ def test_a_layer_that_a_hook_unfreezes_trains_as_with_upstream(tmp_path, paramwi
     moved = not torch.equal(weights[1]["backbone.one.weight"], Toy().backbone.one.weight)
     assert moved == (paramwise is None)
     assert len(said) == (0 if moved else 1)  # once, not in every epoch
-    assert moved or said[0].startswith("2 parameters require gradients") and "(backbone.one.weight, backbone.one.bias)" in said[0]
+    assert (
+        moved
+        or said[0].startswith("2 parameters require gradients")
+        and "(backbone.one.weight, backbone.one.bias)" in said[0]
+    )
 
 
 def test_frozen_parameters_cost_nothing_until_they_train():
@@ -182,7 +199,9 @@ def test_frozen_parameters_cost_nothing_until_they_train():
     assert len(wrapper.last_norms) == len(wrapper.last_params) == 2 and len(wrapper.optimizer.state) == 2
     net.requires_grad_()
     before = [p.detach().clone() for p in net.parameters()]
-    wrapper.update_params(net(torch.ones(2, 4))["loss"] * float("nan"))  # skipped: the new buffers must not keep garbage
+    wrapper.update_params(
+        net(torch.ones(2, 4))["loss"] * float("nan")
+    )  # skipped: the new buffers must not keep garbage
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
     assert all(not s["momentum_buffer"].isnan().any() for s in wrapper.optimizer.state.values())
     assert not any(wrapper.optimizer.state[p]["momentum_buffer"].any() for p in net.backbone.parameters())
@@ -236,7 +255,10 @@ def test_a_checkpoint_with_shared_parameters_twice_is_resumed():
     model = shared()
     wrapper = StepOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     state = copy.deepcopy(wrapper.state_dict())
-    buffers = {key: {"momentum_buffer": torch.full((1, 2 - key), float(key + 1)).squeeze(0) if key else torch.ones(1, 2)} for key in (0, 1)}
+    buffers = {
+        key: {"momentum_buffer": torch.full((1, 2 - key), float(key + 1)).squeeze(0) if key else torch.ones(1, 2)}
+        for key in (0, 1)
+    }
     state["state"], state["param_groups"][0]["params"] = buffers, [0, 1, 0, 1]
     wrapper.load_state_dict(state)
     weight, bias = wrapper.model_params
@@ -246,7 +268,10 @@ def test_a_checkpoint_with_shared_parameters_twice_is_resumed():
 
 @pytest.mark.parametrize(
     ("frozen", "message"),
-    [("backbone", "6 trained parameters in a group where this model has 2"), ("last", r"a state of shape \(8,\) where a parameter has \(8, 4\)")],
+    [
+        ("backbone", "6 trained parameters in a group where this model has 2"),
+        ("last", r"a state of shape \(8,\) where a parameter has \(8, 4\)"),
+    ],
 )
 def test_a_checkpoint_of_other_frozen_layers_is_refused(frozen, message):
     net = Toy(frozen="backbone.one")

@@ -62,7 +62,9 @@ def start(tmp_path, trained, source, wrapper):
     return runner
 
 
-@pytest.mark.parametrize("source", ["constructor", "initialisers", "pretrained", "load_from", "resume from O0", "resume from O2"])
+@pytest.mark.parametrize(
+    "source", ["constructor", "initialisers", "pretrained", "load_from", "resume from O0", "resume from O2"]
+)
 def test_the_first_weights_are_those_of_fp32_bit_for_bit(tmp_path, trained, source):
     expected = named(start(tmp_path, trained, source, {}))  # a resume at O0 takes the masters of an O2 checkpoint too
     runner = start(tmp_path, trained, source, O2)

@@ -48,9 +48,7 @@ def test_offset_of_whole_pixels_shifts_the_input():
     torch.testing.assert_close(deform_conv2d(input, offset, weight, 1, 1), F.conv2d(shifted, weight))
 
 
-@pytest.mark.parametrize(
-    ("shift", "expected"), [(-0.25, 0.75), (-1.0, 0.0), (0.5, 1.0), (2.25, 0.75), (3.0, 0.0)]
-)
+@pytest.mark.parametrize(("shift", "expected"), [(-0.25, 0.75), (-1.0, 0.0), (0.5, 1.0), (2.25, 0.75), (3.0, 0.0)])
 def test_border_fades_to_zero_within_one_pixel(shift, expected):
     from mmcv.ops import deform_conv2d
 

@@ -132,9 +132,7 @@ def test_batched_nms_separates_classes_and_falls_back_to_splitting():
         members = (labels == label).nonzero()[:, 0]
         expected |= {int(members[i]) for i in greedy(boxes[members], scores[members], 0.4)}
     for split in (10000, 100):
-        dets, keep = batched_nms(
-            boxes, scores, labels, {"type": "nms", "iou_threshold": 0.4, "split_thr": split}
-        )
+        dets, keep = batched_nms(boxes, scores, labels, {"type": "nms", "iou_threshold": 0.4, "split_thr": split})
         assert set(keep.tolist()) == expected
         assert torch.equal(dets[:, 4], scores[keep]) and dets[:, 4].diff().max() <= 0
 

@@ -22,9 +22,7 @@ def reference(shared_data):
     with np.load(path) as arrays:
         cases = {case["case"]: case for case in json.loads(str(arrays["meta"]))}
         for case in cases.values():
-            case["arrays"] = {
-                name: torch.from_numpy(arrays[f"{case['case']}/{name}"]) for name in case["arrays"]
-            }
+            case["arrays"] = {name: torch.from_numpy(arrays[f"{case['case']}/{name}"]) for name in case["arrays"]}
     return cases
 
 

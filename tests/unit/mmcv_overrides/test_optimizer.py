@@ -81,7 +81,15 @@ def test_a_bad_step_changes_nothing_even_as_the_first(fused, kind, bad):
     for a, b in zip(net.parameters(), untouched.parameters()):
         assert torch.equal(a, b)
     # and the next good step is what it would have been without the bad one
-    for m, w in ((net, wrapper), (untouched, StepOptimWrapper(kind(untouched.parameters(), lr=0.1, fused=fused, **settings), clip_grad=dict(max_norm=35.0)))):
+    for m, w in (
+        (net, wrapper),
+        (
+            untouched,
+            StepOptimWrapper(
+                kind(untouched.parameters(), lr=0.1, fused=fused, **settings), clip_grad=dict(max_norm=35.0)
+            ),
+        ),
+    ):
         m[1].reset_running_stats()
         w.update_params(m(batches()[1]).square().mean())
     assert wrapper.last_bad.item() == 0.0
@@ -131,11 +139,15 @@ def test_o2_keeps_fp32_masters_that_see_small_updates():
 
 def test_o2_state_round_trip_keeps_the_masters():
     net = precision.cast_weights(model(), torch.bfloat16)
-    wrapper = StepOptimWrapper(torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9), opt_level="O2", amp_dtype="bf16")
+    wrapper = StepOptimWrapper(
+        torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9), opt_level="O2", amp_dtype="bf16"
+    )
     wrapper.update_params(net(batches()[0].bfloat16()).float().square().mean())
     state = copy.deepcopy(wrapper.state_dict())
     other = precision.cast_weights(model(seed=1), torch.bfloat16)
-    again = StepOptimWrapper(torch.optim.SGD(other.parameters(), lr=1e-3, momentum=0.9), opt_level="O2", amp_dtype="bf16")
+    again = StepOptimWrapper(
+        torch.optim.SGD(other.parameters(), lr=1e-3, momentum=0.9), opt_level="O2", amp_dtype="bf16"
+    )
     again.load_state_dict(state)
     for a, b in zip(wrapper.masters, again.masters):
         assert torch.equal(a, b)

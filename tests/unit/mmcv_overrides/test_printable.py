@@ -40,7 +40,10 @@ def test_controls_are_escaped_and_nothing_else(text, shown):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (FORGED, r"f.json: the class name 'x\n2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990' has"),
+        (
+            FORGED,
+            r"f.json: the class name 'x\n2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990' has",
+        ),
         ("\x1b[2Jcat", r"'\x1b[2Jcat' has control characters (shown escaped)"),
         ("tac\u202e", r"'tac\u202e' has control characters"),
         ("c" * 201, "f.json: a class name has 201 characters, more than 200: " + "c" * 40 + " and so on"),

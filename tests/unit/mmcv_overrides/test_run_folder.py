@@ -105,7 +105,9 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 def test_a_lock_does_not_pass_to_forked_children(tmp_path):
     """Loader workers are forked; one that outlives a killed run must not keep its folder."""
-    with subprocess.Popen([sys.executable, "-c", FORKING_HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING_HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as other:
         child = int(other.stdout.readline())
         other.kill()
         other.wait()

@@ -41,7 +41,13 @@ def filled_hub(name):
 
 def test_train_line_is_the_contracts_line(tmp_path):
     hub = filled_hub("train-line")
-    for key, value in {"loss": 1.8, "loss_cls": 0.5123, "loss_bbox": 0.7, "loss_centerness": 0.5877, "grad_norm": 3.1}.items():
+    for key, value in {
+        "loss": 1.8,
+        "loss_cls": 0.5123,
+        "loss_bbox": 0.7,
+        "loss_centerness": 0.5877,
+        "grad_norm": 3.1,
+    }.items():
         hub.update_scalar(f"train/{key}", value)
     tag, text = text_log.ContractLogProcessor(window_size=10).get_log_after_iter(runner(tmp_path, hub), 6, "train")
     assert text == (

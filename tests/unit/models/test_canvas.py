@@ -36,7 +36,9 @@ def test_the_layout_of_800x1344():
     assert points / (100 * 253) == pytest.approx(0.885, abs=1e-3)
 
 
-@pytest.mark.parametrize("sizes", [COCO, tuple((c, r) for r, c in COCO), ((40, 40), (20, 20), (10, 10), (5, 5), (3, 3)), ((9, 4),)])
+@pytest.mark.parametrize(
+    "sizes", [COCO, tuple((c, r) for r, c in COCO), ((40, 40), (20, 20), (10, 10), (5, 5), (3, 3)), ((9, 4),)]
+)
 def test_maps_do_not_touch(sizes):
     canvas = canvas_of(sizes)
     taken = torch.zeros(canvas.height + 2, canvas.width + 2)
@@ -52,7 +54,10 @@ def test_membership():
     canvas = canvas_of(((2, 3), (1, 2)))  # the second below the first: 4x3 positions, or beside it: 2x6
     device = torch.device("cpu")
     assert (canvas.height, canvas.width) == (2, 6)
-    assert level_rows(canvas, device).tolist() == [[1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0]]
+    assert level_rows(canvas, device).tolist() == [
+        [1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0],
+    ]
     assert level_shares(canvas, device, 2).sum(1).tolist() == pytest.approx([0.5, 0.5])
 
 

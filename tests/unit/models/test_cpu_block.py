@@ -17,7 +17,9 @@ DENSE = {"memory_format": torch.channels_last}
 # Processors that only emulate bf16 have these convolutions in fp32 alone.
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 TYPES = [
-    pytest.param(torch.bfloat16, id="bf16", marks=pytest.mark.skipif(not HAS_BF16, reason="needs a processor with bf16")),
+    pytest.param(
+        torch.bfloat16, id="bf16", marks=pytest.mark.skipif(not HAS_BF16, reason="needs a processor with bf16")
+    ),
     pytest.param(torch.float32, id="fp32"),
 ]
 FROZEN = {"type": "BN", "requires_grad": False}
@@ -41,7 +43,9 @@ def block(name, seed=0, **more):
     torch.manual_seed(seed)
     if options.get("downsample"):
         outside = planes * kind.expansion
-        options["downsample"] = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+        options["downsample"] = nn.Sequential(
+            nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+        )
         options["downsample"][1].requires_grad_(False)
     layer = kind(inside, planes, **options).eval()
     for module in layer.modules():
@@ -87,7 +91,10 @@ def test_no_noisier_than_mmdets(name, amx, monkeypatch):
         for key, exact in truth.items():
             assert ours[key].shape == exact.shape
             own, reference = squares.get(key, (0, 0))
-            squares[key] = own + relative_error(ours[key], exact) ** 2, reference + relative_error(theirs[key], exact) ** 2
+            squares[key] = (
+                own + relative_error(ours[key], exact) ** 2,
+                reference + relative_error(theirs[key], exact) ** 2,
+            )
     for key, (own, reference) in squares.items():
         assert own**0.5 <= 1.5 * reference**0.5, key
         assert (own / 8) ** 0.5 < 0.1, key

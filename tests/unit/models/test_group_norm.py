@@ -55,7 +55,9 @@ def test_a_conv_module_with_relu_gives_the_same(dtype):
     assert list(module.state_dict()) == names
 
 
-@pytest.mark.parametrize("changed", [dict(act_cfg=dict(type="LeakyReLU")), dict(act_cfg=None), dict(order=("norm", "conv", "act"))])
+@pytest.mark.parametrize(
+    "changed", [dict(act_cfg=dict(type="LeakyReLU")), dict(act_cfg=None), dict(order=("norm", "conv", "act"))]
+)
 def test_other_conv_modules_keep_their_class(changed):
     module = ConvModule(8, 8, 3, **{"norm_cfg": dict(type="GN", num_groups=2), **changed})
     assert quick_group_norm(module) == 1 and type(module) is ConvModule

@@ -58,7 +58,9 @@ def distances(found, truth):
     values, gradients = found
     expected, reference = truth
     result = {k: (abs(values[k] - v) / v.clamp(min=1e-6)).item() for k, v in expected.items() if "loss" in k}
-    square = [((gradients[k].float() - g).square().sum(), g.square().sum()) for k, g in reference.items() if g is not None]
+    square = [
+        ((gradients[k].float() - g).square().sum(), g.square().sum()) for k, g in reference.items() if g is not None
+    ]
     result["gradients"] = math.sqrt(sum(d for d, _ in square) / sum(s for _, s in square))
     return result
 

@@ -126,7 +126,10 @@ def test_a_checkpoint_with_one_norm_for_all_levels(monkeypatch):
             one = old.state_dict()[f"bbox_head.{tower}.0.bn.{name}"]
             assert all(torch.equal(values[f"bbox_head.{tower}.0.bn.{level}.{name}"], one) for level in range(5))
     (warning,) = [text for text in lines.texts if "copied" in text]
-    assert "2 BatchNorm layers of the head (bbox_head.cls_convs.0.bn first)" in warning and "copied to each level" in warning
+    assert (
+        "2 BatchNorm layers of the head (bbox_head.cls_convs.0.bn first)" in warning
+        and "copied to each level" in warning
+    )
     maps = [torch.randn(2, 16, 8 >> i or 1, 12 >> i or 1) for i in range(5)]
     with torch.no_grad():
         pairs = zip(new.eval().bbox_head(maps), old.eval().bbox_head(maps), strict=True)

@@ -57,7 +57,9 @@ def assert_same_step(ours, reference, scene, steps=1):
 def test_a_step_equals_that_of_norms_per_level(way, kind, options):
     """Losses, gradients of maps and parameters, and running statistics after two steps."""
     ours, reference = level_pair(kind, **options)
-    scene = Scene("mixed", seed=1)  # of 24 pairs of options and seeds one has an activation that rounding moves across 0
+    scene = Scene(
+        "mixed", seed=1
+    )  # of 24 pairs of options and seeds one has an activation that rounding moves across 0
     assert_same_step(on_way(ours, way), reference, scene, steps=2)
 
 
