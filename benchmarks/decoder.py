@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_train.deploy.decoder import Boxes, Decoder, DecodeRule
+from fcos_train.deploy.decoder.decoder import Boxes, Decoder, DecodeRule
 from mmcv_overrides.device import ACCELERATORS
 
 SIZE, CLASSES, STRIDES, OBJECTS = 512, 80, (8, 16, 32, 64, 128), 40

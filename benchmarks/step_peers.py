@@ -34,8 +34,8 @@ from mmengine.structures import InstanceData  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from fcos_train.audit import step as trainer  # noqa: E402
+from fcos_train.config.load import load_config  # noqa: E402
 from fcos_train.engine import compiled  # noqa: E402
-from fcos_train.engine.config import load_config  # noqa: E402
 from mmcv_overrides.device import Accelerator  # noqa: E402
 
 OBJECTS = 7  # COCO has 7.3 in an image

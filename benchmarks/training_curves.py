@@ -31,9 +31,9 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
 
+from fcos_train.config.load import load_config  # noqa: E402
+from fcos_train.config.options import TrainOptions  # noqa: E402
 from fcos_train.data.shapes import CLASSES, make_shapes  # noqa: E402
-from fcos_train.engine.config import load_config  # noqa: E402
-from fcos_train.engine.options import TrainOptions  # noqa: E402
 from fcos_train.engine.run import train  # noqa: E402
 from mmcv_overrides import device  # noqa: E402
 from mmcv_overrides.errors import UserError  # noqa: E402

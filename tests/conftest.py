@@ -7,11 +7,11 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import mmcv_overrides  # noqa: E402
+import mmcv_overrides
 
 mmcv_overrides.activate()
 
-from mmengine.registry import init_default_scope  # noqa: E402
+from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).resolve().parent.parent
 

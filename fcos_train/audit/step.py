@@ -7,28 +7,29 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import mmcv_overrides
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import FUNCTIONS, init_default_scope
+from mmengine.structures import InstanceData
 
-mmcv_overrides.activate()
-
-import torch  # noqa: E402
-from mmdet.registry import MODELS  # noqa: E402
-from mmdet.structures import DetDataSample  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.dataset import pseudo_collate  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
-from mmengine.registry import FUNCTIONS, init_default_scope  # noqa: E402
-from mmengine.structures import InstanceData  # noqa: E402
-
-from fcos_train.audit.trace import StepTrace  # noqa: E402
-from fcos_train.engine import compiled, static  # noqa: E402
-from fcos_train.engine import config as configs  # noqa: E402
-from fcos_train.engine.options import TrainOptions  # noqa: E402
-from fcos_train.engine.run import _register  # noqa: E402
-from fcos_train.models.cpu_conv import torchs_own  # noqa: E402
-from mmcv_overrides import device, precision  # noqa: E402
-from mmcv_overrides.errors import UserError  # noqa: E402
+from fcos_train.audit.trace import StepTrace
+from fcos_train.config.load import load_config, walk
+from fcos_train.config.options import TrainOptions
+from fcos_train.config.prepare import set_precision
+from fcos_train.config.pretrained import pretrained_sources
+from fcos_train.config.schedule import CLIP
+from fcos_train.config.step_mode import HOOK, set_step
+from fcos_train.engine import compiled
+from fcos_train.engine.fixed_step import FixedStepHook
+from fcos_train.models.fast.cpu_conv import torchs_own
+from fcos_train.start import start
+from mmcv_overrides import device, precision
+from mmcv_overrides.errors import UserError
 
 DEFAULT_SHAPE = (800, 1344)
 # In the images of a step: they must not change what is launched. All within one padded length.
@@ -85,8 +86,8 @@ def build(options: AuditOptions) -> Trained:
     accelerator, reason = device.pick(options.device)
     device.use(accelerator)
     place = accelerator.set_device(0)
-    _register()
-    cfg = configs.load_config(options.config, options.safe_config)
+    start()
+    cfg = load_config(options.config, options.safe_config)
     cfg.merge_from_dict(options.cfg_options)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     if "mask_head" in str(cfg.model.get("roi_head", "")):
@@ -94,9 +95,9 @@ def build(options: AuditOptions) -> Trained:
     train = TrainOptions(
         config=options.config, opt_level=options.opt_level, loss_scale=options.loss_scale, step_mode=options.step_mode
     )
-    notes = [reason, *static.set_step(cfg, train, accelerator), configs.set_precision(cfg, train, accelerator)]
-    cfg.optim_wrapper.setdefault("clip_grad", dict(configs.CLIP))
-    for part in configs.pretrained_sources(cfg):
+    notes = [reason, *set_step(cfg, train, accelerator), set_precision(cfg, train, accelerator)]
+    cfg.optim_wrapper.setdefault("clip_grad", dict(CLIP))
+    for part in pretrained_sources(cfg):
         part["init_cfg"] = None
     MMLogger.get_current_instance().setLevel("WARNING")  # one line for each parameter otherwise
     model = MODELS.build(cfg.model)
@@ -107,10 +108,10 @@ def build(options: AuditOptions) -> Trained:
     wrapper.lower(model)
     runner = SimpleNamespace(model=model, optim_wrapper=wrapper, logger=MMLogger.get_current_instance())
     for hook in cfg.get("custom_hooks") or []:
-        if hook.get("type") == static.HOOK:
-            static.FixedStepHook(**{k: v for k, v in hook.items() if k != "type"}).before_train(runner)
+        if hook.get("type") == HOOK:
+            FixedStepHook(**{k: v for k, v in hook.items() if k != "type"}).before_train(runner)
     collate, shape = _collate(cfg, options.shape)
-    classes = min((part.num_classes for part in configs.walk(cfg.model) if "num_classes" in part), default=1)
+    classes = min((part.num_classes for part in walk(cfg.model) if "num_classes" in part), default=1)
     return Trained(model, wrapper, collate, shape, classes, accelerator, notes)
 
 

@@ -67,7 +67,7 @@ def _preprocess(args) -> int:
     from fcos_train.deploy.ascend.rules import RULES
 
     if args.sidecar:
-        from fcos_train.deploy.ascend.sidecar import read_rule
+        from fcos_train.deploy.parts.description import read_rule
 
         rule = read_rule(args.sidecar)
     else:
@@ -140,7 +140,7 @@ def _om(args) -> int:
 
     rule = RULES[args.rule] if args.rule else None
     if args.aipp == "" and rule is None:
-        from fcos_train.deploy.ascend.sidecar import beside, read_rule
+        from fcos_train.deploy.parts.description import beside, read_rule
 
         rule = read_rule(beside(args.model))
     output = Path(args.output) if args.output else None
@@ -310,15 +310,15 @@ def _postprocess_flags(add) -> None:
 def _postprocess(args) -> int:
     from dataclasses import replace
 
-    from fcos_train.deploy.ascend.classes import COCO_NAMES, find_annotations, read_truth
-    from fcos_train.deploy.ascend.coco_eval import evaluate
     from fcos_train.deploy.ascend.postprocess import postprocess
     from fcos_train.deploy.ascend.rules import RULES
     from fcos_train.deploy.ascend.txt_to_json import collect
+    from fcos_train.deploy.parts.classes import COCO_NAMES, find_annotations, read_truth
+    from fcos_train.deploy.parts.coco_numbers import evaluate
 
     rule, classes = RULES[args.model], COCO_NAMES
     if args.sidecar:
-        from fcos_train.deploy.ascend.sidecar import read_classes, read_rule
+        from fcos_train.deploy.parts.description import read_classes, read_rule
 
         rule, classes = read_rule(args.sidecar), read_classes(args.sidecar)
     rule = rule.at(args.net_input_height, args.net_input_width)
@@ -350,8 +350,8 @@ def _json_flags(add) -> None:
 
 
 def _json(args) -> int:
-    from fcos_train.deploy.ascend.classes import coco_truth, read_truth
     from fcos_train.deploy.ascend.txt_to_json import txt_to_json
+    from fcos_train.deploy.parts.classes import coco_truth, read_truth
 
     truth = read_truth(args.ground_truth) if args.ground_truth else coco_truth()
     path, count = txt_to_json(args.npu_txt_path, args.json_output_file, truth)
@@ -366,7 +366,7 @@ def _coco_flags(add) -> None:
 
 
 def _coco(args) -> int:
-    from fcos_train.deploy.ascend.coco_eval import coco_eval
+    from fcos_train.deploy.parts.coco_numbers import coco_eval
 
     numbers = coco_eval(args.ground_truth, args.detection_result, args.output)
     print("\n".join(numbers.lines()))

@@ -52,8 +52,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fcos_train.audit.report import summarise
     from fcos_train.audit.step import AuditOptions, build, graph_breaks, trace_steps
+    from fcos_train.audit.summary import summarise
     from fcos_train.data.coco_json import write_json
 
     options = AuditOptions(

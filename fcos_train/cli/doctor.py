@@ -8,8 +8,8 @@ import json
 import sys
 from dataclasses import asdict
 
-from fcos_train.cli.doctor_checks import Check, run_checks
-from fcos_train.cli.doctor_opencv import fix_opencv
+from fcos_train.doctor.checks import Check, run_checks
+from fcos_train.doctor.opencv import fix_opencv
 
 MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 

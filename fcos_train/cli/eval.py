@@ -40,7 +40,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fcos_train.engine.options import EvalOptions
+    from fcos_train.config.options import EvalOptions
 
     args.config = None if args.config == "-" else args.config
     options = options_from(args, EvalOptions)

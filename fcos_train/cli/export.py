@@ -92,10 +92,6 @@ def run(args: argparse.Namespace) -> int:
     config, checkpoint = _which(args.files, args.config)
     if args.shape is not None and len(args.shape) > 2:
         raise UserError("--shape: give height and width, or one number for a square")
-    # Loaded first: it puts the overrides in place, which must come before mmdet.
-    import mmcv_overrides
-
-    mmcv_overrides.activate()
     from fcos_train.deploy.onnx.export import ExportOptions, export
 
     options = ExportOptions(

@@ -80,7 +80,7 @@ def options_from(args: argparse.Namespace, kind: type):
 
 
 def run(args: argparse.Namespace) -> int:
-    from fcos_train.engine.options import TrainOptions
+    from fcos_train.config.options import TrainOptions
 
     options = options_from(args, TrainOptions)
     from fcos_train.engine.run import train

@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shlex
-import shutil
-import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fcos_train.geometry.padded import PaddedObjects
-from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
 
 # Canvases (two by default) x rungs of objects (8, 16, ... 512) x rungs of ignored regions, with room to spare.
 MOST_GRAPHS = 64
-SWITCHES = ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE", "TORCHDYNAMO_SUPPRESS_ERRORS")
-INSTEAD = "--step-mode eager runs the same step without a compiler"
-
-
-def check(accelerator: Accelerator) -> None:
-    """Refuse what could not compile, before anything is read.
-
-    Raises:
-        UserError: the device is not covered, a tool is absent, or the environment switches torch.compile off.
-    """
-    fault = _fault(accelerator.name)
-    if fault:
-        raise UserError(f"--step-mode compile: {fault}; {INSTEAD}")
-
-
-def _fault(kind: str) -> str | None:
-    switch = next((name for name in SWITCHES if os.environ.get(name, "0") != "0"), None)
-    if switch:
-        return f"the environment variable {switch} would let the step run uncompiled without a word: unset it"
-    if kind == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            return "torch.compile needs Triton on a GPU, which is not installed (pip install triton)"
-        if torch.cuda.get_device_capability() < (7, 0):
-            return f"Triton needs compute capability 7.0, {torch.cuda.get_device_name()} has less"
-        return _compiler_fault("CC", ("gcc", "clang"))
-    if kind != "cpu":
-        return f"torch.compile is not covered on {kind}"
-    return _compiler_fault("CXX", ("clang++" if sys.platform == "darwin" else "g++",))
-
-
-def _compiler_fault(variable: str, usual: tuple[str, ...]) -> str | None:
-    given = shlex.split(os.environ.get(variable, ""))[:1]
-    names = given or usual
-    if not any(shutil.which(name) for name in names):
-        return f"torch.compile needs a compiler, and there is no {' or '.join(names)} ({variable} names another one)"
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return None if header.is_file() else f"torch.compile needs Python's headers (package python3-dev): no {header}"
 
 
 def losses(model: nn.Module, images: Tensor, objects: PaddedObjects) -> dict[str, Tensor]:
@@ -115,7 +70,7 @@ class CompiledLoss:
         except TorchDynamoException as error:
             first = next((line for line in str(error).splitlines() if line.strip()), "")
             raise UserError(
-                f"--step-mode compile: torch.compile failed ({type(error).__name__}: {first}); {INSTEAD}"
+                f"--step-mode compile: torch.compile failed ({type(error).__name__}: {first}); --step-mode eager runs the same step without a compiler"
             ) from error
 
 

@@ -20,37 +20,15 @@ from types import MethodType
 from typing import Any, Protocol
 
 import torch
-from mmengine import dist
 from torch import Tensor, nn
 
+from fcos_train.config.step_mode import WARM_UP
 from fcos_train.engine.compiled import MOST_GRAPHS
 from fcos_train.geometry.padded import PaddedObjects
-from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
 
-WARM_UP = 3  # uncaptured steps of a shape; with three of them cuDNN, cuBLAS and the allocator have settled
-INSTEAD = "--step-mode eager runs the same step without a graph"
 Outputs = tuple[Tensor, Tensor]
-
-
-def check(accelerator: Accelerator, launcher: str | None, accumulative_counts: int) -> None:
-    """Refuse what cannot be captured, before anything is read.
-
-    Raises:
-        UserError: another device than a GPU, several ranks, or accumulated gradients.
-    """
-    faults = [
-        (accelerator.name != "cuda", f"a CUDA graph needs --device cuda, this is {accelerator.name}"),
-        (
-            launcher == "pytorch" or dist.is_distributed(),
-            "not together with DDP (start one process, without --launcher)",
-        ),
-        (accumulative_counts > 1, f"not with accumulated gradients (accumulative_counts={accumulative_counts})"),
-    ]
-    found = [text for fault, text in faults if fault]
-    if found:
-        raise UserError(f"--step-mode graph: {'; '.join(found)}; {INSTEAD}")
 
 
 class Capture(Protocol):
@@ -121,7 +99,7 @@ class GraphedStep:
         if not wrapper.fused:
             raise UserError(
                 f"--step-mode graph needs a fused optimizer (SGD, Adam, AdamW with fused=True), not "
-                f"{type(wrapper.optimizer).__name__} without: a host cannot decide on a step within a graph; {INSTEAD}"
+                f"{type(wrapper.optimizer).__name__} without: a host cannot decide on a step within a graph; --step-mode eager runs the same step without a graph"
             )
         self.model, self.wrapper, self.log = model, wrapper, log
         self._capture = capture or CudaGraphs()
@@ -184,7 +162,7 @@ class GraphedStep:
         if key not in self._recordings and len(self._recordings) == MOST_GRAPHS:
             raise UserError(
                 f"--step-mode graph: more than {MOST_GRAPHS} shapes of batches and settings of the optimizer (does a schedule "
-                f"change another one than the learning rate?); {INSTEAD}"
+                f"change another one than the learning rate?); --step-mode eager runs the same step without a graph"
             )
         return self._recordings.setdefault(key, Recording())
 
@@ -219,7 +197,9 @@ class GraphedStep:
         except RuntimeError as error:
             cause = error.__context__ or error  # ending a capture that went wrong fails once more
             first = f"{type(cause).__name__}: {cause}".splitlines()[0]
-            raise UserError(f"--step-mode graph: the step cannot be captured ({first}); {INSTEAD}") from error
+            raise UserError(
+                f"--step-mode graph: the step cannot be captured ({first}); --step-mode eager runs the same step without a graph"
+            ) from error
         recording.fixed = fixed
         count, _, height, width = batch["inputs"].shape
         places = batch["data_samples"].table.shape[1] - 1

@@ -4,46 +4,34 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import mmcv_overrides
-from fcos_train.engine.options import EvalOptions, TrainOptions, launched
+import mmengine.dist as dist
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
+from fcos_train.config.load import load_config, stem
+from fcos_train.config.options import EvalOptions, TrainOptions, launched
+from fcos_train.config.prepare import prepare, set_loaders
+from fcos_train.config.pretrained import pretrained_sources
+from fcos_train.engine import work_dir
+from fcos_train.models import describe_norms, use_level_norms
+from fcos_train.start import start
 from mmcv_overrides import checkpoint as checkpoints
 from mmcv_overrides import device, run_folder
 from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable_lines
 
-mmcv_overrides.activate()
-
-import mmengine.dist as dist  # noqa: E402
-import torch  # noqa: E402
-from mmengine.config import Config, ConfigDict  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
-
-from fcos_train.data import DataSpec, resolve  # noqa: E402
-from fcos_train.engine import config as configs  # noqa: E402
-from fcos_train.engine import static, work_dir  # noqa: E402
-from fcos_train.engine.data import data_of_config  # noqa: E402
-from fcos_train.engine.parts import register_parts  # noqa: E402
-from fcos_train.models import describe_norms, use_level_norms  # noqa: E402
-
 # --cfg-options keys of old scripts that stand for a flag.
 FLAG_OF = {"data_root": "data_path", "loss_scale": "loss_scale", "max_iters": "max_iters"}
-
-
-def _register() -> None:
-    """Make every part that a config can name known to the registries."""
-    from mmdet.utils import register_all_modules
-
-    register_all_modules(init_default_scope=True)
-    register_parts()
 
 
 @contextmanager
@@ -61,7 +49,8 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
         dist.init_dist(options.launcher)
     elif options.launcher == "none":
         accelerator.set_device(0)
-    _register()
+    start()
+    init_default_scope("mmdet")
     yield accelerator, reason
     if joins:
         # Together, so that none closes connections that another still reads. After an error there is nobody to wait
@@ -78,45 +67,11 @@ def _say(lines: list[str]) -> None:
 
 def _apply_cfg_options(cfg: Config, options: dict) -> tuple[dict, list[str]]:
     """Translate keys of mmdet 2.x, refuse unknown ones, merge the rest. Returns special options and notices."""
-    from fcos_train.engine.config_keys import merge_options, translate_v2
+    from fcos_train.config.keys.check import merge_options, translate_v2
 
     translated, notices = translate_v2(options, cfg)
     special = {FLAG_OF[k]: translated.pop(k) for k in FLAG_OF if k in translated}
     return special, notices + merge_options(cfg, translated)
-
-
-def _pretrained(cfg: Config, mode: str) -> list[str]:
-    """Settle the pretrained weights before the run starts, not after the data were read.
-
-    Raises:
-        UserError: mode ``require`` and the weights can't be had.
-    """
-    from mmengine.runner import CheckpointLoader
-
-    notes = []
-    for part in configs.pretrained_sources(cfg):
-        source = part["init_cfg"]["checkpoint"]
-        fault = "--pretrained none" if mode == "none" else None
-        if fault is None:
-            before = socket.getdefaulttimeout()
-            socket.setdefaulttimeout(20)
-            try:
-                CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
-            except (OSError, KeyError, UserError) as error:
-                fault = f"{type(error).__name__}: {error}"
-            finally:
-                socket.setdefaulttimeout(before)
-        if fault is None:
-            continue
-        if mode == "require":
-            raise UserError(
-                f"the pretrained weights {source} cannot be had ({fault}). Fetch them on a machine with a network into "
-                "$TORCH_HOME/hub/checkpoints, or name a file: --cfg-options model.backbone.init_cfg.checkpoint=FILE; "
-                "--pretrained none trains from random weights"
-            )
-        part["init_cfg"] = None
-        notes.append(f"WARNING: training {part.get('type')} from random weights: {source} not used ({fault})")
-    return notes
 
 
 @contextmanager
@@ -131,20 +86,8 @@ def _folder(claim: Callable[[], tuple[Path, list[str]]]) -> Iterator[tuple[Path,
             run_folder.release(folder)
 
 
-def _data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path) -> DataSpec | None:
-    """The checked data set; rank 0 prepares it, the others read what it wrote."""
-    cache = folder / "data"
-
-    def prepare() -> DataSpec | None:
-        if options.data_path is not None:
-            return resolve(options.data_path, cache, options.classes, options.allow_outside)
-        return data_of_config(cfg, cache, options.classes, options.allow_outside)
-
-    return on_master(prepare)
-
-
 def _runner(cfg: Config, name: str) -> Runner:
-    from fcos_train.engine.config_keys import check_keys
+    from fcos_train.config.keys.check import check_keys
     from fcos_train.engine.runner import DetectionRunner
 
     check_keys(cfg)
@@ -179,49 +122,11 @@ def _resume_from(wanted: str | None, folder: Path) -> str | None:
 
 def _configured(options: TrainOptions) -> tuple[Config, TrainOptions, list[str]]:
     """The config with ``--cfg-options`` in it, the options with what those said of them, and lines for the log."""
-    cfg = configs.load_config(options.config, options.safe_config)
+    cfg = load_config(options.config, options.safe_config)
     special, notes = _apply_cfg_options(cfg, options.cfg_options)
     options = replace(options, **{k: v for k, v in special.items() if k != "data_path" or not options.data_path})
     init_default_scope(cfg.get("default_scope", "mmdet"))
     return cfg, options, notes
-
-
-def prepare(
-    cfg: Config, options: TrainOptions, accelerator: device.Accelerator, folder: Path, resume: str | None
-) -> list[str]:
-    """Complete the config of a training. Returns the lines that tell what was decided.
-
-    Args:
-        folder: where the training writes. resume: the checkpoint to go on from.
-
-    Raises:
-        UserError: anything that would make the run fail later.
-    """
-    notes: list[str] = []
-    spec = _data(cfg, options, folder)
-    images = 0
-    if spec is not None:
-        configs.point_at_data(cfg, spec)
-        images = spec.report.counts[spec.train.name]["images"]
-        notes += spec.report.lines() if options.check else []
-    configs.use_clear_loading(cfg)
-    notes += static.set_step(cfg, options, accelerator)
-    configs.set_loaders(cfg, options, accelerator)
-    configs.set_length(cfg, options)
-    if not options.validate:
-        configs.drop_validation(cfg)
-    world = dist.get_world_size()
-    notes += [configs.set_precision(cfg, options, accelerator), configs.scale_learning_rate(cfg, options, world)]
-    notes += configs.safe_schedule(cfg, configs.total_iterations(cfg, images, world))
-    configs.set_hooks(cfg, options)
-    cfg["work_dir"] = str(folder)
-    cfg.visualizer["save_dir"] = str(folder / "tb")
-    cfg["launcher"] = options.launcher
-    cfg["randomness"] = ConfigDict(seed=options.seed, deterministic=options.deterministic)
-    cfg["resume"] = resume is not None
-    cfg["load_from"] = resume or options.load_from or cfg.get("load_from")
-    notes += _pretrained(cfg, "none" if cfg["load_from"] else options.pretrained)
-    return notes
 
 
 def train(options: TrainOptions) -> Runner:
@@ -239,14 +144,14 @@ def train(options: TrainOptions) -> Runner:
     with _processes(options) as (accelerator, reason):
         cfg, options, notes = _configured(options)
         resume = _wanted_resume(options, cfg)
-        stem = configs.stem(options.config)
-        wanted = Path(options.work_dir or Path("work_dirs") / stem)
+        name = stem(options.config)
+        wanted = Path(options.work_dir or Path("work_dirs") / name)
         given = options.work_dir is not None
         with _folder(lambda: work_dir.claim(wanted, given, resume, options.overwrite)) as (folder, where):
             _say([*where, reason, *notes])
             _say(prepare(cfg, options, accelerator, folder, _resume_from(resume, folder)))
             stale = work_dir.stale_files(folder, cfg.load_from) if options.overwrite else []
-            runner = _runner(cfg, stem)
+            runner = _runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
             runner.train()
@@ -272,18 +177,18 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             )
         if options.config is None:
             _say([f"config: {name} (beside the checkpoint)"])
-        cfg = configs.load_config(name, options.safe_config)
+        cfg = load_config(name, options.safe_config)
         special, notes = _apply_cfg_options(cfg, options.cfg_options)
         options = replace(options, data_path=options.data_path or special.get("data_path"))
         init_default_scope(cfg.get("default_scope", "mmdet"))
         wanted = Path(options.work_dir) if options.work_dir else Path(options.checkpoint).absolute().parent / "eval"
         with _folder(lambda: work_dir.claim_evaluation(wanted)) as (folder, where):
-            spec = _data(cfg, options, folder)
+            spec = checked_data(cfg, options, folder)
             if spec is not None:
-                configs.point_at_data(cfg, spec)
+                point_at_data(cfg, spec)
             notes += use_level_norms(cfg.model)
-            configs.use_clear_loading(cfg)
-            for part in configs.pretrained_sources(cfg):
+            use_clear_loading(cfg)
+            for part in pretrained_sources(cfg):
                 part["init_cfg"] = None
             _only_test(cfg, options, accelerator)
             cfg["work_dir"] = str(folder)
@@ -313,7 +218,7 @@ def _only_test(cfg: Config, options: EvalOptions, accelerator: device.Accelerato
     hooks.pop("checkpoint", None)
     cfg["custom_hooks"] = []
     as_train = TrainOptions(config=str(options.config), workers=options.workers)
-    configs.set_loaders(cfg, as_train, accelerator)
+    set_loaders(cfg, as_train, accelerator)
     if options.batch_size:
         cfg.test_dataloader["batch_size"] = options.batch_size
     cfg["visualizer"] = ConfigDict(type="DetLocalVisualizer", vis_backends=[])

@@ -24,7 +24,7 @@ from fcos_train.evaluation.coco_scores import (
     evaluate_boxes,
     load_annotations,
 )
-from fcos_train.evaluation.report import class_table, write_json, write_metrics
+from fcos_train.evaluation.tables import class_table, write_json, write_metrics
 from mmcv_overrides.errors import UserError
 
 __all__ = ["FastCocoMetric", "write_metrics"]

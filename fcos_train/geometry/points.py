@@ -51,7 +51,7 @@ class PointGrid:
         low, high: [S] f32, the range of the level in px (without limits where the spec has none).
         reach: [S] f32, stride times radius in px, or None.
         column, row: [P] i64, index into S of the x and of the y of a point.
-        real: None, or [P] f32: 0 for points of a canvas's border (:mod:`fcos_train.geometry.canvas`), which are none.
+        real: None, or [P] f32: 0 for points of a canvas's border (:mod:`fcos_train.geometry.level_canvas`), which are none.
     """
 
     xy: Tensor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-import mmcv_overrides
-from fcos_train.engine.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
+from fcos_train.config.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 from fcos_train.infer.images import as_bgr
+from fcos_train.start import start
 from mmcv_overrides import device as devices
 from mmcv_overrides.checkpoint import embedded_config
 from mmcv_overrides.errors import UserError
@@ -27,7 +26,6 @@ _silent = logging.getLogger(f"{__name__}.weights")  # what came of the weights i
 _silent.setLevel(logging.CRITICAL)
 # Steps of a pipeline that read files; the detector is handed the image instead.
 _LOADING = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam")
-_ROOMS = ("fcos_train.models", "fcos_train.data.loading")
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Detector:
         Raises:
             UserError: an unreadable or untrusted file, no usable configuration in it, an unavailable device.
         """
-        mmcv_overrides.activate()
+        start()
         from mmcv_overrides import checkpoint as files
 
         target, reason = _device(device)
@@ -106,8 +104,6 @@ class Detector:
         if config is None:
             raise UserError(f"{where} carries no configuration; name the one it was trained with: --config FILE")
         vetted = given or trust
-        for room in _ROOMS:  # their parts are then known by name
-            importlib.import_module(room)
         config, notices = _changed(config, cfg_options or {})
         run_custom_imports(config, where, trust=vetted)
         model = _build_model(config, where, vetted)
@@ -153,14 +149,14 @@ def _device(requested: str) -> tuple[torch.device, str]:
 def _given(config: str | Path | Config, safe: bool) -> Config:
     if isinstance(config, Config):
         return config
-    from fcos_train.engine.config import load_config
+    from fcos_train.config.load import load_config
 
     return load_config(str(config), safe)
 
 
 def _changed(config: Config, options: dict[str, Any]) -> tuple[Config, list[str]]:
     """The configuration with the options merged in, and what there is to say about them."""
-    from fcos_train.engine.config_keys import merge_options, translate_v2
+    from fcos_train.config.keys.check import merge_options, translate_v2
 
     if not options:
         return config, []

@@ -27,7 +27,7 @@ from fcos_train.models.losses import (
     own_class,
     reduce_mean,
 )
-from fcos_train.models.padded_batch import Convolve, TakesPaddedObjects
+from fcos_train.models.padded_head import Convolve, TakesPaddedObjects
 from mmcv_overrides.errors import UserError
 
 

@@ -18,7 +18,7 @@ from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.geometry.points import LevelSpec, PointGrid, point_grid
 from fcos_train.models.level_norm import HasLevelNorms
 from fcos_train.models.losses import attach, box_loss, check_focal, corner_loss, focal_loss, own_class
-from fcos_train.models.padded_batch import Convolve, TakesPaddedObjects
+from fcos_train.models.padded_head import Convolve, TakesPaddedObjects
 from mmcv_overrides.errors import UserError
 
 _UNSEEN = 1e6  # loss of an object on a level where it owns no point (mmdet's value)

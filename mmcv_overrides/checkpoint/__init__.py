@@ -8,7 +8,7 @@ hold), ``embedded_config`` (the configuration in a checkpoint), ``newest`` and `
 
 from mmcv_overrides.checkpoint.embedded_config import fromstring
 from mmcv_overrides.checkpoint.hook import SafeCheckpointHook
-from mmcv_overrides.checkpoint.loaders import (
+from mmcv_overrides.checkpoint.mmengine_functions import (
     load_checkpoint_file,
     load_checkpoint_to_model,
     load_from_local,

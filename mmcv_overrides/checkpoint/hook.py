@@ -16,7 +16,7 @@ from mmengine.runner.base_loop import BaseLoop
 
 from mmcv_overrides import run_folder
 from mmcv_overrides.checkpoint import rng
-from mmcv_overrides.checkpoint.loaders import is_local
+from mmcv_overrides.checkpoint.mmengine_functions import is_local
 from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.checkpoint.schedule import keep_config
 from mmcv_overrides.checkpoint.weights import state_dict_of

@@ -15,8 +15,10 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch.utils.data import Dataset
 
 from fcos_train.cli.main import main
-from fcos_train.deploy.ascend import classes, coco_eval, sidecar
-from fcos_train.engine.config import load_config
+from fcos_train.config.load import load_config
+from fcos_train.deploy.parts import classes
+from fcos_train.deploy.parts import coco_numbers as coco_eval
+from fcos_train.deploy.parts import description as sidecar
 from fcos_train.infer.detector import Detector
 from mmcv_overrides import checkpoint
 from mmcv_overrides.checkpoint import reading

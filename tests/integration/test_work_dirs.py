@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from fcos_train.engine.options import EvalOptions, TrainOptions
+from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.engine.run import evaluate, train
 from tests.support.commands import ROOT, log_records, ok, run_ranks
 

@@ -8,12 +8,12 @@ import mmcv_overrides
 
 mmcv_overrides.activate()
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
+import torch
+import torch.distributed as dist
 
-from fcos_train.engine import compiled  # noqa: E402
-from mmcv_overrides.parallel import DeviceDistributedDataParallel  # noqa: E402
-from tests.support.steps import batch, sgd, small_model  # noqa: E402
+from fcos_train.engine import compiled
+from mmcv_overrides.parallel import DeviceDistributedDataParallel
+from tests.support.steps import batch, sgd, small_model
 
 
 def trained(compile_it: bool, plain: torch.nn.Module, lines: list[str]) -> tuple[list[float], dict[str, torch.Tensor]]:

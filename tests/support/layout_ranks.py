@@ -6,12 +6,12 @@ import mmcv_overrides
 
 mmcv_overrides.activate()
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
+import torch
+import torch.distributed as dist
 
-from mmcv_overrides.optimizer import StepOptimWrapper  # noqa: E402
-from mmcv_overrides.parallel import DeviceDistributedDataParallel  # noqa: E402
-from tests.support.toy_runs import Toy  # noqa: E402
+from mmcv_overrides.optimizer import StepOptimWrapper
+from mmcv_overrides.parallel import DeviceDistributedDataParallel
+from tests.support.toy_runs import Toy
 
 
 def points(step: int, rank: int) -> torch.Tensor:

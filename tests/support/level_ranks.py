@@ -11,12 +11,12 @@ import mmcv_overrides
 
 mmcv_overrides.activate()
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
+import torch
+import torch.distributed as dist
 
-from mmcv_overrides.parallel import DeviceDistributedDataParallel  # noqa: E402
-from tests.support.level_norms import scattered  # noqa: E402
-from tests.support.steps import batch, sgd, small_model  # noqa: E402
+from mmcv_overrides.parallel import DeviceDistributedDataParallel
+from tests.support.level_norms import scattered
+from tests.support.steps import batch, sgd, small_model
 
 
 def gradients(model, run, data):

@@ -21,19 +21,22 @@ import mmcv_overrides
 
 mmcv_overrides.activate()
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from fcos_train.data import make_shapes, resolve  # noqa: E402
-from fcos_train.data.images import read_image, read_size  # noqa: E402
-from fcos_train.data.loading import LoadImage  # noqa: E402
-from fcos_train.data.voc import read_ids  # noqa: E402
-from fcos_train.deploy.ascend import aipp, classes, coco_eval, dumps, info, preprocess, sidecar, txt_to_json  # noqa: E402
-from fcos_train.deploy.ascend.rules import RULES  # noqa: E402
-from fcos_train.deploy.onnx.export import _validation_files  # noqa: E402
-from fcos_train.evaluation.coco_scores import load_annotations  # noqa: E402
-from fcos_train.infer.demo import _first_image  # noqa: E402
-from fcos_train.infer.sources import open_source  # noqa: E402
-from mmcv_overrides.errors import UserError  # noqa: E402
+from fcos_train.data import make_shapes, resolve
+from fcos_train.data.images import read_image, read_size
+from fcos_train.data.loading import LoadImage
+from fcos_train.data.voc import read_ids
+from fcos_train.deploy.ascend import aipp, dumps, info, preprocess, txt_to_json
+from fcos_train.deploy.ascend.rules import RULES
+from fcos_train.deploy.onnx.export import _validation_files
+from fcos_train.deploy.parts import classes
+from fcos_train.deploy.parts import coco_numbers as coco_eval
+from fcos_train.deploy.parts import description as sidecar
+from fcos_train.evaluation.coco_scores import load_annotations
+from fcos_train.infer.demo import _first_image
+from fcos_train.infer.sources import open_source
+from mmcv_overrides.errors import UserError
 
 MEMORY, SECONDS = 3 << 30, 20
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from fcos_train.engine.options import TrainOptions
+from fcos_train.config.options import TrainOptions
 from fcos_train.engine.run import train
 
 from .commands import ROOT

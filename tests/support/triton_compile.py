@@ -10,11 +10,11 @@ import mmcv_overrides
 
 mmcv_overrides.activate()
 
-import triton  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
-from fcos_train.models import group_norm_triton as kernels  # noqa: E402
+from fcos_train.models.fast import group_norm_triton as kernels
 
 CONSTANTS = {"RELU": True, "STEP": 32, "SLICES": 64, "G": 32, "K": 8, "PG": 32, "PK": 8}
 MAPS = {"x_ptr", "y_ptr", "grad_ptr", "out_ptr"}

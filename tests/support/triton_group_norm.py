@@ -13,14 +13,17 @@ CUDA = torch.cuda.is_available()
 if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 
-import mmcv_overrides  # noqa: E402
+import mmcv_overrides
 
 mmcv_overrides.activate()
 
-from mmcv.cnn import ConvModule  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from mmcv.cnn import ConvModule
+from torch.nn import functional as F
 
-from fcos_train.models import group_norm, group_norm_triton  # noqa: E402
+from fcos_train.models.fast import (
+    group_norm,
+    group_norm_triton,
+)
 
 DEVICE = "cuda" if CUDA else "cpu"
 DENSE = {"memory_format": torch.channels_last}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fcos_train.deploy.ascend.rules import Rule
-from fcos_train.deploy.ascend.session import Session
+from fcos_train.deploy.parts.session import Session
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_text
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_train.deploy.ascend.files import some
+from fcos_train.deploy.parts.files import some
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import MAX_TEXT, read_regular

@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcos_train.deploy.ascend import sidecar
-from fcos_train.deploy.ascend.classes import read_truth
-from fcos_train.deploy.ascend.coco_eval import CocoNumbers, coco_eval
-from fcos_train.deploy.ascend.files import read_image, some, stem
 from fcos_train.deploy.ascend.infer import inputs_of, run_files
 from fcos_train.deploy.ascend.info import bin_info, read_info, write_rows
 from fcos_train.deploy.ascend.perf import write_benchmark
@@ -19,8 +15,12 @@ from fcos_train.deploy.ascend.postprocess import postprocess
 from fcos_train.deploy.ascend.preprocess import preprocess
 from fcos_train.deploy.ascend.rules import Rule
 from fcos_train.deploy.ascend.runs import InferOptions, ais_bench, infer
-from fcos_train.deploy.ascend.session import OnnxSession, Session
 from fcos_train.deploy.ascend.txt_to_json import txt_to_json
+from fcos_train.deploy.parts import description as sidecar
+from fcos_train.deploy.parts.classes import read_truth
+from fcos_train.deploy.parts.coco_numbers import CocoNumbers, coco_eval
+from fcos_train.deploy.parts.files import read_image, some, stem
+from fcos_train.deploy.parts.session import OnnxSession, Session
 from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
@@ -129,9 +129,6 @@ def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Co
 
 
 def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) -> Comparison:
-    import mmcv_overrides
-
-    mmcv_overrides.activate()
     from fcos_train.infer.detector import Detector
 
     if (options.model or "").endswith(".om"):
@@ -222,7 +219,7 @@ def _only(folder: Path, names: set[str]) -> None:
 
 
 def _session(model: Path, description: dict[str, Any]) -> Session:
-    from fcos_train.deploy.ascend.standins import FinishedSession, ReferenceSession
+    from fcos_train.deploy.parts.standins import FinishedSession, ReferenceSession
 
     if description.get("custom_operators"):
         return ReferenceSession(model, description)
@@ -231,7 +228,7 @@ def _session(model: Path, description: dict[str, Any]) -> Session:
 
 
 def _torch_session(options: EvaluateOptions, detector, description: dict[str, Any]) -> Session:
-    from fcos_train.deploy.ascend.standins import TorchSession
+    from fcos_train.deploy.parts.standins import TorchSession
 
     return TorchSession(options.checkpoint, detector, description)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_train.deploy.ascend.files import listed, progress, some, unique_stems
 from fcos_train.deploy.ascend.info import read_info
-from fcos_train.deploy.ascend.session import Session
+from fcos_train.deploy.parts.files import listed, progress, some, unique_stems
+from fcos_train.deploy.parts.session import Session
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcos_train.deploy.ascend.files import UnreadableImage, decode, listed, progress, stem, undecodable
+from fcos_train.deploy.parts.files import UnreadableImage, decode, listed, progress, stem, undecodable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable

@@ -10,9 +10,9 @@ import numpy as np
 
 from fcos_train.data.images import read_image
 from fcos_train.deploy.ascend.dumps import Dumps, Found
-from fcos_train.deploy.ascend.files import progress
 from fcos_train.deploy.ascend.info import Row, by_stem, read_info
 from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.parts.files import progress
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable

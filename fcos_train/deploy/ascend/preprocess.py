@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fcos_train.deploy.ascend.files import UnreadableImage, decode, listed, progress, undecodable, unique_stems
 from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.parts.files import UnreadableImage, decode, listed, progress, undecodable, unique_stems
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 

@@ -18,7 +18,7 @@ from fcos_train.deploy.ascend.ais_flags import AisFlags, Sides, sides
 from fcos_train.deploy.ascend.infer import FORMATS, Calls, inputs_of, run_empty, run_files
 from fcos_train.deploy.ascend.info import read_info
 from fcos_train.deploy.ascend.perf import write_benchmark, write_pure, write_summary
-from fcos_train.deploy.ascend.session import OnnxSession, Session
+from fcos_train.deploy.parts.session import OnnxSession, Session
 from mmcv_overrides.errors import UserError
 
 LAYOUTS = ("benchmark", "ais")

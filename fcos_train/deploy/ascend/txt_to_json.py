@@ -6,8 +6,8 @@ import json
 import math
 from pathlib import Path
 
-from fcos_train.deploy.ascend.classes import Truth
-from fcos_train.deploy.ascend.files import listed
+from fcos_train.deploy.parts.classes import Truth
+from fcos_train.deploy.parts.files import listed
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable

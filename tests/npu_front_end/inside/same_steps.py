@@ -16,13 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "npu_sim" / "inside"))
 
-import npu_front_end  # noqa: E402
-import steps  # noqa: E402  activates the overrides
-import torch  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
+import npu_front_end
+import steps  # activates the overrides
+import torch
+from mmdet.utils import register_all_modules
+from mmengine.optim import build_optim_wrapper
 
-from mmcv_overrides import device  # noqa: E402
+from mmcv_overrides import device
 
 OBJECTS = [5, 8, 1]
 

@@ -15,20 +15,20 @@ import mmcv_overrides
 
 mmcv_overrides.activate()
 
-import mmdet  # noqa: E402
-import torch  # noqa: E402
-import torch_npu  # noqa: E402  the stand-in
-from mmdet.registry import MODELS  # noqa: E402
-from mmdet.structures import DetDataSample  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
-from mmengine.structures import InstanceData  # noqa: E402
+import mmdet
+import torch
+import torch_npu  # the stand-in
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import InstanceData
 
-import fcos_train.models  # noqa: E402,F401
-from fcos_train.geometry.padded import PaddedObjects  # noqa: E402
-from fcos_train.models.frozen_bn import fold_frozen_bn  # noqa: E402
-from mmcv_overrides import device, precision  # noqa: E402
+import fcos_train.models  # noqa: F401
+from fcos_train.geometry.padded import PaddedObjects
+from fcos_train.models.fast.fold_bn import fold_frozen_bn
+from mmcv_overrides import device, precision
 
 SIZE, BATCH = (256, 320), 2
 

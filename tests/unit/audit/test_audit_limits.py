@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fcos_train.audit import report as reports
 from fcos_train.audit import step
+from fcos_train.audit import summary as reports
 from fcos_train.cli.audit import LIMITS
 from fcos_train.cli.main import main
 

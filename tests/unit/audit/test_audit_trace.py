@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fcos_train.audit.report import summarise
+from fcos_train.audit.summary import summarise
 from fcos_train.audit.trace import StepTrace
 
 

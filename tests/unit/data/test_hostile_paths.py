@@ -8,9 +8,9 @@ import pytest
 from mmengine.config import Config
 
 from fcos_train.cli.main import main
+from fcos_train.config.dataset import data_of_config
 from fcos_train.data import resolve
 from fcos_train.data.inside import Boundary, readable, survey
-from fcos_train.engine.data import data_of_config
 from mmcv_overrides.errors import UserError
 from tests.support.voc_folder import voc_folder
 

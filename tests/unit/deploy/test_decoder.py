@@ -9,7 +9,7 @@ import torch
 from mmdet.models.dense_heads import FCOSHead, FSAFHead, RetinaHead
 from mmengine.config import ConfigDict
 
-from fcos_train.deploy.decoder import Decoder, DecodeRule
+from fcos_train.deploy.decoder.decoder import Decoder, DecodeRule
 from mmcv_overrides.errors import UserError
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -241,5 +241,5 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_needs_no_torch():
-    code = "import sys, fcos_train.deploy.decoder; sys.exit('torch' in sys.modules)"
+    code = "import sys, fcos_train.deploy.decoder.decoder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -10,7 +10,7 @@ from tests.support.small_detectors import SHIPPED, shipped, write_checkpoint
 
 pytest.importorskip("onnxruntime")
 
-from fcos_train.deploy.onnx.export import ExportOptions, export  # noqa: E402
+from fcos_train.deploy.onnx.export import ExportOptions, export
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -6,14 +6,14 @@ import torch
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from fcos_train.deploy.onnx.export import ExportOptions, export  # noqa: E402
-from fcos_train.deploy.onnx.level_folding import LevelConv, with_folded_norms  # noqa: E402
-from fcos_train.models.level_norm import LevelNorm  # noqa: E402
-from mmcv_overrides.checkpoint import save  # noqa: E402
-from tests.support.heads import Scene, fcos_pair  # noqa: E402
-from tests.support.level_norms import level_pair, scattered  # noqa: E402
-from tests.support.small_detectors import CLASSES, small_config  # noqa: E402
-from tests.support.steps import small_model  # noqa: E402
+from fcos_train.deploy.onnx.export import ExportOptions, export
+from fcos_train.deploy.onnx.level_folding import LevelConv, with_folded_norms
+from fcos_train.models.level_norm import LevelNorm
+from mmcv_overrides.checkpoint import save
+from tests.support.heads import Scene, fcos_pair
+from tests.support.level_norms import level_pair, scattered
+from tests.support.small_detectors import CLASSES, small_config
+from tests.support.steps import small_model
 
 NORMS = {"own affine": {"type": "BN"}, "shared affine": {"type": "LevelBN", "shared_affine": True}}
 

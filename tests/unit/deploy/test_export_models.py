@@ -10,12 +10,12 @@ from tests.support.small_detectors import CLASSES, SHIPPED, small_config, write_
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from fcos_train.data.shapes import draw_image  # noqa: E402
-from fcos_train.deploy.onnx.export import ExportOptions, export  # noqa: E402
-from fcos_train.deploy.onnx.graphs import build_graph  # noqa: E402
-from fcos_train.deploy.onnx.spec import GraphSpec  # noqa: E402
-from fcos_train.deploy.onnx.verify import beside_mmdet  # noqa: E402
-from fcos_train.infer.detector import Detector  # noqa: E402
+from fcos_train.data.shapes import draw_image
+from fcos_train.deploy.onnx.export import ExportOptions, export
+from fcos_train.deploy.onnx.graphs import build_graph
+from fcos_train.deploy.onnx.spec import GraphSpec
+from fcos_train.deploy.onnx.verify import beside_mmdet
+from fcos_train.infer.detector import Detector
 
 ENDS = ("raw", "decoded", "nms", "ascend")
 

@@ -10,23 +10,23 @@ import torch
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-import mmdet  # noqa: E402
-from mmcv.ops import deform_conv2d, modulated_deform_conv2d  # noqa: E402
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor  # noqa: E402
-from mmdet.registry import MODELS  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
-from mmengine.config import Config  # noqa: E402
+import mmdet
+from mmcv.ops import deform_conv2d, modulated_deform_conv2d
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
 
-from fcos_train.data.shapes import draw_image  # noqa: E402
-from fcos_train.deploy.onnx import roi_ops  # noqa: E402
-from fcos_train.deploy.onnx.ascend_two_stage import deformable_conv, roi_extractor  # noqa: E402
-from fcos_train.deploy.onnx.deform_conv import Geometry, decomposed  # noqa: E402
-from fcos_train.deploy.onnx.graphs import build_graph  # noqa: E402
-from fcos_train.deploy.onnx.opset import choose  # noqa: E402
-from fcos_train.deploy.onnx.spec import GraphSpec  # noqa: E402
-from fcos_train.deploy.onnx.verify import beside_mmdet, verify  # noqa: E402
-from fcos_train.deploy.onnx.writing import write  # noqa: E402
-from mmcv_overrides.errors import UserError  # noqa: E402
+from fcos_train.data.shapes import draw_image
+from fcos_train.deploy.onnx import roi_ops
+from fcos_train.deploy.onnx.ascend_two_stage import deformable_conv, roi_extractor
+from fcos_train.deploy.onnx.deform_conv import Geometry, decomposed
+from fcos_train.deploy.onnx.graphs import build_graph
+from fcos_train.deploy.onnx.opset import choose
+from fcos_train.deploy.onnx.spec import GraphSpec
+from fcos_train.deploy.onnx.verify import beside_mmdet, verify
+from fcos_train.deploy.onnx.writing import write
+from mmcv_overrides.errors import UserError
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 CASCADE = "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"

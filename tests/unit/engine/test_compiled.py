@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
+from fcos_train.config import step_mode
 from fcos_train.engine import compiled
-from fcos_train.models.frozen_bn import fold_frozen_bn
-from fcos_train.models.group_norm import quick_group_norm
+from fcos_train.models.fast.fold_bn import fold_frozen_bn
+from fcos_train.models.fast.group_norm import quick_group_norm
 from mmcv_overrides import device
 from mmcv_overrides.errors import UserError
 from tests.support.steps import batch, sgd, small_model
@@ -164,4 +165,4 @@ def test_refused_at_the_start(kind, variables, message, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"--step-mode compile: .*{message}.*--step-mode eager"):
-        compiled.check(device.ACCELERATORS[kind])
+        step_mode.check_compile(device.ACCELERATORS[kind])

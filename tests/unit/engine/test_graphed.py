@@ -8,9 +8,10 @@ from unittest import mock
 import pytest
 import torch
 
+from fcos_train.config import step_mode
 from fcos_train.engine import graphed
-from fcos_train.models.frozen_bn import fold_frozen_bn
-from fcos_train.models.group_norm import quick_group_norm
+from fcos_train.models.fast.fold_bn import fold_frozen_bn
+from fcos_train.models.fast.group_norm import quick_group_norm
 from mmcv_overrides import device, precision
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
@@ -204,8 +205,8 @@ def test_what_cannot_be_captured_is_refused(monkeypatch):
 )
 def test_refused_at_the_start(kind, launcher, counts, message):
     with pytest.raises(UserError, match=f"--step-mode graph: .*{message}.*--step-mode eager"):
-        graphed.check(device.ACCELERATORS[kind], launcher, counts)
-    graphed.check(device.ACCELERATORS["cuda"], "none", 1)
+        step_mode.check_graph(device.ACCELERATORS[kind], launcher, counts)
+    step_mode.check_graph(device.ACCELERATORS["cuda"], "none", 1)
 
 
 def test_the_capture_itself_with_torch_cuda_replaced(monkeypatch):

@@ -12,7 +12,7 @@ from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 
 from fcos_train.evaluation import FastCocoMetric, write_metrics
-from fcos_train.evaluation.report import class_table
+from fcos_train.evaluation.tables import class_table
 from mmcv_overrides.errors import UserError
 
 KEYS = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR_1", "AR_10", "AR_100", "AR_s", "AR_m", "AR_l"]

@@ -81,7 +81,7 @@ def make_checkpoint(tmp_path):
     def make(config: Config, text: str | None = None, name: str = "tiny.pth", **meta):
         from mmdet.registry import MODELS
 
-        from fcos_train.engine.vetting import without_pretrained
+        from fcos_train.config.vetting import without_pretrained
 
         torch.manual_seed(0)
         from mmengine.registry import DefaultScope

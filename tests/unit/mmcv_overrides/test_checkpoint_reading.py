@@ -16,7 +16,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
 from mmcv_overrides import checkpoint
-from mmcv_overrides.checkpoint.loaders import load_from_local, load_url, safe_torch_load
+from mmcv_overrides.checkpoint.mmengine_functions import load_from_local, load_url, safe_torch_load
 from mmcv_overrides.errors import UserError
 
 

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmcv_overrides import checkpoint
-from mmcv_overrides.checkpoint.loaders import load_checkpoint_to_model
+from mmcv_overrides.checkpoint.mmengine_functions import load_checkpoint_to_model
 from mmcv_overrides.errors import UserError
 
 COCO5 = ("person", "bicycle", "car", "dog", "cat")

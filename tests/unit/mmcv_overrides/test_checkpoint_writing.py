@@ -18,7 +18,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmcv_overrides import checkpoint
 from mmcv_overrides.checkpoint import writing
-from mmcv_overrides.checkpoint.loaders import is_local, save_checkpoint
+from mmcv_overrides.checkpoint.mmengine_functions import is_local, save_checkpoint
 from mmcv_overrides.errors import UserError
 
 
@@ -216,7 +216,7 @@ def test_a_disk_that_reports_nothing_free_is_tried(tmp_path, monkeypatch):
 
 
 def test_upstream_signature_writes_local_files_and_leaves_remote_ones(tmp_path, monkeypatch):
-    from mmcv_overrides.checkpoint import loaders
+    from mmcv_overrides.checkpoint import mmengine_functions as loaders
 
     save_checkpoint({"w": torch.ones(2)}, str(tmp_path / "a.pth"))
     assert checkpoint.load(tmp_path / "a.pth")["w"].sum() == 2

@@ -35,7 +35,7 @@ def _write_report() -> None:
 _C = load_extension("NPU_SIM_LIBRARY")
 torch.utils.rename_privateuse1_backend("npu")
 
-from . import npu  # noqa: E402  needs the library
+from . import npu  # needs the library
 
 torch._register_device_module("npu", npu)
 sys.modules["torch.npu"], sys.modules["torch.npu.amp"] = npu, npu.amp

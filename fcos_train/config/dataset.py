@@ -1,0 +1,145 @@
+"""The data set that a config names itself, read and checked like one given by ``--data-path``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from fcos_train.config.load import leaf_datasets, walk
+from fcos_train.config.options import EvalOptions, TrainOptions
+from fcos_train.data import DataReport, DataSpec, Split, check, check_coco_files, resolve
+from fcos_train.data.inside import Boundary, require_inside, survey
+from mmcv_overrides.checkpoint.ranks import on_master
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import read_json
+
+
+def _split(loader: ConfigDict | None, name: str) -> Split | None:
+    """Files of the one COCO data set behind a loader; None for other types and for several data sets in one."""
+    leaves = leaf_datasets(loader.dataset) if loader is not None else []
+    if len(leaves) != 1 or leaves[0].get("type") not in ("CocoDataset", "BoxDataset") or not leaves[0].get("ann_file"):
+        return None
+    return _files(leaves[0], name)
+
+
+def _files(leaf: ConfigDict, name: str) -> Split:
+    root = Path(leaf.get("data_root") or "")
+    return Split(name, root / leaf.ann_file, root / (leaf.get("data_prefix") or {}).get("img", ""))
+
+
+def _require_inside(cfg: Config, allow_outside: Sequence[str]) -> None:
+    """Refuse image paths that lead outside in data sets that are not checked otherwise: COCO files of other types.
+
+    Raises:
+        UserError: there are any.
+    """
+    found = []
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else []:
+            if not str(leaf.get("ann_file") or "").endswith(".json"):
+                continue
+            split = _files(leaf, loader)
+            if not (split.ann_file.is_file() and split.img_dir.is_dir()):
+                continue  # mmdet says so, or finds it in a storage of another kind
+            data = read_json(split.ann_file, "annotation file")
+            images = data.get("images") if isinstance(data, dict) else None
+            entries = [image for image in images or () if isinstance(image, dict)]
+            names = [image["file_name"] for image in entries if isinstance(image.get("file_name"), str)]
+            boundary = Boundary(split.img_dir, allow_outside)
+            found.append((split.ann_file, survey(split.img_dir, names, boundary), boundary))
+    require_inside(found)
+
+
+def _named_classes(cfg: Config) -> Sequence[str] | None:
+    """Class names that the config gives; those of the training set first."""
+    for loader in ("train_dataloader", "test_dataloader"):
+        for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else []:
+            names = (leaf.get("metainfo") or {}).get("classes")
+            if names:
+                return names
+    return None
+
+
+def data_of_config(
+    cfg: Config, cache_dir: Path, classes: Sequence[str] | None, allow_outside: Sequence[str] = ()
+) -> DataSpec | None:
+    """Check the COCO files that a config names. Images must lie in the image folder that it names.
+
+    Args:
+        allow_outside: folders that images may lie in, beside those.
+
+    Returns:
+        the data set; None when the config reads something else than one COCO set per split, of which only the image
+        paths are checked.
+
+    Raises:
+        UserError: the files are absent, lead outside, or hold nothing to train on.
+    """
+    train = _split(cfg.get("train_dataloader"), "train")
+    val = _split(cfg.get("val_dataloader") or cfg.get("test_dataloader"), "val")
+    if train is None or val is None:
+        _require_inside(cfg, allow_outside)
+        return None
+    absent = [s for s in (train, val) if not s.ann_file.is_file()]
+    if absent:
+        raise UserError(
+            f"the config's data set is not there: no {' and no '.join(str(s.ann_file) for s in absent)}. "
+            "Give a folder in COCO or VOC layout with --data-path"
+        )
+    classes = classes or _named_classes(cfg)
+    report: DataReport = check(train, val, classes, allow_outside)
+    splits = []
+    for split in (train, val):
+        part = check_coco_files(split.ann_file, split.img_dir, report.classes, split.name, cache_dir, allow_outside)
+        report.splits[split.name] = part
+        splits.append(replace(split, ann_file=part.ann_file))
+    return DataSpec("COCO", report.classes, *splits, report)
+
+
+def point_at_data(cfg: Config, spec: DataSpec) -> None:
+    """Let every loader read ``spec``, and the class names and ``num_classes`` follow from it: the one place for both."""
+    for loader, split in (
+        ("train_dataloader", spec.train),
+        ("val_dataloader", spec.val),
+        ("test_dataloader", spec.val),
+    ):
+        if cfg.get(loader) is None:
+            continue
+        for leaf in leaf_datasets(cfg[loader].dataset):
+            leaf.update(
+                type="BoxDataset",
+                data_root=None,
+                ann_file=str(split.ann_file),
+                data_prefix=dict(img=str(split.img_dir)),
+                metainfo=dict(classes=tuple(spec.classes)),
+            )
+            for key in ("img_subdir", "ann_subdir"):  # of XMLDataset
+                leaf.pop(key, None)
+    for evaluator in ("val_evaluator", "test_evaluator"):
+        if cfg.get(evaluator) is not None:
+            cfg[evaluator] = ConfigDict(type="FastCocoMetric", ann_file=str(spec.val.ann_file))
+    for part in walk(cfg.model):
+        if "num_classes" in part:
+            part["num_classes"] = len(spec.classes)
+
+
+def use_clear_loading(cfg: Config) -> None:
+    """An image that cannot be read ends in a message that names it."""
+    for part in walk({k: v for k, v in cfg.items() if k.endswith("_dataloader")}):
+        if part.get("type") in ("LoadImageFromFile", "mmdet.LoadImageFromFile"):
+            part["type"] = "LoadImage"
+
+
+def checked_data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path) -> DataSpec | None:
+    """The checked data set; rank 0 prepares it, the others read what it wrote."""
+    cache = folder / "data"
+
+    def prepare() -> DataSpec | None:
+        if options.data_path is not None:
+            return resolve(options.data_path, cache, options.classes, options.allow_outside)
+        return data_of_config(cfg, cache, options.classes, options.allow_outside)
+
+    return on_master(prepare)

@@ -1,0 +1,96 @@
+"""Find a config, read it, walk through it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmcv_overrides.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config_folders() -> dict[str, Path]:
+    """Where configs are found: ours (beside the code, or installed within it), and those that mmdet carries."""
+    import mmdet
+
+    beside, within = ROOT / "configs", Path(__file__).resolve().parents[1] / "configs"
+    return {"": beside if beside.is_dir() else within, "mmdet::": Path(mmdet.__file__).parent / ".mim" / "configs"}
+
+
+def find_config(name: str) -> Path:
+    """Path of a config given by path, by name within ``configs/``, or as ``mmdet::folder/name``.
+
+    Raises:
+        UserError: there is none; the message has the nearest names.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    prefix = "mmdet::" if name.startswith("mmdet::") else ""
+    folder = config_folders()[prefix]
+    wanted = name.removeprefix(prefix).removeprefix("configs/")
+    for candidate in (folder / wanted, folder / f"{wanted}.py"):
+        if candidate.is_file():
+            return candidate
+    known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.py") if "_base_" not in p.parts]
+    near = difflib.get_close_matches(wanted.removesuffix(".py"), known, n=3, cutoff=0.5)
+    near = near or [k for k in known if Path(k).name == Path(wanted).stem][:3]
+    hint = f"; did you mean {', '.join(prefix + n for n in near)}?" if near else ""
+    raise UserError(f"no config '{name}' (looked for a file and in {folder}){hint}")
+
+
+def load_config(name: str, safe: bool = False) -> Config:
+    """Read a config, with one clear message when it is broken.
+
+    Args:
+        name: see :func:`find_config`.
+        safe: read it as data, see :mod:`.safe_config`; otherwise a ``.py`` file is a program that runs.
+
+    Raises:
+        UserError: not found, not Python, an mmdet 2.x config, or ``safe`` and more than data.
+    """
+    from fcos_train.config import safe_config
+    from fcos_train.config.keys.check import reject_v2_file
+
+    path = find_config(name)
+    try:
+        cfg = safe_config.load(path) if safe else Config.fromfile(str(path))
+    except UserError as error:
+        message = str(error)
+        if str(path) in message:
+            raise
+        raise UserError(f"config {path}, or one of its bases: {message.removeprefix('config ')}") from error
+    except Exception as error:
+        raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
+    reject_v2_file(cfg)
+    return cfg
+
+
+def walk(node: Any) -> Iterator[ConfigDict]:
+    """Every dict within a config, outermost first."""
+    if isinstance(node, dict):
+        yield node
+        for value in list(node.values()):
+            yield from walk(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from walk(value)
+
+
+def leaf_datasets(dataset: ConfigDict) -> list[ConfigDict]:
+    """The data sets that read files, inside wrappers such as RepeatDataset, ConcatDataset, MultiImageMixDataset."""
+    if "datasets" in dataset:
+        return [leaf for inner in dataset.datasets for leaf in leaf_datasets(inner)]
+    if isinstance(dataset.get("dataset"), dict):
+        return leaf_datasets(dataset.dataset)
+    return [dataset]
+
+
+def stem(name: str) -> str:
+    """Name of a run: that of its config file."""
+    return re.sub(r"\.py$", "", Path(name.removeprefix("mmdet::")).name)

@@ -1,0 +1,1 @@
+"""From the raw maps of a dense detector to boxes. numpy alone: it runs on a board without torch."""

@@ -1,0 +1,328 @@
+"""From the raw maps of a dense detector to boxes, in numpy alone: one post-processor for every runtime.
+
+Almost every one of the scores (436,480 for 512 x 512 pixels and 80 classes) is background, so the work is ordered
+by what can be left out:
+
+1. the logits are compared with the logit of the threshold; no sigmoid of anything that cannot pass;
+2. the survivors of all levels are scored and ranked together, once;
+3. in that order, a block at a time, they are decoded and suppressed until ``max_per_img`` boxes are kept: greedy
+   suppression never looks back, so what ranks below the last kept box needs no decoding.
+
+The answer is that of the plain definition, mmdet's ``predict_by_feat``. Equal scores are ranked by (level, point,
+class), whatever the layout of the maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fcos_train.deploy.decoder.arithmetic import from_delta, from_tblr, greedy, largest_of_levels, logit, sigmoid
+from mmcv_overrides.errors import UserError
+
+KINDS = ("distance", "delta", "tblr")
+BLOCK = 256  # candidates decoded and suppressed at once: bounds the pairs of a crowd of one class
+
+
+@dataclass(frozen=True)
+class DecodeRule:
+    """How the maps of one detector become boxes. The defaults are mmdet's FCOS.
+
+    Args:
+        strides: pixels from a point to the next, for each level.
+        kind: what the four box channels are. ``distance``: left, top, right, bottom of the point (FCOS).
+            ``delta``: dx, dy, dw, dh of an anchor (RetinaNet). ``tblr``: top, bottom, left, right of the centre of
+            an anchor in units of its height and width (FSAF).
+        exp: distances still need the exponential.
+        stride_units: distances are in strides, not in pixels.
+        offset: place of the first point in strides (``distance``).
+        anchors: for each level the base anchors [A, 4] around the origin, in pixels (``delta``, ``tblr``).
+        means, stds: of the deltas. wh_ratio_clip: mmdet's bound of dw and dh.
+        normalizer: of ``tblr``, one factor or four.
+        sqrt: the score is the root of class probability x centerness (AdelaiDet, RDK), not the product.
+        threshold_on: ``cls``: the class probability alone must pass ``score_thr`` (mmdet >= 2.11, AdelaiDet);
+            ``score``: the final score must (mmdet 2.6 to 2.8, RDK). Without centerness both are the same.
+        rank_by: what ``nms_pre`` ranks, ``cls`` (mmdet) or ``score`` (AdelaiDet).
+        best_class_only: a point yields its best class only (RDK).
+        nms_pre: candidates of a level that go on; 0 or less for all.
+        class_agnostic: boxes of different classes suppress one another.
+        iou_extra: 1 for box sizes counted as ``x2 - x1 + 1`` (ncnn example), else 0.
+        min_size: boxes must be wider and higher than this; negative for no test (``min_bbox_size`` of mmdet).
+        layout: ``NCHW`` or ``NHWC``.
+    """
+
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    kind: str = "distance"
+    exp: bool = False
+    stride_units: bool = False
+    offset: float = 0.5
+    anchors: tuple[np.ndarray, ...] = ()
+    means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    wh_ratio_clip: float = 16 / 1000
+    normalizer: float | tuple[float, ...] = 4.0
+    sqrt: bool = False
+    threshold_on: str = "cls"
+    rank_by: str = "cls"
+    best_class_only: bool = False
+    score_thr: float = 0.05
+    nms_pre: int = 1000
+    iou_thr: float = 0.5
+    class_agnostic: bool = False
+    iou_extra: int = 0
+    min_size: float = -1
+    max_per_img: int = 100
+    layout: str = "NCHW"
+
+    def __post_init__(self) -> None:
+        for name, legal in (
+            ("kind", KINDS),
+            ("threshold_on", ("cls", "score")),
+            ("rank_by", ("cls", "score")),
+            ("layout", ("NCHW", "NHWC")),
+            ("iou_extra", (0, 1)),
+        ):
+            if getattr(self, name) not in legal:
+                raise UserError(f"decoder: {name} is {getattr(self, name)!r}; it must be one of {legal}")
+        if self.kind != "distance" and len(self.anchors) != len(self.strides):
+            raise UserError(
+                f"decoder: kind {self.kind!r} needs base anchors for {len(self.strides)} levels, got {len(self.anchors)}"
+            )
+
+
+class Boxes(NamedTuple):
+    """Detections of one image, best first."""
+
+    boxes: np.ndarray  # [N, 4] f32, x1 y1 x2 y2 in pixels of the network's input
+    scores: np.ndarray  # [N] f32
+    labels: np.ndarray  # [N] int64
+
+
+class _Found(NamedTuple):
+    """Candidates of all levels, ordered by (place, anchor, class): all [K]."""
+
+    place: np.ndarray  # point of the pyramid: level by level, row by row
+    anchor: np.ndarray | int
+    label: np.ndarray
+    score: np.ndarray
+    level: np.ndarray
+
+
+class Decoder:
+    """Post-processor of one model; keeps its buffers between calls, so use one for each thread.
+
+    Args:
+        rule: how the maps become boxes.
+    """
+
+    def __init__(self, rule: DecodeRule) -> None:
+        self.rule = rule
+        self._base = [np.asarray(a, np.float32).reshape(-1, 4) for a in rule.anchors]
+        self._anchors = len(self._base[0]) if self._base else 1
+        if any(len(base) != self._anchors for base in self._base):
+            raise UserError(f"decoder: levels differ in their number of anchors: {[len(b) for b in self._base]}")
+        self._hits = np.zeros(0, bool)
+        self._planes: tuple = ()
+
+    def __call__(
+        self,
+        cls: Sequence[np.ndarray],
+        box: Sequence[np.ndarray],
+        centerness: Sequence[np.ndarray] | None = None,
+        image_size: tuple[int, int] | None = None,
+        scales: Sequence[Sequence[np.ndarray]] | None = None,
+    ) -> Boxes:
+        """Boxes of one image.
+
+        Args:
+            cls: for each level the class logits, [A*C, H, W] or [H, W, A*C] f32, or that with a batch axis of 1.
+            box: for each level the box channels, 4*A in place of A*C.
+            centerness: for each level the centerness logits, one channel; None for a model without.
+            image_size: (height, width) that the boxes are clipped to, or None.
+            scales: of int32 maps, for each level one array for each map given: value = map * scale, one number for
+                each channel. The logits are compared as integers; survivors alone become floats.
+
+        Raises:
+            UserError: the maps do not fit one another or the rule.
+        """
+        cls, box, factor = self._checked(cls, box, centerness)
+        cls_scale, box_scale, factor_scale = _checked_scales((cls, box, factor), scales)
+        if factor is not None:
+            flat = [
+                f.reshape(-1) if s is None else f.reshape(-1).astype(np.float32) * s
+                for f, s in zip(factor, factor_scale)
+            ]
+            factor = np.concatenate(flat)
+        found = self._candidates(cls, cls_scale, factor)
+        order = np.argsort(-found.score, kind="stable")
+        if self.rule.best_class_only:
+            point = (found.place * self._anchors + found.anchor)[order]
+            order = order[np.sort(np.unique(point, return_index=True)[1])]
+        found = _Found(*(column[order] if isinstance(column, np.ndarray) else column for column in found))
+        return self._suppress(found, self._box_rows(box), box_scale, image_size)
+
+    def _checked(self, *maps: Sequence[np.ndarray] | None) -> list[list[np.ndarray] | None]:
+        """Classes, boxes, centerness without batch axis; sets the priors for their sizes."""
+        levels = len(self.rule.strides)
+        axis, plane = (0, slice(1, 3)) if self.rule.layout == "NCHW" else (2, slice(0, 2))
+        out = [m if m is None else [x[0] if x.ndim == 4 and len(x) == 1 else x for x in m] for m in maps]
+        given = [m for m in out if m is not None]
+        if any(len(m) != levels for m in given):
+            raise UserError(f"decoder: the rule has {levels} levels, the maps have {[len(m) for m in given]}")
+        planes = tuple(x.shape[plane] for x in given[0])
+        sound = all(x.ndim == 3 and x.shape[plane] == p for m in given for x, p in zip(m, planes))
+        widths = [{x.shape[axis] for x in m if x.ndim == 3} for m in given]
+        sound = sound and all(len(w) == 1 for w in widths)
+        if not sound or min(widths[0]) % self._anchors or widths[1:] != [{4 * self._anchors}, {1}][: len(given) - 1]:
+            raise UserError(
+                f"decoder: layout {self.rule.layout}, {self._anchors} anchor(s) at a point: these shapes are not those "
+                f"of one image's classes, boxes and centerness: {[[x.shape for x in m] for m in given]}"
+            )
+        if planes != self._planes:
+            self._set_priors(planes)
+        return out
+
+    def _set_priors(self, planes: tuple[tuple[int, int], ...]) -> None:
+        """Centres [P, 2] and strides [P, 1], or anchors [P * A, 4], for maps of these sizes."""
+        corners = []
+        for (height, width), stride in zip(planes, self.rule.strides):
+            y, x = np.mgrid[:height, :width].astype(np.float32)
+            offset = np.float32(self.rule.offset if self.rule.kind == "distance" else 0)
+            corners.append((np.stack((x.reshape(-1), y.reshape(-1)), 1) + offset) * np.float32(stride))
+        sizes = [len(c) for c in corners]
+        self._ends = np.cumsum(sizes)
+        self._strides = np.repeat(np.array(self.rule.strides, np.float32), sizes)[:, None]
+        if self.rule.kind == "distance":
+            self._priors = np.concatenate(corners)
+        else:
+            anchors = [np.tile(c, 2)[:, None] + base for c, base in zip(corners, self._base)]
+            self._priors = np.concatenate(anchors).reshape(-1, 4)
+        self._planes = planes
+
+    def _candidates(self, cls: list[np.ndarray], scales: list, factor: np.ndarray | None) -> _Found:
+        """What passes the threshold and ``nms_pre``."""
+        rule = self.rule
+        nchw = rule.layout == "NCHW"
+        need = np.float64(rule.score_thr)
+        if rule.threshold_on == "score" and factor is not None:  # what lifts each point's score above the threshold
+            factor = sigmoid(factor)
+            need = need ** (2 if rule.sqrt else 1) / np.maximum(factor, 1e-30, dtype=np.float64)
+        bound = logit(need)
+        start, columns = 0, []
+        for level, (logits, scale, end) in enumerate(zip(cls, scales, self._ends)):
+            limit = (
+                bound
+                if bound.ndim == 0
+                else bound[start:end].reshape((1, *logits.shape[1:]) if nchw else (*logits.shape[:2], 1))
+            )
+            hits = self._above(logits, limit, scale)
+            value = logits.reshape(-1)[hits]
+            if nchw:
+                channel, place = np.divmod(hits, int(end) - start)
+            else:
+                place, channel = np.divmod(hits, logits.shape[2])
+            value = value if scale is None else value.astype(np.float32) * scale[channel]
+            columns.append((place + start, channel, value, np.full(len(hits), level)))
+            start = int(end)
+        place, channel, value, level = (np.concatenate(c) for c in zip(*columns))
+        if nchw:
+            order = np.argsort(place * cls[0].shape[0] + channel)
+            place, channel, value, level = place[order], channel[order], value[order], level[order]
+        anchor, label = (
+            (0, channel) if self._anchors == 1 else np.divmod(channel, cls[0].shape[0 if nchw else 2] // self._anchors)
+        )
+        prob = score = sigmoid(value)
+        if factor is not None:
+            factor = factor[place]
+            score = prob * (factor if rule.threshold_on == "score" else sigmoid(factor))
+            score = np.sqrt(score) if rule.sqrt else score
+        kept = np.flatnonzero((prob if rule.threshold_on == "cls" else score) > np.float32(rule.score_thr))
+        if 0 < rule.nms_pre < len(kept):
+            kept = largest_of_levels(kept, level, prob if rule.rank_by == "cls" else score, rule.nms_pre)
+        return _Found(
+            place[kept], anchor if self._anchors == 1 else anchor[kept], label[kept], score[kept], level[kept]
+        )
+
+    def _above(self, logits: np.ndarray, bound: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+        """Flat indices of the logits above the bound (a number or one for each point)."""
+        if self.rule.score_thr <= 0:
+            return np.arange(logits.size)
+        if scale is not None:
+            bound = np.floor(bound / (scale[:, None, None] if self.rule.layout == "NCHW" else scale))
+            bound = np.clip(bound, -(2**31), 2**31 - 1)
+        if self._hits.size < logits.size:
+            self._hits = np.zeros(logits.size, bool)
+        hits = self._hits[: logits.size]
+        np.greater(logits, bound.astype(logits.dtype), out=hits.reshape(logits.shape))
+        return np.flatnonzero(hits)
+
+    def _box_rows(self, box: list[np.ndarray]) -> np.ndarray:
+        """Box channels of all levels in one array: [A, 4, P] or, channels last, [P, A, 4]."""
+        if self.rule.layout == "NCHW":
+            return np.concatenate([b.reshape(len(b), -1) for b in box], 1).reshape(self._anchors, 4, -1)
+        return np.concatenate([b.reshape(-1, b.shape[2]) for b in box]).reshape(-1, self._anchors, 4)
+
+    def _suppress(self, found: _Found, box: np.ndarray, box_scale: list, image_size) -> Boxes:
+        """Greedy suppression of ranked candidates, block by block, until there are ``max_per_img`` boxes."""
+        rule = self.rule
+        boxes, kept = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        for start in range(0, len(found.score), BLOCK):
+            rows = np.arange(start, min(start + BLOCK, len(found.score)))
+            new = self._decode(found, rows, box, box_scale, image_size)
+            if rule.min_size >= 0:
+                large = np.flatnonzero((new[:, 2:] - new[:, :2] > rule.min_size).all(1))
+                new, rows = new[large], rows[large]
+            boxes, kept = np.concatenate((boxes, new)), np.concatenate((kept, rows))
+            group = np.zeros(len(kept), np.int64) if rule.class_agnostic else found.label[kept]
+            left = greedy(boxes, group, rule.iou_thr, rule.iou_extra)
+            boxes, kept = boxes[left], kept[left]
+            if len(boxes) >= rule.max_per_img:
+                break
+        kept = kept[: rule.max_per_img]
+        return Boxes(boxes[: rule.max_per_img], found.score[kept], found.label[kept])
+
+    def _decode(self, found: _Found, rows: np.ndarray, box: np.ndarray, scales: list, image_size) -> np.ndarray:
+        """Boxes [K, 4] f32 of the candidates ``rows`` [K], clipped to the image."""
+        rule, place = self.rule, found.place[rows]
+        anchor = found.anchor if self._anchors == 1 else found.anchor[rows]
+        raw = box[anchor, :, place] if rule.layout == "NCHW" else box[place, anchor]
+        raw = raw.astype(np.float32, copy=False)
+        if scales[0] is not None:
+            raw = raw * np.stack(scales).reshape(len(scales), -1, 4)[found.level[rows], anchor]
+        if rule.kind == "distance":
+            raw = np.exp(raw) if rule.exp else raw
+            raw = raw * self._strides[place] if rule.stride_units else raw
+            centre = self._priors[place]
+            out = np.concatenate((centre - raw[:, :2], centre + raw[:, 2:]), 1)
+        else:
+            prior = self._priors[place * self._anchors + anchor]
+            if rule.kind == "delta":
+                out = from_delta(prior, raw, rule.means, rule.stds, rule.wh_ratio_clip)
+            else:
+                out = from_tblr(prior, raw, rule.normalizer)
+        if image_size is not None:
+            bound = np.array([image_size[1], image_size[0]] * 2, np.float32)
+            np.minimum(np.maximum(out, 0, out=out), bound, out=out)
+        return out
+
+
+def _checked_scales(maps: Sequence, scales: Sequence | None) -> list[list]:
+    """Of classes, boxes and centerness the f32 scales of each level, None for maps that are floats."""
+    given = [m for m in maps if m is not None]
+    levels = len(given[0])
+    if scales is None:
+        return [[None] * levels] * 3
+    rows = [[np.asarray(x, np.float32).reshape(-1) for x in row] for row in scales]
+    if len(rows) != levels or any(
+        len(row) != len(given) or any(m[i].dtype.kind != "i" or len(s) not in m[i].shape for m, s in zip(given, row))
+        for i, row in enumerate(rows)
+    ):
+        raise UserError(
+            f"decoder: scales of lengths {[[len(s) for s in row] for row in rows]} are not those of integer maps "
+            f"{[[(x.dtype.name, x.shape) for x in m] for m in given]}"
+        )
+    columns = [list(column) for column in zip(*rows)]
+    return columns if len(columns) == 3 else [*columns, [None] * levels]

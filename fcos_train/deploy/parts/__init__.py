@@ -1,0 +1,1 @@
+"""What every export target shares: descriptions, input rules, sessions, COCO numbers, accuracy comparison."""

@@ -1,0 +1,126 @@
+"""The twelve COCO numbers as the original toolchain prints them, with detection limits 100, 300 and 1000."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fcos_train.deploy.parts.files import some
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
+from mmcv_overrides.printable import printable
+from mmcv_overrides.regular_files import is_number, read_json
+
+MAX_DETS = (100, 300, 1000)
+AREAS = ("all", "small", "medium", "large")
+# (is it precision, IoU threshold, area, index of the detection limit), in the order of the lines.
+_LINES = (
+    (True, None, "all", 0),
+    (True, 0.5, "all", 2),
+    (True, 0.75, "all", 2),
+    (True, None, "small", 2),
+    (True, None, "medium", 2),
+    (True, None, "large", 2),
+    (False, None, "all", 0),
+    (False, None, "all", 1),
+    (False, None, "all", 2),
+    (False, None, "small", 2),
+    (False, None, "medium", 2),
+    (False, None, "large", 2),
+)
+_KEYS = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l")
+
+
+@dataclass(frozen=True)
+class CocoNumbers:
+    """Twelve numbers in the order of the printed lines; -1 where the annotations have no box of that size."""
+
+    stats: tuple[float, ...]
+
+    def lines(self) -> list[str]:
+        """As pycocotools prints them."""
+        lines = []
+        for (precision, iou, area, limit), value in zip(_LINES, self.stats, strict=True):
+            title = "Average Precision  (AP)" if precision else "Average Recall     (AR)"
+            overlap = "0.50:0.95" if iou is None else f"{iou:0.2f}"
+            lines.append(
+                f" {title} @[ IoU={overlap:<9} | area={area:>6s} | maxDets={MAX_DETS[limit]:>3d} ] = {value:0.3f}"
+            )
+        return lines
+
+    def summary(self) -> dict[str, float | str]:
+        """The six precisions to three decimals, and once more as one text to copy."""
+        six = self.stats[:6]
+        summary: dict[str, float | str] = {key: float(f"{value:.3f}") for key, value in zip(_KEYS, six, strict=True)}
+        summary["bbox_mAP_copypaste"] = " ".join(f"{value:.3f}" for value in six)
+        return summary
+
+
+def read_results(path: str | Path) -> list[dict]:
+    """A COCO result file.
+
+    Raises:
+        UserError: the file is absent, not JSON, or not a list of boxes.
+    """
+    results = read_json(path, "results")
+    keys = {"image_id", "category_id", "bbox", "score"}
+    if not isinstance(results, list) or any(not isinstance(r, dict) or keys - r.keys() for r in results):
+        raise UserError(f"{path} is not a COCO result file: expected a list of objects with {', '.join(sorted(keys))}")
+    for number, result in enumerate(results):
+        if not all(isinstance(result[key], str) or is_number(result[key]) for key in ("image_id", "category_id")):
+            raise UserError(
+                f"{path}: entry {number} has an image_id or a category_id that is neither a number nor text"
+            )
+        box = result["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, [*box, result["score"]])):
+            raise UserError(
+                f"{path}: entry {number} needs a score and a bbox of four numbers, all finite; it has "
+                f"{printable(json.dumps({'score': result['score'], 'bbox': box}))[:200]}"
+            )
+    return results
+
+
+def evaluate(annotations: str | Path, results: Sequence[dict], where: str | Path = "the results") -> CocoNumbers:
+    """Count results (COCO dicts) against a COCO annotation file.
+
+    Args:
+        where: what to call the results in messages.
+
+    Raises:
+        UserError: unreadable annotations, or results for images or categories that they do not have.
+    """
+    from fcos_train.evaluation.coco_scores import evaluate_boxes, load_annotations
+
+    truth = load_annotations(annotations)
+    for key, entries in (("image_id", truth["images"]), ("category_id", truth["categories"])):
+        foreign = sorted({result[key] for result in results} - {entry["id"] for entry in entries}, key=str)
+        if foreign:
+            raise UserError(
+                f"{where} has {key} {some(foreign)}, which {annotations} does not: "
+                "results and annotations are of different data"
+            )
+    if not results:
+        return CocoNumbers((0.0,) * 12)
+    ids = [category["id"] for category in truth["categories"]]
+    scores = evaluate_boxes(truth, results, ids, max_dets=MAX_DETS)
+    return CocoNumbers(tuple(_number(scores, *line) for line in _LINES))
+
+
+def _number(scores, precision: bool, iou: float | None, area: str, limit: int) -> float:
+    place = AREAS.index(area)
+    table = scores.precision[:, :, :, place, limit] if precision else scores.recall[:, :, place, limit]
+    if iou is not None:
+        table = table[np.isclose(scores.iou_thrs, iou)]
+    valid = table[table > -1]
+    return float(valid.mean()) if valid.size else -1.0
+
+
+def coco_eval(annotations: str | Path, results: str | Path, out: str | Path) -> CocoNumbers:
+    """Evaluate a result file, and write the dictionary as `key: value` lines."""
+    numbers = evaluate(annotations, read_results(results), results)
+    write_whole(out, "".join(f"{key}: {value}\n" for key, value in numbers.summary().items()))
+    return numbers

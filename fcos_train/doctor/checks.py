@@ -1,0 +1,256 @@
+"""The checks of `fcos-train doctor`. Each returns Check records; what is broken is reported, not raised."""
+
+import importlib
+import importlib.util
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from fcos_train.doctor.opencv import opencv_distributions, opencv_fault, opencv_wanted
+
+# The versions this trainer is tested with: distribution -> version.
+TESTED = {
+    "torch": "2.13.0",
+    "onedl-mmengine": "0.10.12",
+    "onedl-mmcv": "2.3.6",
+    "onedl-mmdetection": "3.5.1",
+}
+# import name -> (the maintained fork, upstream's distributions that install the same files)
+MM_PACKAGES = {
+    "mmengine": ("onedl-mmengine", ("mmengine", "mmengine-lite")),
+    "mmcv": ("onedl-mmcv", ("mmcv", "mmcv-lite", "mmcv-full")),
+    "mmdet": ("onedl-mmdetection", ("mmdet",)),
+}
+# In the folder of this repository.
+REINSTALL = "pip install --force-reinstall --no-deps ."
+PYTHONS = ((3, 10), (3, 11), (3, 12))
+OLDEST_TORCH = (2, 4)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: status `ok`, `note` (worth knowing) or `problem`; `fix` is the command that mends it."""
+
+    name: str
+    status: str
+    detail: str
+    fix: str = ""
+
+
+def run_checks() -> list[Check]:
+    """All checks, in the order in which things build on each other."""
+    parts: list[tuple[str, Callable[[], list[Check]]]] = [
+        ("python", check_python),
+        ("torch", check_torch),
+        ("mm packages", check_mm_packages),
+        ("opencv", check_opencv),
+        ("operators", check_operators),
+        ("accelerators", check_accelerators),
+        ("device", check_device),
+    ]
+    return [check for name, part in parts for check in _guarded(name, part)]
+
+
+def _guarded(name: str, part: Callable[[], list[Check]]) -> list[Check]:
+    try:
+        return part()
+    except Exception as error:  # a check met something that it did not foresee; the others still count
+        return [Check(name, "problem", f"cannot be checked: {_text(error)}", REINSTALL)]
+
+
+# -- the checks ----------------------------------------------------------------------------------------------
+
+
+def check_python() -> list[Check]:
+    version = platform.python_version()
+    here = f"{version}, {platform.system()} {platform.machine()}, {sys.executable}"
+    if sys.version_info[:2] in PYTHONS:
+        return [Check("python", "ok", here)]
+    return [Check("python", "problem", f"{here}; 3.10 to 3.12 are supported", "python3.11 -m venv .venv")]
+
+
+def check_torch() -> list[Check]:
+    version = _version("torch")
+    if version is None:
+        return [Check("torch", "problem", "not installed", _pip(f"torch=={TESTED['torch']}"))]
+    torch, fault = _import("torch")
+    if fault:
+        mend = _reinstall(f"torch=={_base(version)}")
+        return [Check("torch", "problem", f"{version}, import fails: {fault}", mend)]
+    cuda, hip = getattr(torch.version, "cuda", None), getattr(torch.version, "hip", None)
+    build = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPU"
+    detail = f"{torch.__version__} ({build} build)"
+    if _numbers(version) < OLDEST_TORCH:
+        mend = _pip(f"torch=={TESTED['torch']}")
+        return [Check("torch", "problem", f"{detail}; 2.4 or newer is needed", mend)]
+    return [_against_tested("torch", detail, "torch", version)]
+
+
+def check_mm_packages() -> list[Check]:
+    checks = []
+    for name, (fork, upstream) in MM_PACKAGES.items():
+        installed = {d: v for d in (fork, *upstream) if (v := _version(d)) is not None}
+        checks.append(_mm_package(name, fork, installed))
+    return checks
+
+
+def _mm_package(name: str, fork: str, installed: dict[str, str]) -> Check:
+    wanted = f"{fork}=={TESTED[fork]}"
+    who = ", ".join(f"{distribution} {version}" for distribution, version in installed.items())
+    if not installed:
+        return Check(name, "problem", "not installed", _pip(wanted))
+    if len(installed) > 1:
+        mend = f"pip uninstall -y {' '.join(installed)} && {_pip(wanted, '--no-deps')}"
+        return Check(name, "problem", f"{who} were installed over each other", mend)
+    if name == "mmengine" or not opencv_fault():
+        # mmcv and mmdet import OpenCV: its fault is reported under its own name.
+        fault = _import_of(name)
+        if fault:
+            return Check(name, "problem", f"{who}, import fails: {fault}", _reinstall(wanted))
+    if fork not in installed:
+        mend = f"pip uninstall -y {' '.join(installed)} && {_pip(wanted)}"
+        detail = f"{who}: upstream, without a release since 2024; tested with {wanted}"
+        return Check(name, "note", detail, mend)
+    return _against_tested(name, who, fork, installed[fork])
+
+
+def check_opencv() -> list[Check]:
+    installed = opencv_distributions()
+    who = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed by pip"
+    fault = opencv_fault()
+    if fault:
+        cause = "; it is the build with windows, which needs libGL" if "libGL" in fault else ""
+        mend = "fcos-train doctor --fix" if installed else _pip("==".join(opencv_wanted({})), "--no-deps")
+        return [Check("opencv", "problem", f"{who}: import cv2 fails: {fault}{cause}", mend)]
+    if len(installed) > 1:
+        detail = f"{who}: installed over each other; works here, but {next(iter(installed))} needs libGL"
+        return [Check("opencv", "note", detail, "fcos-train doctor --fix")]
+    return [Check("opencv", "ok", who)]
+
+
+def check_operators() -> list[Check]:
+    """Whether `mmcv._ext` is compiled or this project's portable one."""
+    if _version_of_any("mmcv") is None:
+        mend = _pip(f"onedl-mmcv=={TESTED['onedl-mmcv']}")
+        return [Check("operators", "problem", "mmcv is not installed", mend)]
+    if opencv_fault():
+        return [Check("operators", "note", "not checked: mmcv imports OpenCV, which is broken")]
+    module, fault = _import("mmcv_overrides.ops")
+    if fault:
+        return [Check("operators", "problem", f"mmcv_overrides.ops: {fault}", REINSTALL)]
+    line = module.install().removeprefix("mmcv operators: ")
+    broken = "do not load" in line
+    mend = f"pip install --force-reinstall --no-deps onedl-mmcv=={TESTED['onedl-mmcv']}" if broken else ""
+    return [Check("operators", "note" if broken else "ok", f"mmcv._ext: {line}", mend)]
+
+
+def check_accelerators() -> list[Check]:
+    torch, fault = _import("torch")
+    if fault:
+        return [Check("accelerators", "note", "not checked: torch is missing or broken")]
+    return [_cuda(torch), _npu(torch)]
+
+
+def _cuda(torch) -> Check:
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return Check("cuda", "ok", names)
+    if not torch.version.cuda:
+        return Check("cuda", "ok", "no: this torch is built without CUDA")
+    detail = "no device found though torch is built with CUDA; nvidia-smi tells whether the driver is there"
+    return Check("cuda", "note", detail)
+
+
+def _npu(torch) -> Check:
+    if importlib.util.find_spec("torch_npu") is None:
+        return Check("npu", "ok", "no: torch_npu is not installed")
+    version = _version("torch-npu") or "of unknown version"
+    module, fault = _import("torch_npu")
+    if fault is None and torch.npu.is_available():
+        return Check("npu", "ok", f"torch_npu {version}, {torch.npu.device_count()} devices")
+    if fault is None:
+        mend = "source /usr/local/Ascend/ascend-toolkit/set_env.sh && npu-smi info"
+        return Check("npu", "note", f"torch_npu {version} finds no device", mend)
+    detail = f"torch_npu {version} is installed, import fails: {fault}"
+    return Check("npu", "problem", detail, _mend_npu(fault))
+
+
+def _mend_npu(fault: str) -> str:
+    """A missing shared library: CANN's environment is not set; anything else: the versions do not pair."""
+    if ".so" in fault:
+        return "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+    return _reinstall(f"torch-npu=={_base(_version('torch') or TESTED['torch'])}")
+
+
+def check_device() -> list[Check]:
+    module, fault = _import("mmcv_overrides.device")
+    if fault:
+        return [Check("device", "note", f"not chosen: {fault}")]
+    try:
+        _, reason = module.pick("auto")
+    except Exception as error:
+        return [Check("device", "problem", _text(error), "fcos-train train ... --device cpu")]
+    return [Check("device", "ok", reason)]
+
+
+# -- helpers -------------------------------------------------------------------------------------------------
+
+
+def _against_tested(name: str, detail: str, distribution: str, version: str) -> Check:
+    tested = TESTED[distribution]
+    if _base(version) == tested:
+        return Check(name, "ok", f"{detail}, as tested")
+    return Check(name, "note", f"{detail}; tested with {tested}", _pip(f"{distribution}=={tested}"))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _version_of_any(name: str) -> str | None:
+    fork, upstream = MM_PACKAGES[name]
+    return next((v for d in (fork, *upstream) if (v := _version(d)) is not None), None)
+
+
+def _import(name: str):
+    """(module, None) or (None, what went wrong)."""
+    try:
+        return importlib.import_module(name), None
+    except (Exception, SystemExit) as error:
+        return None, _text(error)
+
+
+def _import_of(name: str) -> str | None:
+    """Why an mm package does not import; the portable operators come first, as in the trainer."""
+    if name != "mmengine":
+        operators, _ = _import("mmcv_overrides.ops")
+        if operators is not None:
+            operators.install()
+    return _import(name)[1]
+
+
+def _text(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"{type(error).__name__}: {first}"
+
+
+def _base(version: str) -> str:
+    """Without the build: 2.13.0+cpu -> 2.13.0."""
+    return version.split("+")[0]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in _base(version).split(".")[:2] if part.isdigit())
+
+
+def _pip(requirement: str, *flags: str) -> str:
+    return " ".join(["pip install", *flags, requirement])
+
+
+def _reinstall(requirement: str) -> str:
+    return _pip(requirement, "--force-reinstall", "--no-deps")
