@@ -49,11 +49,11 @@ class TrainOptions:
     data_path: str | None = None
     work_dir: str | None = None
     device: str = "auto"
-    opt_level: str = "O1"
+    opt_level: str | None = None
     amp_dtype: str | None = None
-    loss_scale: str | float = 32.0
+    loss_scale: str | float | None = None
     seed: int | None = None
-    deterministic: bool = False
+    deterministic: bool | None = None
     max_iters: int | None = None
     max_epochs: int | None = None
     batch_size: int | None = None
