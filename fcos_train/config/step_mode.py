@@ -85,7 +85,7 @@ def _channels_last_pays(cfg: Config, options: TrainOptions, accelerator: Acceler
     """An NPU refuses channels_last; a GPU gains in half precision, but torch's GroupNorm would convert back and forth."""
     if accelerator.name == "cuda":
         norm = (cfg.model.bbox_head.get("norm_cfg") or {}).get("type", "GN" if cfg.model.type == "FCOS" else None)
-        return options.opt_level != "O0" and (norm != "GN" or triton_fault() is None)
+        return cfg.optim_wrapper.get("opt_level") != "O0" and (norm != "GN" or triton_fault() is None)
     return accelerator.name == "cpu"
 
 

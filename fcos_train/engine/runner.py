@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import secrets
 import sys
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 import mmcv_overrides
+from fcos_train.config.keys.check import check_keys
+from fcos_train.engine.fixed_step import FixedStepHook
 from mmcv_overrides import device, precision
 from mmcv_overrides.printable import printable_lines
 
@@ -89,3 +93,30 @@ class DetectionRunner(Runner):
             model.to(memory_format=torch.channels_last)
         precision.keep_losses_fp32(model)
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_step(self) -> None:
+        """Everything that :meth:`train` does before its first step, without data, checkpoints and logs.
+
+        Afterwards ``model.train_step(batch, optim_wrapper)`` is the step of a training with this config.
+        """
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        self._init_model_weights()
+        self.optim_wrapper.lower(self.model)
+        for hook in self.hooks:
+            if isinstance(hook, FixedStepHook):
+                hook.before_train(self)
+
+
+def build_runner(cfg: Config, name: str) -> DetectionRunner:
+    """The runner of a prepared config, whose keys are checked against the parts that they configure.
+
+    Args:
+        name: of the run; mmengine hands out loggers and writers by it, so it gets a suffix of its own.
+
+    Raises:
+        UserError: unknown keys, all of them, each with the nearest known one.
+    """
+    check_keys(cfg)
+    cfg = Config(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
+    cfg["experiment_name"] = f"{name}_{secrets.token_hex(4)}"
+    return DetectionRunner.from_cfg(cfg)
