@@ -1,8 +1,8 @@
-"""Imports packages that mmdet and mmengine import at the start and hardly ever use only when they are used.
+"""Defers imports of packages that mmdet and mmengine load at the start and rarely use.
 
-Plotting, augmentation for lanes, image corruptions and scipy take about a third of the time from the start of a process to
-its first log line. In the modules of ``mmdet`` and ``mmengine``, and nowhere else, ``import matplotlib.pyplot as plt`` binds
-a :class:`Deferred` object, which imports the package at its first use. A package that is not installed raises
+Plotting, augmentation for lanes, image corruptions and scipy take about a third of the time from the start of a process
+to its first log line. In the modules of ``mmdet`` and ``mmengine``, and nowhere else, ``import matplotlib.pyplot as plt``
+binds a :class:`Deferred` object, which imports the package at its first use. A package that is not installed raises
 ImportError as before, so that upstream's ``try: import ...`` still works.
 """
 
@@ -26,7 +26,7 @@ STATEMENT = re.compile(rb"^\s*(import|from) (%s)\b" % "|".join(sorted(PACKAGES))
 
 
 class Deferred:
-    """A module, or something in one, that is imported when it is called, indexed, iterated, subclassed or tested against.
+    """A module, or an attribute of one, that is imported at its first use: a call, an index, a subclass, a type test.
 
     Attributes of it are deferred too, because ``from package import name`` reads an attribute.
 
@@ -95,6 +95,7 @@ class _Loader(SourceFileLoader):
     """Runs a module whose import statements go through :func:`_import`."""
 
     def exec_module(self, module: ModuleType) -> None:
+        """As the base class, with :func:`_import` as the module's ``__import__``."""
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _import}
         super().exec_module(module)
         module.__dict__["__builtins__"] = vars(builtins)
@@ -104,6 +105,7 @@ class _Finder(MetaPathFinder):
     """Finds modules as Python does, and loads those of mmdet and mmengine with such imports by :class:`_Loader`."""
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """None for modules of other packages."""
         if not fullname.startswith(IMPORTERS):
             return None
         found = PathFinder.find_spec(fullname, path, target)

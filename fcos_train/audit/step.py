@@ -1,10 +1,11 @@
-"""Builds the training step of a config on made-up images and counts a few of them."""
+"""Builds the training step of a config and counts a few steps on generated images."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from mmcv_overrides import device
 from mmcv_overrides.errors import UserError
 
 DEFAULT_SHAPE = (800, 1344)
-# In the images of a step: they must not change what is launched. All within one padded length.
+# Objects per image, all within one padded length; the count must not affect the launches.
 OBJECTS = (7, 3, 8, 1, 5, 0)
 
 
@@ -42,7 +43,7 @@ class AuditOptions:
     """What to audit; the field names are the flags.
 
     Raises:
-        UserError: sizes that cannot be.
+        UserError: invalid values.
     """
 
     config: str
@@ -57,7 +58,7 @@ class AuditOptions:
     safe_config: bool = False
     cfg_options: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = (self.batch_size, *(self.shape or ()))
         if min(sizes) < 1:
             raise UserError(f"--batch-size and --shape must be at least 1, got {sizes}")
@@ -118,7 +119,7 @@ def _model_and_wrapper(cfg: Config) -> tuple[torch.nn.Module, OptimWrapper]:
     return runner.model.train(), runner.optim_wrapper
 
 
-def _collate(cfg: Config, shape: tuple[int, int] | None):
+def _collate(cfg: Config, shape: tuple[int, int] | None) -> tuple[Callable[[list[dict]], dict], tuple[int, int]]:
     """The loader's collate function for images of one shape, and that shape."""
     given = dict((cfg.get("train_dataloader") or {}).get("collate_fn") or {})
     function = FUNCTIONS.get(given.pop("type", "pseudo_collate")) or pseudo_collate
@@ -169,7 +170,7 @@ def trace_steps(trained: Trained, options: AuditOptions) -> list[StepTrace]:
 
 
 def graph_breaks(trained: Trained, options: AuditOptions) -> tuple[int | None, list[str]]:
-    """How often torch.compile would have to leave the graph of forward pass and losses (``--step-mode compile``), and why.
+    """How often torch.compile leaves the graph of forward pass and losses (``--step-mode compile``), and why.
 
     Returns:
         None and the reason where dynamo cannot tell.

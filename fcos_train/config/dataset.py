@@ -92,12 +92,11 @@ def data_of_config(
         )
     classes = classes or _named_classes(cfg)
     report: DataReport = check(train, val, classes, allow_outside)
-    splits = []
     for split in (train, val):
         part = check_coco_files(split.ann_file, split.img_dir, report.classes, split.name, cache_dir, allow_outside)
         report.splits[split.name] = part
-        splits.append(replace(split, ann_file=part.ann_file))
-    return DataSpec("COCO", report.classes, *splits, report)
+    train, val = (replace(split, ann_file=report.splits[split.name].ann_file) for split in (train, val))
+    return DataSpec("COCO", report.classes, train, val, report)
 
 
 def point_at_data(cfg: Config, spec: DataSpec) -> list[str]:
@@ -134,13 +133,15 @@ def _point_leaf(leaf: ConfigDict, split: Split, classes: tuple[str, ...]) -> lis
     if str(leaf.get("type", "")).removeprefix("mmdet.") == "VOCDataset":  # VOCMetric asks which protocol to follow
         meta.setdefault("dataset_type", "VOC2007" if "VOC2007" in str(leaf.get("data_prefix")) else "VOC2012")
     meta["classes"] = classes
-    leaf.update(
-        type="BoxDataset",
-        data_root=None,
-        ann_file=str(split.ann_file),
-        data_prefix=dict(img=str(split.img_dir)),
-        metainfo=meta,
-    )
+    values = {
+        "type": "BoxDataset",
+        "data_root": None,
+        "ann_file": str(split.ann_file),
+        "data_prefix": ConfigDict(img=str(split.img_dir)),
+        "metainfo": meta,
+    }
+    for key, value in values.items():  # ConfigDict.update would merge the dicts
+        leaf[key] = value
     for key in ("img_subdir", "ann_subdir"):  # of XMLDataset
         leaf.pop(key, None)
     return notes

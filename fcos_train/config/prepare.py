@@ -7,9 +7,9 @@ What decides a setting, lowest rank first; a higher rank wins:
 3. ``--cfg-options``,
 4. flags that were given. A flag that was not given is None in the options and decides nothing.
 
-Ranks 2 and 3 are one config when it comes here (:func:`fcos_train.config.load.configured`). Nothing that a user wrote is
-changed without a word: what has to change is a :class:`UserError` or a line for the log with the old value, the new one
-and the reason.
+Ranks 2 and 3 are merged into one config before this module runs (:func:`fcos_train.config.load.configured`). A value
+that a user wrote is never changed silently: it is either a :class:`UserError`, or a line in the log with the old value,
+the new one and the reason.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ CLIP = {"max_norm": 35, "norm_type": 2}
 
 
 def total_iterations(cfg: Config, images: int, world_size: int) -> int | None:
-    """Planned steps of the whole schedule, None when they can't be known from the number of images.
+    """Planned steps of the whole schedule; None if they do not follow from the number of images.
 
     ``--max-iters`` cuts a run short without changing its schedule, so that it can be resumed as if never stopped.
     """
@@ -45,14 +45,15 @@ def scale_learning_rate(cfg: Config, options: TrainOptions, world_size: int) -> 
         return f"learning rate {optimizer.lr:g} as {'given' if given else 'configured'} (global batch {batch})"
     before = optimizer.lr
     optimizer["lr"] = before * batch / base
-    return f"learning rate {before:g} -> {optimizer.lr:g} (global batch {batch} / base batch {base}; --no-auto-lr keeps it)"
+    reason = f"global batch {batch} / base batch {base}; --no-auto-lr keeps it"
+    return f"learning rate {before:g} -> {optimizer.lr:g} ({reason})"
 
 
 def safe_schedule(cfg: Config, total: int | None) -> list[str]:
     """Warm-up and gradient clipping on by default, warm-up no longer than a tenth of the run. Returns log lines."""
     notes = []
     wrapper = cfg.optim_wrapper
-    if "clip_grad" not in wrapper:  # an explicit None is a wish
+    if "clip_grad" not in wrapper:  # an explicit None means no clipping
         wrapper["clip_grad"] = ConfigDict(CLIP)
         notes.append(f"gradient clip on: max_norm {CLIP['max_norm']} (the config has none)")
     schedulers = cfg.get("param_scheduler") or []

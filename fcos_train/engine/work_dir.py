@@ -100,10 +100,11 @@ class ReplaceRunHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def __init__(self, files: list[Path]):
+    def __init__(self, files: list[Path]) -> None:
         self.files = files
 
     def before_train(self, runner: Runner) -> None:
+        """Remove the files, on the first rank."""
         on_master(self._remove)
 
     def _remove(self) -> None:
@@ -166,6 +167,6 @@ def _latest(wanted: Path) -> Path:
 
 
 def _age(folder: Path) -> str:
-    """When the run in a folder was started, in a form that sorts; the runs of earlier versions, which do not say, first."""
+    """Start of the run in a folder, as text that sorts; runs of versions that did not record it sort first."""
     record = run_folder.read_record(folder)
     return record.started if record is not None else ""

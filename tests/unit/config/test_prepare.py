@@ -1,7 +1,7 @@
 """Precedence: built-in defaults < config file < ``--cfg-options`` < flags that were given.
 
-Each row writes a config file, merges options, gives flags, runs the functions that ``fcos-train train`` runs, and looks at
-the config that the runner would be built from. Run: ``pytest tests/unit/config/test_prepare.py``.
+Each row writes a config file, merges options, gives flags, runs the functions that ``fcos-train train`` runs, and looks
+at the config that the runner would be built from. Run: ``pytest tests/unit/config/test_prepare.py``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def at(cfg: Config, key: str) -> Any:
     return node
 
 
-WANDB = "visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='WandbVisBackend', init_kwargs=dict(project='p'))])"
+BACKEND = "dict(type='WandbVisBackend', init_kwargs=dict(project='p'))"
+WANDB = f"visualizer = dict(type='DetLocalVisualizer', vis_backends=[{BACKEND}])"
 AMP = "optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16')"
 # config file, --cfg-options, flags, key of the final config, its value
 ROWS = {
