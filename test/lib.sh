@@ -12,8 +12,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 caller_dir=$PWD
 # shellcheck source=lib_network.sh
 source "$root/test/lib_network.sh"
-# shellcheck source=lib_results.sh
-source "$root/test/lib_results.sh"
+# shellcheck source=lib_output.sh
+source "$root/test/lib_output.sh"
 
 default_config=configs/fcos/fcos_r50_caffe_fpn_4x4_1x_coco.py
 default_batch=""   # images per device when neither --batch_size nor --config is given
