@@ -95,8 +95,8 @@ def config(args: argparse.Namespace) -> Config:
 
 
 def _fsaf(cfg: Config) -> None:
-    """mmdet's FSAF head and its assignment in place of FCOS's, as wide and as deep."""
-    shipped, ours = load_config("mmdet::fsaf/fsaf_r50_fpn_1x_coco").model, cfg.model.bbox_head
+    """Replace FCOS's head and assignment by those of FSAF, equally wide and deep."""
+    shipped, ours = load_config("fsaf/fsaf_r50_fpn_1x_coco").model, cfg.model.bbox_head
     head = shipped.bbox_head
     head.update({key: ours[key] for key in ("in_channels", "feat_channels", "stacked_convs", "norm_cfg")})
     # not update(), which would keep the keys of FCOS's head
