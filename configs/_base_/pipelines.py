@@ -1,5 +1,5 @@
-# What happens to an image before training and before evaluation, at the size of the papers (short side 800, long side at
-# most 1333). A config for smaller images replaces the Resize steps; see fcos/fcos_r18_fpn_small.py.
+# What happens to an image before training and before evaluation, at the size of the papers (short side 800, long side
+# at most 1333). A config for smaller images replaces the Resize steps; see fcos/fcos_r18_fpn_small.py.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),

@@ -3,8 +3,8 @@
 #            Networks", ICCV 2017 (arXiv 1703.06211)
 # Command    bash test/train_full_8p.sh --data_path=/data/coco \
 #                --config=configs/cascade_rcnn/cascade_rcnn_r101_fpn_dconv_c3-c5_1x_coco.py
-# Hardware   8 devices x 2 images, 7 GB each (mmdet on V100: 6.4 GB). There is no fixed-shape step for it, so it is slow on
-#            an NPU.
+# Hardware   8 devices x 2 images, 7 GB each (mmdet on V100: 6.4 GB). There is no fixed-shape step for it, so it is slow
+#            on an NPU.
 # Published  45.0 mAP after 12 epochs (mmdet; the Ascend recipe: 45 as a checkpoint, 45.2 as an .om)
 # Measured   not measured here
 _base_ = [

@@ -1,6 +1,6 @@
-# FCOS R-18 for small data sets (some hundred images), trained from scratch, fast on a CPU. Differs from the R-50 config
-# by 128 channels in neck and head, GroupNorm and two convolutions per tower, AdamW with cosine decay, and the three later
-# improvements of FCOS: centre sampling, normalised box targets, GIoU loss.
+# FCOS R-18 for small data sets (some hundred images), trained from scratch, fast on a CPU. Differs from the R-50
+# config by 128 channels in neck and head, GroupNorm and two convolutions per tower, AdamW with cosine decay, and the
+# three later improvements of FCOS: centre sampling, normalised box targets, GIoU loss.
 # Paper      arXiv 1904.01355, version 3
 # Command    bash test/train_full_1p.sh --data_path=PATH --config=configs/fcos/fcos_r18_fpn_small.py
 # Hardware   one device; 2 CPU cores are enough
