@@ -1,4 +1,4 @@
-"""What the launchers read from a log and print; exit statuses; stopping."""
+"""What the launchers print and write after a training; exit statuses; signals."""
 
 import os
 import platform
