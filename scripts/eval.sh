@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluate a checkpoint: the newest training's when none is given, with the config that lies beside it.
+# Evaluate a checkpoint (default: that of the newest training) with the config.py beside it.
 #   bash scripts/eval.sh [CHECKPOINT or work dir] [--data_path=... --config=... --device=... --batch_size=... -- ...]
 set -euo pipefail
 # shellcheck source=../test/lib.sh

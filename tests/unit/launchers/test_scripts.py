@@ -104,6 +104,7 @@ def environment(sandbox):
         tool.chmod(0o755)
     (sandbox.root / "requirements").mkdir()
     (sandbox.root / "requirements" / "tested.txt").write_text("numpy==2.2.6\ntorch==2.13.0\n")
+    shutil.copy(ROOT / "pyproject.toml", sandbox.root)
     shutil.copytree(ROOT / ".ci", sandbox.root / ".ci")
     env = {"VIRTUAL_ENV": str(tools.parent), "PATH": f"{tools}:/usr/bin:/bin", "REAL_PYTHON": sys.executable}
 
@@ -114,6 +115,53 @@ def environment(sandbox):
         return [re.sub(r"-c \S+", "-c FILE", line.replace(str(sandbox.root), "ROOT")) for line in lines]
 
     return env, calls
+
+
+def pythons(folder: Path, **versions: str) -> str:
+    """Fake commands ``python3.x``, or ``python3``, that have the version given; returns the folder for PATH."""
+    folder.mkdir()
+    for name, version in versions.items():
+        file = folder / name.replace("_", ".")
+        file.write_text(f"""#!/bin/bash
+if [[ "$*" == *version_info* ]]; then echo {version}; exit; fi
+if [[ $1 == --version ]]; then echo "Python {version}.1"; exit; fi
+if [[ $2 == venv ]]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi
+""")
+        file.chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("versions", "found"),
+    [
+        ({"python3_11": "3.11", "python3_13": "3.13", "python3_12": "3.12"}, "3.13"),
+        ({"python3": "3.12"}, "3.12"),
+        ({"python3_11": "3.11", "python3": "3.99"}, "3.11"),
+        ({"python3": "3.10"}, None),
+    ],
+)
+def test_the_newest_supported_python_is_taken(sandbox, environment, tmp_path, versions, found):
+    folder = pythons(tmp_path / "pythons", **versions)
+    for tool in ("dirname", "sed", "seq", "mkdir", "cp"):  # no Python of this machine
+        (tmp_path / "pythons" / tool).symlink_to(shutil.which(tool))
+    (tmp_path / "pythons" / "bash").symlink_to("/bin/bash")
+    script = f"source {sandbox.root}/scripts/lib.sh; ensure_python"
+    done = subprocess.run(["/bin/bash", "-c", script], env={"PATH": folder}, capture_output=True, text=True)
+    if found:
+        assert done.stdout == f"creating .venv with Python {found}.1\n", done.stderr
+        assert done.returncode == 0 and (sandbox.root / ".venv" / "bin" / "python").is_file()
+    else:
+        assert done.returncode == 1
+        assert "found no Python with the venv module among 3.13, 3.12, 3.11." in done.stderr
+
+
+def test_an_active_environment_must_be_supported(sandbox, environment, tmp_path):
+    folder = pythons(tmp_path / "pythons", python="3.10")
+    script = f"source {sandbox.root}/scripts/lib.sh; ensure_python"
+    env = {"PATH": f"{folder}:/usr/bin:/bin", "VIRTUAL_ENV": folder}
+    done = subprocess.run(["/bin/bash", "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: Python 3.10.1 is not supported; use one of Python 3.13, 3.12, 3.11\n"
 
 
 without_card = pytest.mark.skipif(
@@ -159,7 +207,7 @@ def test_torch_without_a_cpu_wheel(sandbox, environment):
     done = sandbox.run("scripts/quickstart.sh", FAKE_NO_TORCH="1", FAKE_NO_CPU_WHEEL="1", **env)
     assert done.returncode == 0, done.stderr
     assert [call.split()[-1] for call in calls()[:2]] == ["torch==2.13.0+cpu", "torch==2.13.0"]
-    assert "may bring CUDA libraries" in done.stdout
+    assert "may include CUDA libraries" in done.stdout
 
 
 @without_card
@@ -171,7 +219,7 @@ def test_torch_that_is_there_stays(sandbox, environment):
     assert [call for call in calls() if call.startswith("pip")] == [
         "pip install -qq --disable-pip-version-check -e ROOT"
     ]
-    assert "is there and stays" in done.stdout
+    assert "keeping torch" in done.stdout
 
 
 @without_card
