@@ -2,7 +2,7 @@
 
 ``<work dir>/<timestamp>.log.json`` has one object per line; the text lines are printed from the same rounded numbers::
 
-    {"mode": "train", "epoch": 1, "iter": 50, "step": 50, "lr": 0.00125, "time": 0.31, ..., "loss_cls": 0.51, "loss": 1.8}
+    {"mode": "train", "epoch": 1, "iter": 50, "step": 50, "lr": 0.00125, "time": 0.31, ..., "loss": 1.8}
     {"mode": "val", "epoch": 1, "iter": 72, "bbox_mAP": 0.126, ...}
 
 ``step`` counts optimizer steps from 1 over all epochs. ``iter`` restarts in every epoch of a training by epochs; in an
@@ -43,7 +43,7 @@ def log_line_follows(runner: Runner, batch_idx: int) -> bool:
 
 
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
-    """Keeps losses (0-d tensors) on the device until a log line needs them: one read-back per line, not six per step."""
+    """Keeps losses (0-d tensors) on the device until a log line is due: one read-back per line, not six per step."""
 
     def __init__(self) -> None:
         self._waiting: list[dict[str, torch.Tensor]] = []
@@ -61,7 +61,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self._flush(runner)
 
     def _flush(self, runner: Runner) -> None:
-        """Read back everything stored at once, averaged over the ranks (a no-op for grad_norm, which is equal on all)."""
+        """Read everything stored back at once, averaged over the ranks (grad_norm is equal on all of them)."""
         names = [key for losses in self._waiting for key in losses]
         if names:
             values = torch.stack([value.reshape(()) for losses in self._waiting for value in losses.values()])
@@ -77,7 +77,7 @@ def five_digits(value: float) -> float:
 
 
 def json_value(value: Any) -> Any:
-    """``value`` as it is written into the JSON log; a number that is not finite becomes a string, to stay valid JSON."""
+    """``value`` as written into the JSON log; a number that is not finite becomes a string, to stay valid JSON."""
     if isinstance(value, float):
         return five_digits(value) if math.isfinite(value) else str(value)
     return value
@@ -150,8 +150,8 @@ def _trains(runner: Runner) -> bool:
 
 
 class ContractLoggerHook(LoggerHook):
-    """mmengine's logger with ``<work_dir>/<timestamp>.log.json`` (one object per line), the global step as the x axis of
-    every curve, and without the lines that repeat the experiment's name."""
+    """mmengine's logger with ``<work_dir>/<timestamp>.log.json`` (one object per line), the global step as the x axis
+    of every curve, and without the lines that repeat the experiment's name."""
 
     def __init__(self, interval: int = 10, **kwargs: Any) -> None:
         super().__init__(interval=interval, **kwargs)

@@ -53,7 +53,8 @@ make_environment() {
             break
         fi
     done
-    [[ -n $found ]] || die "found no Python with the venv module among ${versions// /, }. On Debian and Ubuntu: apt install python3-venv. PYTHON=/path/to/python selects one"
+    [[ -n $found ]] || die "found no Python with the venv module among ${versions// /, }.\
+ On Debian and Ubuntu: apt install python3-venv. PYTHON=/path/to/python selects one"
     echo "creating .venv with $("$found" --version)"
     "$found" -m venv "$root/.venv"
     PYTHON=$root/.venv/bin/python
@@ -97,8 +98,8 @@ install_torch() {
     if ! command -v nvidia-smi >/dev/null; then
         echo "installing torch $tested for CPU"
         pip_install "torch==$tested+cpu" 2>/dev/null && return
-        echo "your package index has no CPU-only build of torch; installing its default build, which may include CUDA libraries"
-        echo "(to avoid them, install torch with the CPU command from pytorch.org/get-started and run this script again)"
+        echo "your package index has no CPU-only build of torch; installing the default build, which may include CUDA"
+        echo "(to avoid that, install torch with the CPU command from pytorch.org/get-started and run this script again)"
     fi
     pip_install "torch==$tested"
 }

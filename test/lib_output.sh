@@ -1,8 +1,8 @@
 # The output folder of a launcher, the results in it, and the cause of a failure; sourced by lib.sh.
 # shellcheck shell=bash disable=SC2154
 
-# Sets output: test/output/ID for a training, ID/performance for a speed run, with a subfolder for each node but the first
-# (nodes may share a disk), and with -2, -3, ... appended while another launcher writes there.
+# Sets output: test/output/ID for a training, ID/performance for a speed run, with a subfolder for each node but the
+# first (nodes may share a disk), and with -2, -3, ... appended while another launcher writes there.
 prepare_output() {
     local base=test/output/$ASCEND_DEVICE_ID${speed_run:+/performance} number=1
     if ((node_rank > 0)); then base+=/node$node_rank; fi
@@ -41,7 +41,7 @@ report() {
         --rank-size "$RANK_SIZE" --batch-size "${opt[batch_size]:-${default_batch:-1}}" --seconds "$1"
 }
 
-# torchrun exits with 1 whatever the status of its ranks; its error summary names the status of the rank that failed first.
+# torchrun exits with 1 whatever the status of its ranks; its error summary has that of the rank that failed first.
 rank_status() {
     local code
     code=$(awk '/Root Cause/ { root = 1 } /exitcode *: *-?[0-9]+/ { sub(/.*exitcode *: */, ""); code = $1 + 0; if (root) exit }
@@ -55,7 +55,7 @@ user_error() {
     awk '/^error: / { if (found) exit; found = 1 } found && /^([WEI][0-9][0-9][0-9][0-9] |Traceback)/ { exit } found' "$log" | head -n 20
 }
 
-# explain_failure STATUS: prints the end of the log; under torchrun, whose error summary is long, the training's own message.
+# explain_failure STATUS: prints the end of the log; under torchrun, whose summary is long, the training's own message.
 explain_failure() {
     local said=""
     if ((world_size > 1)); then said=$(user_error); fi

@@ -39,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--format",
         choices=FORMATS,
         default="text",
-        help="text, json, or launcher: print what test/train_*.sh print, and write their case log and losses (default text)",
+        help="text (default), json, or launcher: the output of test/train_*.sh, with their case log and file of losses",
     )
     launcher = parser.add_argument_group("for --format launcher")
     add = launcher.add_argument

@@ -20,13 +20,13 @@ NONE = "n/a"
 
 @dataclass(frozen=True)
 class Summary:
-    """What a work dir says of its run; None or empty where it says nothing.
+    """The numbers that a work dir has of its run; None or empty where it has none.
 
     Attributes:
         started: when the last session began, ISO 8601, UTC. sessions: starts and resumes that wrote a log.
         epoch, steps: how far the training is. batch_size: images per device and step.
         fps: images per second of all ranks over the whole run, without warm-up, evaluation and checkpoint writing.
-        losses: total loss of each logged iteration, as text with four decimal places. last_losses: the last ones by name.
+        losses: total loss of each logged iteration, as text with four decimal places. last_losses: last ones, by name.
         accuracy: largest bbox_mAP of all evaluations during training. accuracy_epoch: its epoch.
         validation: numbers of the last evaluation during training. evaluation: of the last ``fcos-train eval``.
     """

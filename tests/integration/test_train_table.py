@@ -1,4 +1,4 @@
-"""Every shipped config and some of mmdet's are trained for three iterations by ``fcos-train train``; about 3 minutes."""
+"""Every shipped config and some of mmdet's are trained for three iterations by ``fcos-train train``; minutes."""
 
 import itertools
 import math
@@ -33,12 +33,12 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("config", "options"), TABLE, ids=[config for config, _ in TABLE])
-def test_three_iterations(config, options, shapes, tmp_path):
+def test_three_iterations(config, options, shapes, tmp_path) -> None:
     extra = ["--cfg-options", *options] if options else []
     ok(
         run(
-            "train", config, "--data-path", shapes, "--work-dir", tmp_path, "--max-iters", 3, "--batch-size", 1, "--workers", 0,
-            "--no-validate", "--seed", 0, "--pretrained", "none", "--opt-level", QUICK_LEVEL,
+            "train", config, "--data-path", shapes, "--work-dir", tmp_path, "--max-iters", 3, "--batch-size", 1,
+            "--workers", 0, "--no-validate", "--seed", 0, "--pretrained", "none", "--opt-level", QUICK_LEVEL,
             "--cfg-options", "default_hooks.logger.interval=1", *extra,
         )
     )  # fmt: skip
@@ -55,13 +55,13 @@ SHIPPED = {
 }
 
 
-def test_the_table_has_every_shipped_config():
+def test_the_table_has_every_shipped_config() -> None:
     assert set(SHIPPED) == {config for config, _ in TABLE if not config.startswith("mmdet::")}
     assert len(SHIPPED) == 10
 
 
 @pytest.mark.parametrize("config", SHIPPED)
-def test_a_config_begins_with_its_lab_note(config):
+def test_a_config_begins_with_its_lab_note(config) -> None:
     """What it is, then paper, command, hardware and a measured result or "not measured here"."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), SHIPPED[config].read_text().splitlines())
     note = "\n".join(lines)
@@ -82,7 +82,7 @@ def test_a_config_begins_with_its_lab_note(config):
         ),
     ],
 )
-def test_model_and_schedule_are_mmdets(ours, mmdets):
+def test_model_and_schedule_are_mmdets(ours, mmdets) -> None:
     found, expected = load_config(ours), load_config(f"mmdet::{mmdets}")
     for key in ("model", "optim_wrapper", "param_scheduler", "train_cfg"):
         values = found[key]

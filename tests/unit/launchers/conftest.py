@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 
-FAKE_TRAINER = '''"""FAKE trainer of the launcher tests: records its call, prints a recorded log, ends as told. ``summary`` is the real one."""
+FAKE_TRAINER = '''"""FAKE trainer: records its call, prints a recorded log, exits as told. The verb summary is real."""
 import json, os, pathlib, shutil, subprocess, sys, time
 
 if sys.argv[1] == "summary":

@@ -41,7 +41,7 @@ def case_log(path: Path) -> list[tuple[str, str]]:
     return [tuple(line.split(" = ", 1)) for line in path.read_text().splitlines()]
 
 
-def test_block_case_log_and_losses(sandbox):
+def test_block_case_log_and_losses(sandbox) -> None:
     done = sandbox.run(
         "test/train_full_1p.sh",
         f"--data_path={sandbox.data}",
@@ -77,7 +77,7 @@ def test_block_case_log_and_losses(sandbox):
     assert f"training log: {sandbox.output() / 'train_0.log'}" in done.stdout
 
 
-def test_case_of_eight_devices(sandbox):
+def test_case_of_eight_devices(sandbox) -> None:
     records = [train(50, fps=50.0, loss=2.68), train(100, fps=53.333, loss=2.47), val(1, 0.164)]
     done = sandbox.run("test/train_full_8p.sh", f"--data_path={sandbox.data}", FAKE_JSON=sandbox.json_log(*records))
     assert final_block(done.stdout)[:2] == ["Final Performance images/sec : 53.33", "Final Train Accuracy : 0.1640"]
@@ -86,7 +86,7 @@ def test_case_of_eight_devices(sandbox):
     assert (sandbox.output() / "train_FCOS_bs2_8p_acc_loss.txt").read_text() == "2.6800\n2.4700\n"
 
 
-def test_training_without_numbers(sandbox):
+def test_training_without_numbers(sandbox) -> None:
     done = sandbox.run("test/train_performance_8p.sh", f"--data_path={sandbox.data}", "--nproc=2")
     assert done.returncode == 0 and done.stderr == ""
     assert final_block(done.stdout)[:2] == ["Final Performance images/sec : n/a", "Final Train Accuracy : n/a"]
@@ -95,21 +95,21 @@ def test_training_without_numbers(sandbox):
     assert (sandbox.speed_output / "train_FCOS_bs2_2p_acc_loss.txt").read_text() == ""
 
 
-def test_a_loss_that_is_not_finite_is_shown(sandbox):
+def test_a_loss_that_is_not_finite_is_shown(sandbox) -> None:
     records = [RECORDS[0], train(100, fps=49.25, loss="nan"), val(1, 0.351), val(2, "nan")]
     done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_JSON=sandbox.json_log(*records))
     assert final_block(done.stdout)[1] == "Final Train Accuracy : 0.3510"
     assert (sandbox.output() / "train_FCOS_bs16_1p_acc_loss.txt").read_text() == "1.8000\nnan\n"
 
 
-def test_output_of_an_earlier_run_is_removed(sandbox):
+def test_output_of_an_earlier_run_is_removed(sandbox) -> None:
     sandbox.output().mkdir(parents=True)
     (sandbox.output() / "old").touch()
     sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}")
     assert not (sandbox.output() / "old").exists()
 
 
-def test_a_speed_run_leaves_the_results_of_a_training(sandbox):
+def test_a_speed_run_leaves_the_results_of_a_training(sandbox) -> None:
     data = f"--data_path={sandbox.data}"
     sandbox.run("test/train_full_1p.sh", data, FAKE_JSON=sandbox.json_log(*RECORDS))
     sandbox.run(
@@ -126,7 +126,7 @@ def test_a_speed_run_leaves_the_results_of_a_training(sandbox):
     assert (sandbox.speed_output / "FCOS_bs16_1p_acc.log").is_file()
 
 
-def test_nodes_that_share_a_disk_keep_their_logs_apart(sandbox):
+def test_nodes_that_share_a_disk_keep_their_logs_apart(sandbox) -> None:
     """The second node starts while the first one trains, and both end with their numbers."""
     multi = [
         "test/train_performance_multinodes.sh",
@@ -150,7 +150,7 @@ def test_nodes_that_share_a_disk_keep_their_logs_apart(sandbox):
     assert "the log of node 1" in (sandbox.speed_output / "node1" / "train_0.log").read_text()
 
 
-def test_two_trainings_at_once_have_an_output_each(sandbox):
+def test_two_trainings_at_once_have_an_output_each(sandbox) -> None:
     data = f"--data_path={sandbox.data}"
     gate = sandbox.record / "gate"
     os.mkfifo(gate)
@@ -168,7 +168,7 @@ def test_two_trainings_at_once_have_an_output_each(sandbox):
     assert "case log: test/output/0/FCOS_bs16_1p_acc.log" in stdout
 
 
-def test_text_of_a_data_set_is_no_result(sandbox):
+def test_text_of_a_data_set_is_no_result(sandbox) -> None:
     """A class name can put any text into the log; the numbers come from elsewhere."""
     forged = (
         f"class a bbox_mAP: 0.9990, FPS: 999.00, loss: 0.0\n{HEAD}Epoch(val) [9][9]\tbbox_mAP: 0.9990\nFPS: 999.00\n"
@@ -184,7 +184,7 @@ def test_text_of_a_data_set_is_no_result(sandbox):
 
 
 @pytest.mark.parametrize("follow", ["0", "1"])
-def test_failure_is_told_and_passed_on(sandbox, follow):
+def test_failure_is_told_and_passed_on(sandbox, follow) -> None:
     done = sandbox.run(
         "test/train_full_1p.sh",
         f"--data_path={sandbox.data}",
@@ -200,7 +200,7 @@ def test_failure_is_told_and_passed_on(sandbox, follow):
     assert ("a line of the log" in done.stdout) == (follow == "1")
 
 
-def test_status_of_a_rank_comes_through_torchrun(real_torchrun):
+def test_status_of_a_rank_comes_through_torchrun(real_torchrun) -> None:
     done = real_torchrun.run(
         "test/train_full_8p.sh", f"--data_path={real_torchrun.data}", "--nproc=2", FAKE_EXIT="3", FAKE_ERROR="bad data"
     )
@@ -225,7 +225,7 @@ def living(pid: int) -> bool:
 @pytest.mark.parametrize(
     "ranks, sent, status, follow", [(1, "TERM", 143, "0"), (1, "INT", 130, "1"), (2, "TERM", 143, "1")]
 )
-def test_a_signal_leaves_no_child(real_torchrun, ranks, sent, status, follow):
+def test_a_signal_leaves_no_child(real_torchrun, ranks, sent, status, follow) -> None:
     command, env = real_torchrun.command(
         "test/train_full_1p.sh", f"--data_path={real_torchrun.data}", f"--nproc={ranks}"
     )

@@ -10,7 +10,7 @@ from mmengine.logging import MessageHub
 from mmcv_overrides import text_log
 
 
-def runner(tmp_path, hub, iters=14, length=7, interval=50):
+def runner(tmp_path, hub, iters=14, length=7, interval=50) -> SimpleNamespace:
     loader = type("Loader", (), {"__len__": lambda _: length, "dataset": range(length)})()
     return SimpleNamespace(
         message_hub=hub,
@@ -29,7 +29,7 @@ def runner(tmp_path, hub, iters=14, length=7, interval=50):
     )
 
 
-def filled_hub(name):
+def filled_hub(name) -> MessageHub:
     hub = MessageHub.get_instance(name)
     for key, value in {"lr": 1.25e-3, "base_lr": 1.25e-3, "time": 0.31, "data_time": 0.01}.items():
         hub.update_scalar(f"train/{key}", value)
@@ -39,7 +39,7 @@ def filled_hub(name):
     return hub
 
 
-def test_train_line_is_the_contracts_line(tmp_path):
+def test_train_line_is_the_contracts_line(tmp_path) -> None:
     hub = filled_hub("train-line")
     for key, value in {
         "loss": 1.8,
@@ -63,7 +63,7 @@ def test_train_line_is_the_contracts_line(tmp_path):
     }
 
 
-def test_val_line_is_the_contracts_line(tmp_path):
+def test_val_line_is_the_contracts_line(tmp_path) -> None:
     hub = MessageHub.get_instance("val-line")
     hub.update_scalar("val/bbox_mAP", 0.126)
     hub.update_scalar("val/bbox_mAP_50", 0.25)
@@ -72,7 +72,7 @@ def test_val_line_is_the_contracts_line(tmp_path):
     assert max(float(x) for x in re.findall(r"bbox_mAP: ([^,]*),", text)) == 0.126
 
 
-def test_text_and_json_agree_in_the_last_digit(tmp_path):
+def test_text_and_json_agree_in_the_last_digit(tmp_path) -> None:
     """0.123449996 is 0.1234 at once, and 0.1235 (0.12345 in binary) by way of the five digits of the JSON record."""
     hub = filled_hub("digits")
     hub.update_scalar("train/loss", 0.123449996)
@@ -86,7 +86,7 @@ def test_text_and_json_agree_in_the_last_digit(tmp_path):
         assert text.endswith(f"{name}: {text_log.json_value(tag[name]):.4f}")
 
 
-def test_json_log_has_one_object_per_line_with_five_digits(tmp_path):
+def test_json_log_has_one_object_per_line_with_five_digits(tmp_path) -> None:
     hub = filled_hub("json")
     hub.update_scalar("train/loss", 1.23456789)
     run = runner(tmp_path, hub)
@@ -99,11 +99,11 @@ def test_json_log_has_one_object_per_line_with_five_digits(tmp_path):
     assert len(objects) == 2 and objects[0]["loss"] == 1.23457 and objects[0]["mode"] == "train"
 
 
-def test_not_a_number_stays_valid_json():
+def test_not_a_number_stays_valid_json() -> None:
     assert text_log.json_value(float("nan")) == "nan" and text_log.json_value(float("inf")) == "inf"
 
 
-def test_losses_wait_on_the_device_until_a_line_is_due(tmp_path, monkeypatch):
+def test_losses_wait_on_the_device_until_a_line_is_due(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(text_log, "current", lambda: SimpleNamespace(module=object()))
     hub = MessageHub.get_instance("deferred")
     run = runner(tmp_path, hub, iters=1, length=100, interval=3)

@@ -1,8 +1,9 @@
-"""``fcos-train summary`` on work dirs written by hand: what counts, what is left out, and that nothing heavy is imported."""
+"""``fcos-train summary`` on work dirs written by hand: what counts, what is left out, and which imports it needs."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def write(path, *records) -> None:
 
 
 @pytest.fixture
-def work_dir(tmp_path):
+def work_dir(tmp_path) -> Path:
     """A training of two sessions: the second one continued from step 100 and repeats step 150."""
     write(
         tmp_path / "20260101_120000.log.json",
@@ -50,7 +51,7 @@ def work_dir(tmp_path):
     return tmp_path
 
 
-def test_numbers_of_a_resumed_training(work_dir):
+def test_numbers_of_a_resumed_training(work_dir) -> None:
     found = summarise(work_dir)
     assert found.losses == ["3.0000", "2.0000", "1.5000", "1.2500"]
     assert (found.accuracy, found.accuracy_epoch) == (0.3, 1)  # the 0.9 was measured on weights that were discarded
@@ -61,7 +62,7 @@ def test_numbers_of_a_resumed_training(work_dir):
     assert last.losses == ["1.5000", "1.2500"] and last.accuracy == 0.29
 
 
-def test_text(work_dir, capsys):
+def test_text(work_dir, capsys) -> None:
     assert main(["summary", str(work_dir)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"work dir       {work_dir}",
@@ -75,13 +76,13 @@ def test_text(work_dir, capsys):
     ]
 
 
-def test_json(work_dir, capsys):
+def test_json(work_dir, capsys) -> None:
     assert main(["summary", str(work_dir), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["fps"] == 44.004 and found["losses"][-1] == "1.2500" and found["evaluation"] == {"bbox_mAP": 0.31}
 
 
-def test_files_of_a_launcher(work_dir, tmp_path, capsys):
+def test_files_of_a_launcher(work_dir, tmp_path, capsys) -> None:
     flags = [
         "--format",
         "launcher",
@@ -105,7 +106,7 @@ def test_files_of_a_launcher(work_dir, tmp_path, capsys):
     assert (tmp_path / "train_FSAF_bs16_2p_acc_loss.txt").read_text() == "1.5000\n1.2500\n"
 
 
-def test_log_of_mmcv_1(tmp_path):
+def test_log_of_mmcv_1(tmp_path) -> None:
     """It has neither steps nor FPS, and a line of environment information first."""
     write(
         tmp_path / "20200101_120000.log.json",
@@ -117,12 +118,12 @@ def test_log_of_mmcv_1(tmp_path):
     assert (found.fps, found.steps, found.accuracy, found.losses) == (None, None, 0.164, ["2.6800"])
 
 
-def test_warm_up_has_no_speed(tmp_path):
+def test_warm_up_has_no_speed(tmp_path) -> None:
     write(tmp_path / "1.log.json", train(3, loss=1.0, fps=0.0))
     assert summarise(tmp_path).fps is None
 
 
-def test_damaged_files_are_survived(tmp_path):
+def test_damaged_files_are_survived(tmp_path) -> None:
     (tmp_path / "1.log.json").write_bytes(b'[1]\n{"mode": "train", "loss": 2, "step": 1}\n\xff\n{"mode": "tra')
     (tmp_path / "run.json").write_text("[" * 100_000)
     (tmp_path / "config.py").write_text("train_dataloader = (")
@@ -131,17 +132,17 @@ def test_damaged_files_are_survived(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{'batch_size': 4}", "dict(batch_size=4)"])
-def test_batch_size_is_read_without_running_the_config(tmp_path, text):
+def test_batch_size_is_read_without_running_the_config(tmp_path, text) -> None:
     (tmp_path / "config.py").write_text(f"raise SystemExit\ntrain_dataloader = {text}\n")
     assert logs.batch_size(tmp_path) == 4
 
 
-def test_folder_without_a_run(tmp_path, capsys):
+def test_folder_without_a_run(tmp_path, capsys) -> None:
     assert main(["summary", str(tmp_path)]) == 2
     assert "no *.log.json" in capsys.readouterr().err
 
 
-def test_nothing_heavy_is_imported(work_dir):
+def test_nothing_heavy_is_imported(work_dir) -> None:
     program = (
         "import sys; from fcos_train.cli.main import main; main(sys.argv[1:]); "
         "print(sorted({'torch', 'numpy', 'mmengine', 'mmcv', 'mmdet'} & set(sys.modules)))"
