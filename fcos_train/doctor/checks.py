@@ -25,7 +25,7 @@ MM_PACKAGES = {
 }
 # In the folder of this repository.
 REINSTALL = "pip install --force-reinstall --no-deps ."
-PYTHONS = ((3, 10), (3, 11), (3, 12))
+PYTHONS = ((3, 11), (3, 12), (3, 13))
 OLDEST_TORCH = (2, 4)
 
 
@@ -68,7 +68,7 @@ def check_python() -> list[Check]:
     here = f"{version}, {platform.system()} {platform.machine()}, {sys.executable}"
     if sys.version_info[:2] in PYTHONS:
         return [Check("python", "ok", here)]
-    return [Check("python", "problem", f"{here}; 3.10 to 3.12 are supported", "python3.11 -m venv .venv")]
+    return [Check("python", "problem", f"{here}; 3.11 to 3.13 are supported", "python3.11 -m venv .venv")]
 
 
 def check_torch() -> list[Check]:

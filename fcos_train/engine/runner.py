@@ -64,9 +64,13 @@ class DetectionRunner(Runner):
         return logger
 
     @property
-    def log_dir(self) -> str:
-        """The work dir itself; upstream makes a folder named after the time."""
+    def _log_dir(self) -> str:
+        """The work dir itself; mmengine writes into a folder ``<timestamp>/`` within it."""
         return str(self.work_dir)
+
+    @_log_dir.setter
+    def _log_dir(self, folder: str) -> None:
+        """Ignored: mmengine's constructor assigns ``<work dir>/<timestamp>`` and then creates the folder."""
 
     def dump_config(self) -> None:
         """Write ``config.py`` for a training. The config of an evaluation cannot train, so it is not written."""
