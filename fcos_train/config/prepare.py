@@ -143,7 +143,8 @@ def set_visualizer(cfg: Config, folder: Path, curves: bool = True) -> None:
         curves: TensorBoard is added. An evaluation has no curves: there the backends that write them into files
             (TensorBoard's and mmengine's local one, which writes a config too) are left out.
     """
-    visualizer = ConfigDict(cfg.get("visualizer") or {"type": "DetLocalVisualizer"})
+    visualizer = ConfigDict(cfg.get("visualizer") or {})
+    visualizer.setdefault("type", "DetLocalVisualizer")
     # mmengine keeps visualizers by name: under a configured one a second run of a process would get the first one's.
     visualizer.pop("name", None)
     backends = [ConfigDict(backend) for backend in visualizer.get("vis_backends") or []]

@@ -23,6 +23,7 @@ from mmcv_overrides.errors import UserError
 CHECKPOINTS = ("epoch_*.pth", "iter_*.pth", "best_*.pth", "latest.pth", "last_checkpoint")
 # What else a run leaves in its folder, relative to it; "eval" holds evaluations of its checkpoints.
 LEFT = (run_folder.RECORD, "nonfinite_*.json", "detections.*.json", "scalars.json", ".*.saving")
+CURVES = ("events.out.tfevents.*", "scalars.json")  # of TensorBoard's and of mmengine's local backend
 TIMED = re.compile(r"\d{8}_\d{6}(\.log|\.log\.json)?")
 
 
@@ -92,7 +93,7 @@ def stale_files(folder: Path, load_from: str | None) -> list[Path]:
         path for place in (folder, folder / "eval") for pattern in (*CHECKPOINTS, *LEFT) for path in place.glob(pattern)
     ]
     found += [path for place in (folder, folder / "eval") for path in place.glob("*") if TIMED.fullmatch(path.name)]
-    return found + list((folder / "tb").rglob("events.out.tfevents.*"))
+    return found + [path for pattern in CURVES for path in (folder / "tb").rglob(pattern)]
 
 
 class ReplaceRunHook(Hook):

@@ -124,6 +124,13 @@ ROWS = {
         "visualizer.line_width",
         5,
     ),
+    "visualizer: backends alone": (
+        "",
+        {"visualizer.vis_backends": [{"type": "LocalVisBackend"}]},
+        {},
+        "visualizer.type",
+        "DetLocalVisualizer",
+    ),
     "visualizer: own folder": (
         "visualizer = dict(type='DetLocalVisualizer', save_dir='curves')",
         {},
