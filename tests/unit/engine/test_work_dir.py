@@ -80,10 +80,11 @@ def test_overwrite_removes_what_a_run_leaves_and_nothing_else(tmp_path):
         files=("epoch_1.pth", "best_bbox_mAP_epoch_1.pth", "20260101_120000.log", "20260101_120000.log.json"),
     )
     (folder / "latest.pth").symlink_to("epoch_1.pth")
-    for place in ("20260101_120000", "tb/20260101", "eval", "data", "mine"):
+    for place in ("20260101_120000", "tb/20260101", "tb/vis_data", "eval", "data", "mine"):
         (folder / place).mkdir(parents=True)
     old = [
         "tb/20260101/events.out.tfevents.1",
+        "tb/vis_data/scalars.json",
         "eval/detections.bbox.json",
         "eval/20260101_130000.log",
         ".epoch_2.pth.0.r.saving",
