@@ -9,7 +9,7 @@ import pytest
 OBJECTS = "5,8,1,7,0,3"  # all within one padded length
 # Launches of a step after the first. Ours were 472 and 420 when written (735 and 640 with the levels one by one);
 # stock FCOS 918 to 943 with up to 85 new shapes a step. FCOS with BatchNorm per level: 528.
-BUDGET = {"StaticFCOSHead": 480, "StaticFSAFHead": 430, "StaticFCOSHead:BN": 540}
+BUDGET = {"FixedShapeFCOSHead": 480, "FixedShapeFSAFHead": 430, "FixedShapeFCOSHead:BN": 540}
 
 
 @pytest.fixture(scope="module", params=BUDGET)
@@ -41,7 +41,7 @@ def test_every_operator_is_native(counted):
 
 @pytest.mark.parametrize("level", ["O1:32.0", "O1:dynamic", "bf16"])
 def test_half_precision_does_not_wait_either(npu, level):
-    result = npu.count("StaticFCOSHead", 3, "padded", level, OBJECTS)
+    result = npu.count("FixedShapeFCOSHead", 3, "padded", level, OBJECTS)
     assert [step["syncs"] for step in result["steps"]] == [0] * 3
     assert [step["new_signatures"] for step in result["steps"][1:]] == [0] * 2
     assert all(step["not_native"] == [] for step in result["steps"]) and result["finite"]
@@ -49,7 +49,7 @@ def test_half_precision_does_not_wait_either(npu, level):
 
 def test_no_sync_on_mmdets_way_of_a_batch(npu):
     """Lists of images and objects through the data preprocessor: copies, but nothing is read back."""
-    result = npu.count("StaticFCOSHead", 3, "samples", "O0", OBJECTS)
+    result = npu.count("FixedShapeFCOSHead", 3, "samples", "O0", OBJECTS)
     for step in result["steps"]:
         assert step["syncs"] == 0 and step["not_native"] == []
         assert step["events"]["h2d:blocking"] <= 7

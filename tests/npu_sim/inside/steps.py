@@ -46,7 +46,7 @@ def build(head: str):
         cfg.bbox_head["norm_cfg"] = dict(type=norm)
     model = MODELS.build(cfg)
     precision.keep_losses_fp32(model)
-    if head.startswith("Static"):
+    if head.startswith("FixedShape"):
         fold_frozen_bn(model)  # both as the trainer does for its fixed-shape step
         model.bbox_head.merge_levels = True
     return model.to(device.current().set_device(0)).train()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fcos_train.models.fast import towers
 from fcos_train.models.level_norm import LevelBN, LevelNorm, SharedBN
 from mmcv_overrides.precision import cast_weights, keep_losses_fp32
 from tests.support.heads import FCOS_TRICKS, Scene, fcos_pair, losses_and_gradients, losses_and_gradients_of_padded
@@ -15,11 +16,16 @@ WAYS = ("one by one", "canvas", "rows from 2", "rows from 0")
 LOSSES, GRADIENTS = 1e-5, 1e-4
 
 
-def on_way(head, way):
-    head.merge_levels = way == "canvas"
-    head._first_small = lambda x: int(way[-1]) if way.startswith("rows") else None
-    assert head.canvas_obstacle() is None
-    return head
+@pytest.fixture
+def on_way(monkeypatch):
+    def choose(head, way):
+        head.merge_levels = way == "canvas"
+        first = int(way[-1]) if way.startswith("rows") else None
+        monkeypatch.setattr(towers, "first_in_rows", lambda head, x: first)
+        assert towers.can_merge(head.cls_convs, head.reg_convs)
+        return head
+
+    return choose
 
 
 def assert_same_step(ours, reference, scene, steps=1):
@@ -54,7 +60,7 @@ def assert_same_step(ours, reference, scene, steps=1):
     ],
     ids=["plain", "all tricks", "shared affine", "eps and momentum", "no momentum", "no running statistics", "fsaf"],
 )
-def test_a_step_equals_that_of_norms_per_level(way, kind, options):
+def test_a_step_equals_that_of_norms_per_level(way, kind, options, on_way):
     """Losses, gradients of maps and parameters, and running statistics after two steps."""
     ours, reference = level_pair(kind, **options)
     scene = Scene(
@@ -64,7 +70,7 @@ def test_a_step_equals_that_of_norms_per_level(way, kind, options):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_value_per_channel(way):
+def test_one_value_per_channel(way, on_way):
     """P7 of one image of 128 x 128: its statistics stay, and it is normalised by them. torch refuses such a map."""
     ours, reference = level_pair()
     for norm in norms_of(reference.heads[4]):
@@ -77,7 +83,7 @@ def test_one_value_per_channel(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_frozen_norms(way):
+def test_frozen_norms(way, on_way):
     """Norms in evaluation mode within a head that trains (``norm_eval``)."""
     ours, reference = level_pair()
     for norm in (*norms_of(ours), *norms_of(reference)):
@@ -97,7 +103,7 @@ def test_evaluation_uses_the_statistics_of_the_level(kind):
 
 
 @pytest.mark.parametrize("way", ["canvas", "rows from 2"])
-def test_a_large_mean(way):
+def test_a_large_mean(way, on_way):
     """Sums of squares would lose the variance; the values are centred first."""
     ours, reference = level_pair(conv_bias=True, stacked_convs=1)
     with torch.no_grad():
@@ -114,7 +120,7 @@ def assert_same_step_loosely(ours, reference, scene):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("way", ["canvas", "rows from 2"])
-def test_half_precision(way, dtype):
+def test_half_precision(way, dtype, on_way):
     """Under autocast the merged levels stray from float32 no further than the levels one by one, by a factor of two."""
     ours, _ = level_pair()
     scene = Scene("mixed")
@@ -133,7 +139,7 @@ def test_weights_of_16_bits(shared_affine):
     """O2: convolutions in bfloat16, norms and their statistics in float32, level by level."""
     exact, _ = level_pair(shared_affine=shared_affine)
     half = cast_weights(keep_losses_fp32(copy.deepcopy(exact)), torch.bfloat16)
-    assert half.canvas_obstacle() == "a hook on a layer of a tower"
+    assert towers.obstacle(half.cls_convs, half.reg_convs) == "a hook on a layer of a tower"
     scene = Scene("mixed")
     expected, _ = losses_and_gradients(exact, scene)
     scene.feats = [feat.bfloat16() for feat in scene.feats]
@@ -157,7 +163,7 @@ OBSTACLES = {
 @pytest.mark.parametrize("reason", OBSTACLES)
 def test_other_norms_run_level_by_level(reason):
     ours, _ = fcos_pair(norm_cfg=OBSTACLES[reason])
-    assert ours.canvas_obstacle() == reason
+    assert towers.obstacle(ours.cls_convs, ours.reg_convs) == reason
 
 
 @pytest.mark.parametrize("kind", ["BN", "BN2d", "SyncBN", nn.BatchNorm2d])

@@ -9,7 +9,16 @@ from torch import nn
 
 from fcos_train.models.fast import cpu_block, cpu_conv
 from fcos_train.models.fast.cpu_block import QuickBlock, quick_blocks
-from fcos_train.models.fast.cpu_conv import POINTWISE, SAME, Geometry, by_input, by_weight, quick_conv, spread, thinned
+from fcos_train.models.fast.cpu_conv import (
+    POINTWISE,
+    SAME,
+    ConvParams,
+    by_input,
+    by_weight,
+    quick_conv,
+    spread,
+    thinned,
+)
 from fcos_train.models.fast.fold_bn import fold_frozen_bn
 from tests.support.noise import relative_error
 
@@ -235,20 +244,20 @@ def test_a_whole_network_and_a_second_call():
     assert torch.allclose(net.layer2[0].conv2.folded_bias, before + 1)
 
 
-GEOMETRIES = {  # kernel, outputs, how it moves
+MOVES = {  # kernel, outputs, how it moves
     "1x1": (1, 12, POINTWISE),
     "3x3": (3, 12, SAME),
     "3x3, few outputs": (3, 4, SAME),
-    "3x3, stride 2": (3, 12, Geometry((2, 2), (1, 1), (1, 1), 1)),
-    "3x3, groups": (3, 12, Geometry((1, 1), (1, 1), (1, 1), 2)),
+    "3x3, stride 2": (3, 12, ConvParams((2, 2), (1, 1), (1, 1), 1)),
+    "3x3, groups": (3, 12, ConvParams((1, 1), (1, 1), (1, 1), 2)),
 }
 
 
 @pytest.mark.parametrize("size", [(7, 5), (13, 14)])  # at most, and over 144 positions
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("name", MOVES)
 def test_gradients_of_a_convolution(name, size):
     """Float64, so that sums in another order are no excuse."""
-    kernel, outputs, where = GEOMETRIES[name]
+    kernel, outputs, where = MOVES[name]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 6, *size, generator=generator, dtype=torch.float64).contiguous(**DENSE).requires_grad_()
     shape = (outputs, 6 // where.groups, kernel, kernel)

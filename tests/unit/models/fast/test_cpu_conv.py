@@ -134,7 +134,7 @@ def test_folded_norms_are_quick_too():
     model[1].requires_grad_(False)
     x = torch.randn(2, 16, 8, 8)
     expected = model(x)
-    assert fold_frozen_bn(model) == ["0"]
+    assert fold_frozen_bn(model) == ["0"] and quick_conv(model) == 1
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = model(x.to(torch.bfloat16, **DENSE))
     assert type(y.grad_fn).__name__ == "_PointwiseConvBackward"

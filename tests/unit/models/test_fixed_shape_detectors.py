@@ -24,7 +24,7 @@ def _detectors(name):
     config.neck.update(in_channels=[8, 16, 32, 64], out_channels=32)
     config.bbox_head.update(in_channels=32, feat_channels=32, stacked_convs=1, num_classes=4)
     ours = copy.deepcopy(config)
-    ours.bbox_head.type = "Static" + config.bbox_head.type
+    ours.bbox_head.type = "FixedShape" + config.bbox_head.type
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         theirs, ours = MODELS.build(config), MODELS.build(ours)
