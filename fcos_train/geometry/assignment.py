@@ -1,4 +1,4 @@
-"""Assigns an object or the background to each point of a pyramid, for a whole batch, with shapes independent of the data.
+"""Assigns an object or the background to each point of a pyramid, with shapes independent of the data.
 
 Symbols as in :mod:`fcos_train.geometry.points`. Objects are first ranked 1..G by preference ([B, G] only); a point then
 takes the admissible object of the highest rank, a plain maximum over one-byte numbers. Objects are processed in slices

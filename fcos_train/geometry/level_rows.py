@@ -23,7 +23,7 @@ def rows_of(maps: Sequence[Tensor]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def neighbours(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
-    """[M * 9] i64: the indices of the 3x3 neighbourhood of each row, in row-major order; M for positions outside the map.
+    """[M * 9] i64: the 3x3 neighbourhood of each row, in row-major order; M for positions outside the map.
 
     Args:
         sizes: (rows, columns) of each map.

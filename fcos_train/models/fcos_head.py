@@ -71,7 +71,7 @@ class FixedShapeFCOSHead(FixedShapeHead, HasLevelNorms, FCOSHead):
         batch_img_metas: Sequence[dict],
         batch_gt_instances_ignore: Sequence[Any] | None = None,
     ) -> dict[str, Tensor]:
-        """The signature of mmdet: maps [B, K, H, W] of each level, and lists of instances. Ignored ones have no effect."""
+        """As in mmdet: maps [B, K, H, W] of each level and lists of instances. Ignored instances have no effect."""
         outs = (cls_scores, bbox_preds, centernesses)
         return self.loss_of_instances(outs, batch_gt_instances, batch_img_metas)
 

@@ -71,7 +71,7 @@ class FixedShapeFSAFHead(FixedShapeHead, HasLevelNorms, FSAFHead):
         batch_img_metas: Sequence[dict],
         batch_gt_instances_ignore: Sequence[Any] | None = None,
     ) -> dict[str, Tensor]:
-        """The signature of mmdet: maps [B, K, H, W] of each level, and lists of instances."""
+        """As in mmdet: maps [B, K, H, W] of each level and lists of instances."""
         outs = (cls_scores, bbox_preds)
         return self.loss_of_instances(outs, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
 
@@ -144,7 +144,7 @@ class FixedShapeFSAFHead(FixedShapeHead, HasLevelNorms, FSAFHead):
         )
 
     def _box_losses(self, grid: PointGrid, sides: Tensor, targets: FsafTargets) -> tuple[Tensor, Tensor | None]:
-        """Loss [B, P], undefined for background, and its derivative by ``sides`` [B, 4, P]; None if autograd computes it."""
+        """Loss [B, P], undefined for background, and its derivative by ``sides`` [B, 4, P]; None: by autograd."""
         mask = targets.foreground[:, None, None]
         scale = self._side_factors * grid.stride  # [1, 4, P]
         if self._box_loss is None:
@@ -174,7 +174,7 @@ class FixedShapeFSAFHead(FixedShapeHead, HasLevelNorms, FSAFHead):
 
     @torch.no_grad()
     def _recall(self, logits: Tensor, own: Tensor, chosen: Tensor, positives: Tensor) -> Tensor:
-        """0-d, per cent of the positives whose own class has the highest score, above ``score_threshold`` if that is set."""
+        """0-d, per cent of the positives whose own class has the highest score, above ``score_threshold`` if set."""
         best = logits.amax(1)
         right = chosen & ((logits >= best.unsqueeze(1)) & own).any(1)
         if self.score_threshold is not None:

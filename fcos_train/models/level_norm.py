@@ -167,7 +167,7 @@ def spread_over_levels(state_dict: dict, prefix: str, norm: LevelNorm) -> bool:
 
 
 class HasLevelNorms(BaseDenseHead):
-    """Mixin for a dense head whose ``forward_single`` runs once per level, in order: BatchNorm in its towers is per level.
+    """Mixin for a dense head whose ``forward_single`` runs once per level, in order: makes BatchNorm per level.
 
     ``norm_cfg`` of type ``BN`` or ``SyncBN`` becomes :class:`LevelBN` or :class:`LevelSyncBN`; ``SharedBN`` and
     ``SharedSyncBN`` remain one layer for all levels, as in mmdet.
@@ -179,7 +179,8 @@ class HasLevelNorms(BaseDenseHead):
         UserError: options that the norm does not have, or a number of levels other than that of the head.
     """
 
-    by_level: tuple[nn.Module, ...] = ()
+    by_level: tuple[Any, ...] = ()
+    norm_cfg: Any
 
     def _init_layers(self) -> None:
         levels, kind = self.prior_generator.num_levels, level_norm_of(self.norm_cfg)

@@ -103,7 +103,7 @@ def patches_of(x: Tensor, stride: int = 1) -> Tensor:
 
 
 def _product(pixels: Tensor, matrix: Tensor, bias: Tensor | None, size: tuple[int, int, int]) -> Tensor:
-    """[M, K] @ [K, O] + [O] -> [B, O, H, W] in channels_last. Not a view: autograd.Function must not return one here."""
+    """[M, K] @ [K, O] + [O] -> [B, O, H, W] in channels_last; not a view, which autograd.Function must not return."""
     count, height, width = size
     channels = matrix.shape[1]
     strides = (height * width * channels, 1, width * channels, channels)

@@ -38,7 +38,7 @@ class FoldedConv2d(nn.Conv2d):
 
     @property
     def is_active(self) -> bool:
-        """False while the norm is thawed: both layers are unfolded then, and the constants are recomputed afterwards."""
+        """False while the norm is thawed: both layers are unfolded then; later the constants are computed again."""
         if self._partner[0].is_thawed:
             self.folded_scale = None
             return False
@@ -51,7 +51,10 @@ class FoldedConv2d(nn.Conv2d):
         if not self.is_active:
             return super().forward(x)
         weight = self.constant_weight
-        return self._conv_forward(x, self.weight * self.folded_scale if weight is None else weight, self.folded_bias)
+        if weight is None:
+            assert self.folded_scale is not None  # the layer is active
+            weight = self.weight * self.folded_scale
+        return self._conv_forward(x, weight, self.folded_bias)
 
     @property
     def constant_weight(self) -> Tensor | None:
@@ -68,6 +71,7 @@ class FoldedConv2d(nn.Conv2d):
     def refresh(self) -> None:
         """Recompute the constants after a change of the norm or of a frozen weight."""
         norm = self._partner[0]
+        assert norm.running_mean is not None and norm.running_var is not None  # see _is_foldable
         scale = torch.rsqrt(norm.running_var + norm.eps)
         scale = scale if norm.weight is None else scale * norm.weight
         mean = norm.running_mean if self.bias is None else norm.running_mean - self.bias
@@ -150,16 +154,17 @@ def unfolded_norms(model: nn.Module) -> Counter[str]:
 
 def unfold_frozen_bn(model: nn.Module) -> None:
     """Turn every folded layer back into the layer it was."""
-    module: Any
     for module in model.modules():
         if isinstance(module, FoldedConv2d):
-            for name in FOLDED:
-                delattr(module, name)
-            module.__class__ = nn.Conv2d
-            del module._partner
-        elif type(module) is FoldedBatchNorm2d:
-            module.__class__ = nn.BatchNorm2d
-            del module._partner
+            _unfold(module, nn.Conv2d, (*FOLDED, "_partner"))
+        elif isinstance(module, FoldedBatchNorm2d):
+            _unfold(module, nn.BatchNorm2d, ("_partner",))
+
+
+def _unfold(layer: Any, kind: type[nn.Module], attributes: tuple[str, ...]) -> None:
+    for name in attributes:
+        delattr(layer, name)
+    layer.__class__ = kind
 
 
 @contextmanager

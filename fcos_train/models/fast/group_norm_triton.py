@@ -6,8 +6,8 @@ reads the map twice (statistics, then the result), the backward pass reads the m
 no pass.
 
 Shape symbols: B images, N positions of a map, C channels, G groups of K channels, S slices of the positions; PG and PK
-are G and K rounded up to powers of two, as Triton requires. G and K are constants of a compiled kernel, because it would
-otherwise load element by element. One program handles one slice of one image. The statistics of slices are merged as in
+are G and K rounded up to powers of two, as Triton requires. G and K are constants of a compiled kernel; otherwise it
+would load element by element. One program handles one slice of one image. The statistics of slices are merged as in
 Chan, Golub and LeVeque (Updating formulae and a pairwise algorithm for computing sample variances, 1979), which avoids
 cancellation. The derivative is that of :mod:`.group_norm`: with y' the gradient masked by the ReLU and x^ the
 normalised map,
@@ -36,7 +36,7 @@ PROGRAMS_PER_PROCESSOR = 4
 @triton.jit
 def _slice_tile(
     row, first, end, STEP: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr
-):
+) -> tuple[tl.tensor, tl.tensor]:
     """Offsets and mask of the tile [STEP, G, K] that starts at position ``first``."""
     n = first + tl.arange(0, STEP)[:, None, None]
     g = tl.arange(0, PG)[None, :, None]
@@ -46,15 +46,15 @@ def _slice_tile(
 
 
 @triton.jit
-def _channels(pointer, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):
+def _channels(pointer, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> tl.tensor:
     """A vector over channels as [G, K], fp32."""
     g, k = tl.arange(0, PG)[:, None], tl.arange(0, PK)[None, :]
     return tl.load(pointer + g * K + k, mask=(g < G) & (k < K), other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _moments(x_ptr, part_ptr, positions, rows,
-             STEP: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
+def _moments(x_ptr, part_ptr, positions, rows, STEP: tl.constexpr,
+             G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> None:  # fmt: skip
     """Mean and sum of squared deviations of every group within one slice -> part [B, S, 2, G]."""
     s, b = tl.program_id(0), tl.program_id(1)
     row = b.to(tl.int64) * positions * G * K
@@ -78,7 +78,8 @@ def _moments(x_ptr, part_ptr, positions, rows,
 
 @triton.jit
 def _merged_moments(part_ptr, b, slices, positions, rows, eps,
-                    SLICES: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr):  # fmt: skip
+                    SLICES: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
+                    PG: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
     """Mean and 1 / deviation [G] of an image, from the statistics of its slices."""
     s, g = tl.arange(0, SLICES)[:, None], tl.arange(0, PG)[None, :]
     known = (s < slices) & (g < G)
@@ -96,7 +97,7 @@ def _merged_moments(part_ptr, b, slices, positions, rows, eps,
 @triton.jit
 def _normalise(x_ptr, y_ptr, part_ptr, stats_ptr, weight_ptr, bias_ptr, slices, positions, rows, eps,
                RELU: tl.constexpr, STEP: tl.constexpr, SLICES: tl.constexpr,
-               G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
+               G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> None:  # fmt: skip
     """The result for one slice; the first slice stores mean and 1 / deviation -> stats [B, 2, G]."""
     s, b = tl.program_id(0), tl.program_id(1)
     mean, rstd = _merged_moments(part_ptr, b, slices, positions, rows, eps, SLICES, G, K, PG)
@@ -121,7 +122,7 @@ def _normalise(x_ptr, y_ptr, part_ptr, stats_ptr, weight_ptr, bias_ptr, slices, 
 
 
 @triton.jit
-def _masked(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU: tl.constexpr):
+def _masked(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """The normalised map, and the gradient masked by the ReLU, fp32."""
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     grad = tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -134,7 +135,7 @@ def _masked(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU: tl.cons
 @triton.jit
 def _gradient_sums(x_ptr, grad_ptr, stats_ptr, weight_ptr, bias_ptr, by_channel_ptr, by_group_ptr,
                    positions, rows, RELU: tl.constexpr, STEP: tl.constexpr,
-                   G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
+                   G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> None:  # fmt: skip
     """Sums of y' x^ and of y' over one slice: per channel [B, S, 2, C], and weighted per group [B, S, 2, G]."""
     s, b = tl.program_id(0), tl.program_id(1)
     g = tl.arange(0, PG)
@@ -164,7 +165,7 @@ def _gradient_sums(x_ptr, grad_ptr, stats_ptr, weight_ptr, bias_ptr, by_channel_
 @triton.jit
 def _input_gradient(x_ptr, grad_ptr, out_ptr, stats_ptr, weight_ptr, bias_ptr, by_group_ptr,
                     slices, positions, rows, RELU: tl.constexpr, STEP: tl.constexpr, SLICES: tl.constexpr,
-                    G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
+                    G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> None:  # fmt: skip
     """The gradient of the map on one slice."""
     s, b = tl.program_id(0), tl.program_id(1)
     i, g = tl.arange(0, SLICES)[:, None], tl.arange(0, PG)

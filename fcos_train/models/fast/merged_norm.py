@@ -1,8 +1,8 @@
 """BatchNorm per level (:mod:`fcos_train.models.level_norm`) and ReLU for both towers and several levels at once.
 
 One autograd function serves both layouts that hold several levels, the canvas (:mod:`.towers_on_canvas`) and the rows
-(:mod:`.towers_as_rows`): a layout knows how to sum over a level and how to broadcast a value over it. Running statistics
-are updated as in ``nn.BatchNorm2d``, which normalises with the biased variance and tracks the unbiased one.
+(:mod:`.towers_as_rows`): a layout knows how to sum over a level and how to broadcast a value over it. Running
+statistics are updated as in ``nn.BatchNorm2d``, which normalises with the biased variance and tracks the unbiased one.
 
 Shape symbols: B images, L levels, T towers, C channels of a tower, N positions of a canvas, M rows.
 """

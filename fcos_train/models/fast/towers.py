@@ -26,7 +26,7 @@ from fcos_train.models.fast.towers_as_rows import run_as_rows
 from fcos_train.models.fast.towers_on_canvas import run_on_canvas
 from fcos_train.models.level_norm import LevelNorm
 
-Convolve = Callable[[nn.Module, Tensor], Tensor]
+Convolve = Callable[[nn.Conv2d, Tensor], Tensor]
 Outputs = tuple[PointGrid, tuple[Tensor, ...]]
 PLAIN_3X3 = ((3, 3), (1, 1), (1, 1), (1, 1), 1)  # kernel, stride, padding, dilation, groups
 
@@ -72,7 +72,7 @@ def run(head: TowerHead, x: Sequence[Tensor]) -> Outputs:
 
 
 def by_levels(head: TowerHead, outs: Sequence[Sequence[Tensor]]) -> Outputs:
-    """Maps [B, K, H, W] of each level of each prediction, as ``forward`` returns them -> as :func:`run` returns them."""
+    """What ``forward`` returns, maps [B, K, H, W] of each level of each prediction -> what :func:`run` returns."""
     grid = head.grid([level.shape[-2:] for level in outs[0]], outs[0][0].device)
     return grid, tuple(flatten_levels(maps) for maps in outs)
 

@@ -190,7 +190,7 @@ def test_what_cannot_be_captured_is_refused(monkeypatch):
     with pytest.raises(UserError, match="cannot be captured .RuntimeError: operation not permitted.*--step-mode eager"):
         model.train_step(batch(0), wrapper)
     monkeypatch.setattr(graphed, "MOST_GRAPHS", 1)
-    with pytest.raises(UserError, match="more than 1 shapes"):
+    with pytest.raises(UserError, match="more than 1 combinations of batch shapes"):
         model.train_step(batch(0, HIGH), wrapper)
 
 
