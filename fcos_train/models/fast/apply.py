@@ -39,7 +39,7 @@ def make_fast(model: nn.Module, log: Callable[[str], None], fold: bool = True, m
         head: Any = model.bbox_head
         reason = obstacle(head.cls_convs, head.reg_convs)
         head.merge_levels = reason is None
-        log("the head's levels are merged" if reason is None else f"levels one by one: {reason}")
+        log("the head's levels are merged" if reason is None else f"the head runs level by level: {reason}")
     quick_conv(model)
     quick_blocks(model)
     quick_group_norm(model)

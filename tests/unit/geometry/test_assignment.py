@@ -1,4 +1,4 @@
-"""Assignment on cases small enough to be decided by hand."""
+"""Assignment of cases that are small enough to be checked by hand."""
 
 import pytest
 import torch

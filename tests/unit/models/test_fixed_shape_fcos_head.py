@@ -1,4 +1,4 @@
-"""FixedShapeFCOSHead against mmdet's FCOSHead: the same losses and gradients for every option and scene."""
+"""FixedShapeFCOSHead against mmdet's FCOSHead: equal losses and gradients for every option and scene."""
 
 import pytest
 import torch
@@ -122,7 +122,7 @@ def test_an_overflow_at_a_background_point_stays_there():
     scene = Scene("one")
     scores, sides, centers = ours(scene.feats)
     sides[0] = sides[0].clone()
-    sides[0][0, :, -1, -1] = float("inf")  # the last point of the finest level lies in no box
+    sides[0][0, :, -1, -1] = float("inf")  # the last point of the finest level is in no box
     sides[0].requires_grad_() if not sides[0].requires_grad else None
     losses = ours.loss_by_feat(scores, sides, centers, scene.instances, scene.metas)
     sum(losses.values()).backward()

@@ -1,4 +1,4 @@
-"""FixedShapeFSAFHead against mmdet's FSAFHead: regions, online choice of levels, losses, gradients, log values."""
+"""FixedShapeFSAFHead against mmdet's FSAFHead: regions, online selection of levels, losses, gradients, log values."""
 
 import pytest
 import torch
@@ -81,8 +81,8 @@ def test_points_beyond_the_padding_of_an_image_do_not_count():
     assert expected["loss_cls"] != plain["loss_cls"]
 
 
-def test_the_choice_of_levels_follows_the_loss():
-    """The same objects, but other weights: another number of positives, still mmdet's."""
+def test_the_selection_of_levels_depends_on_the_loss():
+    """With other weights the number of positives changes, and still equals that of mmdet."""
     counts = set()
     for seed in range(3):
         ours, theirs = fsaf_pair(assigner=WIDE_REGIONS)

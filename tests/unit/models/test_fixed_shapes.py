@@ -1,4 +1,4 @@
-"""The losses of both heads as one program: no host sync, operators and shapes that ignore the objects, one graph."""
+"""The losses of both heads as one program: no host sync, operators and shapes independent of the objects, one graph."""
 
 from collections import Counter
 
@@ -74,7 +74,7 @@ def _traced_loss(head, scene):
     """Trace of the loss alone, forward and backward, from detached maps."""
     maps = [[level.detach().requires_grad_() for level in kind] for kind in head(scene.feats)]
     objects = padded(scene)
-    head.loss_of_objects(*by_levels(head, maps), objects)  # makes the constants of this size
+    head.loss_of_objects(*by_levels(head, maps), objects)  # creates the cached constants of this size
     with Trace() as trace:
         losses = head.loss_of_objects(*by_levels(head, maps), objects)
         total = torch.stack([value for name, value in losses.items() if "loss" in name]).sum()

@@ -1,4 +1,4 @@
-"""BatchNorm per level is the default of a config's head, in every step mode; what is shared says so."""
+"""BatchNorm in a head is per level by default, in every step mode; shared statistics cause a warning."""
 
 import copy
 import logging
@@ -85,7 +85,7 @@ def test_shared_statistics_are_a_warning_that_names_the_key(name, fixed_shape, h
 
 
 def test_norms_that_are_not_shared_are_no_warning():
-    """The backbone's BatchNorm, and heads with GroupNorm or towers of their own for each level."""
+    """BatchNorm of the backbone, and heads with GroupNorm or with separate towers per level."""
     assert describe_norms(model_of("fcos-gn")) == ([], [])
     assert describe_norms(model_of("retinanet")) == ([], [])
     own = {"type": "RetinaSepBNHead", "num_ins": 5, "norm_cfg": BN}
@@ -98,7 +98,7 @@ def test_a_number_of_levels_that_is_not_the_heads_is_refused():
 
 
 def test_options_of_another_norm_are_refused():
-    """As they remain from a base config with GroupNorm."""
+    """Such options remain from a base config with GroupNorm."""
     for kind in ("BN", "SharedBN"):
         with pytest.raises(UserError, match=r"bbox_head.norm_cfg: .*'num_groups'; .*_delete_=True"):
             model_of(fixed_shape=True, norm_cfg={"type": kind, "num_groups": 4})
@@ -114,7 +114,7 @@ class Lines(logging.Logger):
 
 
 def test_a_checkpoint_with_one_norm_for_all_levels(monkeypatch):
-    """Its values reach every level, its predictions are unchanged, and a warning says what it is worth."""
+    """Its values are copied to every level, predictions are unchanged, and a warning is logged."""
     old = build(small_config("fcos-bn").model)  # mmdet's own head
     scattered(old.bbox_head)
     new, lines = model_of(fixed_shape=True), Lines()
@@ -170,7 +170,7 @@ def test_copies_of_a_head_have_norms_of_their_own(kind):
 
 
 def test_synchronised_norms_of_one_process():
-    """mmengine turns SyncBN into layers for one process: they are still found by their level."""
+    """mmengine converts SyncBN for a single process; the converted layers are still per level."""
     model = revert_sync_batchnorm(model_of(fixed_shape=True, norm_cfg={"type": "SyncBN"}))
     head, scene = model.bbox_head, Scene("some", classes=4)
     assert isinstance(head.cls_convs[0].norm, LevelNorm) and can_merge(head.cls_convs, head.reg_convs)

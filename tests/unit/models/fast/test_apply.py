@@ -1,4 +1,4 @@
-"""The list of fast paths: what it says about a model, and that its layers keep their class and order."""
+"""The ordered list of fast paths: its log lines, and the order of its steps."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def lines_of(model, **options):
     return lines
 
 
-def test_nothing_is_left_of_a_resnet():
+def test_a_resnet_is_covered_completely():
     net = ResNet(50, **FROZEN)
     assert lines_of(net) == ["53 frozen norms folded into their convolutions"]
     assert type(net.conv1) is QuickFoldedConv2d and type(net.layer1[0]).__bases__[0] is QuickBlock
@@ -30,7 +30,7 @@ def test_nothing_is_left_of_a_resnet():
 
 @pytest.mark.parametrize("fold", [True, False])
 def test_blocks_without_a_fast_path_are_named_in_one_line(fold):
-    """Norms that have no rule for the folding, and on a CPU blocks that have no fast form."""
+    """Norms that the folding does not cover, and on a CPU blocks without a fast form."""
     lines = lines_of(Res2Net(depth=50, scales=4, base_width=26, **FROZEN), fold=fold)
     blocks = "16 residual blocks (16 in Bottle2neck)"
     assert len(lines) == 1 + fold
@@ -50,19 +50,19 @@ def test_levels_are_merged_where_the_towers_allow_it():
     assert "the head's levels are merged" in lines_of(model, merge_levels=True) and model.bbox_head.merge_levels
     model = small_model("fcos-gn")
     model.bbox_head.cls_convs[0].register_forward_hook(lambda *_: None)
-    assert "levels one by one: a hook on a layer of a tower" in lines_of(model, merge_levels=True)
+    assert "the head runs level by level: a hook on a layer of a tower" in lines_of(model, merge_levels=True)
     assert not model.bbox_head.merge_levels
 
 
 def test_folding_alone_does_not_need_a_cpu():
-    """The order: folding accepts plain convolutions, and the fast form of a folded one is still folded."""
+    """A folded convolution is independent of the CPU code, and its fast form is still folded."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).requires_grad_(False)).eval()
     fold_frozen_bn(model)
     assert type(model[0]) is FoldedConv2d and not isinstance(model[0], QuickConv2d)
     assert lines_of(model) == [] and isinstance(model[0], (QuickConv2d, FoldedConv2d))
 
 
-def test_the_paths_of_a_cpu_can_be_switched_off():
+def test_cpu_only_paths_can_be_disabled():
     x = torch.zeros(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
     with cpu_paths_off():
         assert not is_quick_map(x)

@@ -1,4 +1,4 @@
-"""Small levels as rows: the same losses and gradients as mmdet's heads, level by level."""
+"""Small levels as rows: losses and gradients equal those of mmdet's heads."""
 
 import copy
 
@@ -25,7 +25,7 @@ SIZES = ((5, 7), (3, 4), (1, 2))
 
 @pytest.fixture
 def rows_from(monkeypatch):
-    """Lets every head run its levels from one on as rows; with None, none of them."""
+    """A function that makes every head run the levels from the given one on as rows; None: no level."""
     return lambda first: monkeypatch.setattr(towers, "first_in_rows", lambda head, x: first)
 
 
@@ -68,7 +68,7 @@ def layers(norm):
 
 @pytest.mark.parametrize("norm", [{"type": "GN", "num_groups": 2}, None], ids=["group norm", "no norm"])
 def test_towers(norm):
-    """Against the layers themselves on each map, gradients of maps and parameters included."""
+    """Against the layers themselves on each map, including gradients of maps and parameters."""
     first, second = layers(norm), layers(norm)
     nn.init.normal_(second[0].conv.weight)
     generator = torch.Generator().manual_seed(1)
@@ -121,7 +121,7 @@ def distance(found, truth):
 
 @pytest.mark.parametrize("pair", [fcos_pair, fsaf_pair])
 def test_as_training_runs_it_in_bf16(pair, monkeypatch):
-    """Chosen for the small levels only, and no noisier than the levels one by one."""
+    """Used for small levels only, and no noisier than running level by level."""
     own, reference = 0.0, 0.0
     for seed in range(3):
         scene = bf16_scene("mixed", seed)
@@ -160,7 +160,7 @@ def test_when():
 
 
 def test_weights_of_16_bits():
-    """O2: gradients have the type of their weights."""
+    """O2: gradients have the dtype of their weights."""
     head, _ = fcos_pair()
     head = copy.deepcopy(head).bfloat16()
     maps = bf16_scene("some", 0).feats[2:]

@@ -1,4 +1,4 @@
-"""Levels merged on a canvas: the same losses and gradients as mmdet's heads, level by level."""
+"""All levels on one canvas: losses and gradients equal those of mmdet's heads."""
 
 import copy
 
@@ -87,7 +87,7 @@ def test_equal_for_other_sizes(size):
 
 
 def test_group_norm_of_a_large_mean():
-    """Sums of squares would lose the variance; the values are centred first."""
+    """The variance is exact, because values are centred before they are squared."""
     canvas, layer = canvas_of(((6, 8), (3, 4))), nn.GroupNorm(2, 4)
     exact = copy.deepcopy(layer).double()
     maps = [torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(3)) + 300 for size in canvas.sizes]
@@ -99,7 +99,7 @@ def test_group_norm_of_a_large_mean():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
-    """Under autocast the canvas strays from float32 no further than the levels one by one, by a factor of two."""
+    """Under autocast the canvas deviates from float32 at most twice as far as running level by level."""
     ours, _ = fcos_pair()
     scene = Scene("some")
     exact, _ = losses_and_gradients_of_padded(ours, scene)
