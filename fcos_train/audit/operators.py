@@ -1,7 +1,7 @@
 """Which operators run on an Ascend NPU, from torch_npu's own list (``native_operators.json``).
 
-The list is what ``npu_native_functions*.yaml`` of the named torch_npu release declares; operators outside it go to
-one fallback that copies to the host and back.
+The list holds the operators that ``npu_native_functions*.yaml`` of the named torch_npu release declares. Every other
+operator runs through a fallback that copies its inputs to the host and the result back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _lists() -> dict:
 
 
 def source() -> str:
-    """The release that the list is of."""
+    """The torch_npu release that the list was taken from."""
     return _lists()["source"]
 
 
@@ -35,8 +35,8 @@ def classify(name: str) -> str:
     """How torch_npu runs an operator such as ``aten::add.Tensor``.
 
     Returns:
-        ``native``; ``branch`` (native, but for some arguments on the host); ``composite`` (taken apart into others);
-        ``host`` (copied to the host and back); ``none`` (no kernel at all).
+        ``native``; ``branch`` (native, but on the host for some arguments); ``composite`` (decomposed into other
+        operators); ``host`` (copied to the host and back); ``none`` (no kernel at all).
     """
     namespace, op = name.split("::")
     if namespace == "npu":
@@ -61,6 +61,6 @@ def classify(name: str) -> str:
 
 
 def _outs(base: str) -> list[str]:
-    """The out= forms of an aten operator."""
+    """The ``out=`` overloads of an aten operator."""
     packet = getattr(torch.ops.aten, base, None)
     return [f"aten::{base}.{name}" for name in (packet.overloads() if packet is not None else ()) if "out" in name]

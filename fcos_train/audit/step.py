@@ -28,7 +28,7 @@ from fcos_train.config.schedule import safe_schedule
 from fcos_train.config.step_mode import set_step
 from fcos_train.engine import compiled
 from fcos_train.engine.runner import build_runner
-from fcos_train.models.fast.cpu_conv import torchs_own
+from fcos_train.models.fast.apply import cpu_paths_off
 from fcos_train.start import start
 from mmcv_overrides import device
 from mmcv_overrides.errors import UserError
@@ -163,7 +163,7 @@ def trace_steps(trained: Trained, options: AuditOptions) -> list[StepTrace]:
     traces = []
     for step in range(options.steps):
         batch = made_up_batch(trained, options.batch_size, step)
-        with torchs_own(), StepTrace() as trace:
+        with cpu_paths_off(), StepTrace() as trace:
             trained.model.train_step(batch, trained.wrapper)
         traces.append(trace)
     return traces

@@ -1,4 +1,4 @@
-"""The figures of an audit, and where they are above what the caller allows."""
+"""The figures of an audit, and those of them that exceed a limit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from fcos_train.audit.trace import StepTrace
 
 @dataclass
 class Report:
-    """Counts of one step in the steady state: the largest of all steps after the first.
+    """Counts of one step in the steady state: the maximum over all steps after the first.
 
     Attributes:
-        launches, syncs, h2d_copies, new_signatures, strided_inputs, float64: totals of a step.
-        first_signatures: operators with shapes that the first step has. varying_launches: steps differ.
-        why: the operators or reasons behind a total, with their counts in the step that has most.
-        graph_breaks: None when not asked for or not to be told.
+        launches, syncs, h2d_copies, new_signatures, strided_inputs, float64, host_operators: totals of a step.
+        first_signatures: distinct operators with shapes in the first step.
+        varying_launches: whether the number of launches differs between steps.
+        why: for each total, the operators or reasons with their counts, in the step with the largest total.
+        graph_breaks: None if not requested or not known. break_reasons: why.
+        composite, branch: operators of these kinds, see :func:`fcos_train.audit.operators.classify`.
     """
 
     launches: int
@@ -37,7 +39,7 @@ class Report:
     break_reasons: list[str] = field(default_factory=list)
 
     def over(self, limits: dict[str, int | None]) -> list[str]:
-        """One line for every figure above its limit; a figure that cannot be told counts as above."""
+        """One line for every figure above its limit (None: no figure is allowed); an unknown figure counts as above."""
         lines = []
         for name, limit in limits.items():
             value = getattr(self, name)
@@ -47,11 +49,12 @@ class Report:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
+        """All attributes, for JSON."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
-        rows = [
+        """A table for the terminal, one line per figure."""
+        rows: list[tuple[str, int | str, str]] = [
             (
                 "launches",
                 self.launches,
@@ -69,7 +72,7 @@ class Report:
             rows.append(("graph breaks of torch.compile", breaks, "; ".join(self.break_reasons[:3])))
         out = [f"  {name:38s} {value!s:>6s}  {note}".rstrip() for name, value, note in rows]
         if self.composite:
-            out.append(f"  taken apart on Ascend: {', '.join(self.composite)}")
+            out.append(f"  decomposed on Ascend: {', '.join(self.composite)}")
         if self.branch:
             out.append(f"  on the host for some arguments: {', '.join(self.branch)}")
         return [*out, f"  (native operators: {source()})"]
@@ -81,11 +84,12 @@ class Report:
 
 
 def _largest(counters: list[Counter[str]]) -> dict[str, int]:
+    """The counter with the largest total, largest count first."""
     return dict(max(counters, key=lambda c: c.total()).most_common()) if counters else {}
 
 
 def summarise(traces: list[StepTrace]) -> Report:
-    """The report of a run of steps, of which the first is the warm-up.
+    """The report of a sequence of steps, the first of which is the warm-up.
 
     Raises:
         ValueError: fewer than two steps.
@@ -109,14 +113,19 @@ def summarise(traces: list[StepTrace]) -> Report:
         "float64": [t.float64 for t in later],
         "host_operators": host,
     }
-    totals = [t.launches.total() for t in later]
+    launches = [t.launches.total() for t in later]
+    totals = {name: max(c.total() for c in counters) for name, counters in groups.items()}
     return Report(
-        launches=max(totals),
+        launches=max(launches),
+        syncs=totals["syncs"],
+        h2d_copies=totals["h2d_copies"],
         new_signatures=max(fresh),
         first_signatures=len(first.signatures),
-        varying_launches=len(set(totals)) > 1,
+        strided_inputs=totals["strided_inputs"],
+        float64=totals["float64"],
+        host_operators=totals["host_operators"],
+        varying_launches=len(set(launches)) > 1,
         why={name: _largest(counters) for name, counters in groups.items()},
         composite=sorted(k for k, kind in kinds.items() if kind == "composite"),
         branch=sorted(k for k, kind in kinds.items() if kind == "branch"),
-        **{name: max(c.total() for c in counters) for name, counters in groups.items()},
     )

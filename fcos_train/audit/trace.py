@@ -1,4 +1,4 @@
-"""Counts what a piece of code launches, by watching every operator below autograd. Works on any device."""
+"""Counts the launches of a piece of code, by intercepting every operator below autograd. Works on any device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Operators that touch no memory of the device; views are told by their schema.
+# Operators that do not touch device memory; views are recognised by their schema.
 FREE = {
     "aten::detach",
     "aten::empty.memory_format",
@@ -34,7 +34,7 @@ MATMUL = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested lists, tuples and dicts."""
+    """All tensors in nested lists, tuples and dicts, of any shapes."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -44,12 +44,12 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
         yield from tensors_of(list(value.values()))
 
 
-def _is_view(func) -> bool:
+def _is_view(func: Any) -> bool:
     return any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
 
 
 def _ordered(tensor: Tensor) -> bool:
-    """Dense in the usual order or in channels_last."""
+    """Whether the tensor is contiguous, in the default memory format or in channels_last."""
     if tensor.is_contiguous():
         return True
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
@@ -63,10 +63,13 @@ class StepTrace(TorchDispatchMode):
     """Use as ``with StepTrace() as trace: step()``.
 
     Attributes:
-        launches: operator -> calls, views and other bookkeeping left out. operators: the same for every operator.
-        signatures: operator with types and shapes -> calls. syncs: reason -> waits of the host for the device.
-        copies: ``host to device`` and the like -> copies between devices. strided: operator -> inputs of
-        convolutions, norms and matrix products that are not dense. float64: operator -> calls with such tensors.
+        launches: operator -> calls, without views and other bookkeeping.
+        operators: operator -> calls.
+        signatures: operator with dtypes and shapes -> calls.
+        syncs: reason -> times that the host waits for the device.
+        copies: ``cpu to npu`` and the like -> copies between devices.
+        strided: operator -> inputs of convolutions, norms and matrix products that are not contiguous.
+        float64: operator -> calls with float64 tensors.
     """
 
     def __init__(self) -> None:
@@ -79,7 +82,8 @@ class StepTrace(TorchDispatchMode):
         self.strided: Counter[str] = Counter()
         self.float64: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run an operator and count it."""
         kwargs = kwargs or {}
         inputs = [*tensors_of(args), *tensors_of(kwargs)]
         before = [(t.dtype, tuple(t.shape)) for t in inputs]
@@ -87,17 +91,17 @@ class StepTrace(TorchDispatchMode):
         self._count(func, args, inputs, before, result)
         return result
 
-    def _count(self, func, args, inputs: list[Tensor], before: list[tuple], result) -> None:
+    def _count(self, func: Any, args: tuple, inputs: list[Tensor], before: list[tuple], result: Any) -> None:
         name = func.name()
         if not name.startswith(("aten::", "npu::", "torchvision::", "mmcv::")):
-            return  # marks of the profiler and of c10d
+            return  # markers of the profiler and of c10d
         self.operators[name] += 1
         self._sync(func, name, args)
         self._copy(name, inputs, result)
         if name in FREE or _is_view(func):
             return
         self.launches[name] += 1
-        before = before or [(t.dtype, tuple(t.shape)) for t in tensors_of(result)]  # a factory
+        before = before or [(t.dtype, tuple(t.shape)) for t in tensors_of(result)]  # a factory function
         shapes = ", ".join(f"{str(dtype).removeprefix('torch.')}{list(shape)}" for dtype, shape in before)
         self.signatures[f"{name}({shapes})"] += 1
         if any(t.dtype == torch.float64 and t.dim() > 0 for t in [*inputs, *tensors_of(result)]):
@@ -107,7 +111,7 @@ class StepTrace(TorchDispatchMode):
         elif name in MATMUL:
             self.strided[name] += sum(not _transposed_or_ordered(t) for t in inputs)
 
-    def _sync(self, func, name: str, args) -> None:
+    def _sync(self, func: Any, name: str, args: tuple) -> None:
         if name == "aten::_local_scalar_dense":
             self.syncs["a value is read (.item(), bool(), float())"] += 1
         elif "index" in name:
@@ -117,7 +121,7 @@ class StepTrace(TorchDispatchMode):
         elif torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags:
             self.syncs[f"the result's size depends on the data ({name})"] += 1
 
-    def _copy(self, name: str, inputs: list[Tensor], result) -> None:
+    def _copy(self, name: str, inputs: list[Tensor], result: Any) -> None:
         if name == "aten::copy_" and len(inputs) == 2:
             source, target = inputs[1].device.type, inputs[0].device.type
         elif name == "aten::_to_copy" and isinstance(result, Tensor):

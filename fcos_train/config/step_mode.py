@@ -21,7 +21,7 @@ from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.batch_shapes import fixed_shapes, reset_batch, set_batch
 from fcos_train.config.options import TrainOptions
-from fcos_train.models import STOCK, static_head_of, use_level_norms
+from fcos_train.models import STOCK_OF_FIXED_SHAPE, fixed_shape_head_of, use_level_norms
 from fcos_train.models.fast.group_norm import triton_fault
 from mmcv_overrides.device import Accelerator
 from mmcv_overrides.errors import UserError
@@ -45,7 +45,7 @@ def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> li
     _remove_hook(cfg)
     if options.step_mode == "mmdet":
         return [_stock(cfg), *use_level_norms(cfg.model)]
-    head, what = static_head_of(cfg.model)
+    head, what = fixed_shape_head_of(cfg.model)
     if head is None:
         if options.step_mode != "auto":
             raise UserError(f"--step-mode {options.step_mode}: {what}; use --step-mode mmdet")
@@ -76,8 +76,8 @@ def _remove_hook(cfg: Config) -> None:
 
 def _stock(cfg: Config) -> str:
     head = cfg.model.get("bbox_head")
-    if isinstance(head, dict) and head.get("type") in STOCK:
-        head["type"] = STOCK[head["type"]]
+    if isinstance(head, dict) and head.get("type") in STOCK_OF_FIXED_SHAPE:
+        head["type"] = STOCK_OF_FIXED_SHAPE[head["type"]]
     reset_batch(cfg)
     return "step mode mmdet: asked for"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from mmengine.hooks import Hook
@@ -17,25 +18,26 @@ from mmcv_overrides.optimizer import StepOptimWrapper
 
 @HOOKS.register_module()
 class FixedStepHook(Hook):
-    """Makes a built model ready for the fixed-shape step, after its weights are there.
+    """Prepares a built model for the fixed-shape step, once its weights are loaded.
 
     Args:
         channels_last: keep weights, gradients and momentum in channels_last.
         mode: ``eager``, ``compile`` or ``graph``.
-        merge_levels: run the towers of the head over all levels at once, where that can be done.
+        merge_levels: run the towers of the head over all levels at once, if they allow it.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, channels_last: bool = False, mode: str = "eager", merge_levels: bool = False):
+    def __init__(self, channels_last: bool = False, mode: str = "eager", merge_levels: bool = False) -> None:
         self.channels_last, self.mode, self.merge_levels = channels_last, mode, merge_levels
 
-    def before_run(self, runner) -> None:
-        """Initial weights are drawn in the usual memory order, so that a seed means the same weights in every mode."""
+    def before_run(self, runner: Any) -> None:
+        """Draw initial weights in the default memory format, so that a seed gives the same weights in every mode."""
         for param in runner.model.parameters():
             param.data = param.data.contiguous()
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Any) -> None:
+        """See :func:`make_ready`."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         make_ready(model, runner.optim_wrapper, runner.logger.info, self.channels_last, self.mode, self.merge_levels)
 
@@ -48,14 +50,16 @@ def make_ready(
     mode: str = "eager",
     merge_levels: bool = False,
 ) -> None:
-    """Turn a built detector with a fixed-shape head into one whose ``train_step`` runs as ``mode`` says.
+    """Prepare a detector with a fixed-shape head, so that its ``train_step`` runs in the given mode.
 
     Args:
-        model: not its DDP wrapper, on its device, with its weights. wrapper: its optimizer wrapper.
-        log: gets lines for people. channels_last, mode, merge_levels: as for :class:`FixedStepHook`.
+        model: the detector without its DDP wrapper, on its device, with its weights.
+        wrapper: its optimizer wrapper.
+        log: receives one line per decision.
+        channels_last, mode, merge_levels: as in :class:`FixedStepHook`.
 
     Raises:
-        UserError: the optimizer can't be part of a graph.
+        UserError: the optimizer cannot be part of a graph.
     """
     make_fast(model, log, fold=wrapper.opt_level != "O2", merge_levels=merge_levels)
     if channels_last:
@@ -66,12 +70,12 @@ def make_ready(
         graphed.graph_step(model, wrapper, log)
 
 
-def lay_out(model: nn.Module, wrapper) -> None:
-    """Weights in channels_last, and what the optimizer keeps for each of them in the same order.
+def lay_out(model: nn.Module, wrapper: StepOptimWrapper) -> None:
+    """Convert weights, and the optimizer's state of each, to channels_last.
 
-    A fused update walks a weight, its gradient and its momentum by address: one order for all three.
+    A fused update reads a weight, its gradient and its momentum by address, so all three need the same memory format.
     """
-    model.to(memory_format=torch.channels_last)
+    cast(Any, model).to(memory_format=torch.channels_last)  # torch's annotations lack this overload
     owners = [p for group in wrapper.optimizer.param_groups for p in group["params"]]
     for param in owners:
         if param.dim() == 4:

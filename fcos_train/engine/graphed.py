@@ -1,10 +1,11 @@
-"""``--step-mode graph``: forward, losses, backward, unscaling, clip, check and update as one CUDA graph for each shape.
+"""``--step-mode graph``: forward, losses, backward, unscaling, clip, check and update as one CUDA graph per shape.
 
-A graph repeats launches on fixed addresses. So a batch is copied into tensors that stay, the learning rates are
-tensors on the device that follow ``param_groups`` before each step, and what hooks read is copied out afterwards. Loss
-scale, momentum and the decision to skip a step are on the device anyway (``mmcv_overrides.optimizer``). The first steps of
-a shape run uncaptured: they are ordinary training steps, and the warm-up that torch's documentation asks for. A
-capture executes nothing, so a run has the steps, and up to rounding the losses, of ``eager``.
+A graph repeats launches on fixed addresses. A batch is therefore copied into permanent tensors, the learning rates are
+device tensors that are set from ``param_groups`` before each step, and the values that hooks read are copied out
+afterwards. Loss scale, momentum and the decision to skip a step are on the device in every mode
+(``mmcv_overrides.optimizer``). The first steps of a shape run uncaptured: they are ordinary training steps, and the
+warm-up that torch's documentation requires. A capture executes nothing, so a run has the same steps as ``eager``, and
+the same losses up to rounding.
 
 See "CUDA Graphs" in torch's documentation, and MLPerf's RetinaNet for a whole step in one graph.
 """
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +33,26 @@ Outputs = tuple[Tensor, Tensor]
 
 
 class Capture(Protocol):
-    """How a function becomes something that can be repeated; the rest of this module knows no device."""
+    """How a function is recorded and repeated; the rest of this module is independent of the device."""
 
     def warm(self, function: Callable[[], Outputs]) -> Outputs:
-        """Run it uncaptured, where captures will run."""
+        """Run the function uncaptured, on the stream of the captures."""
 
     def capture(self, function: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
-        """Record it without running it. Returns the tensors that hold its results after each call of the second."""
+        """Record the function without running it. Returns its output tensors, and a callable that fills them anew."""
 
 
 class CudaGraphs:
-    """Captures on one side stream and in one memory pool.
+    """Captures on one side stream, with one memory pool.
 
-    Graphs may share a pool because nothing in it outlives a step: the results are copied out before the next.
+    Graphs may share the pool because nothing in it outlives a step: results are copied out before the next step.
     """
 
     def __init__(self) -> None:
         self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
     def warm(self, function: Callable[[], Outputs]) -> Outputs:
+        """See :class:`Capture`."""
         here = torch.cuda.current_stream()
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
@@ -59,8 +61,9 @@ class CudaGraphs:
         return outputs
 
     def capture(self, function: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
+        """See :class:`Capture`."""
         graph = torch.cuda.CUDAGraph()
-        # thread_local: the loader's thread may pin memory meanwhile, which a global capture would take as a fault
+        # thread_local: the loader's thread may pin memory meanwhile, which is an error during a global capture
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
             outputs = function()
         return outputs, graph.replay
@@ -68,7 +71,14 @@ class CudaGraphs:
 
 @dataclass
 class Recording:
-    """One shape of batches with one set of optimizer settings. names: of the losses; fixed: what must not change."""
+    """The steps of one batch shape with one set of optimizer settings.
+
+    Attributes:
+        steps: uncaptured steps so far.
+        names: names of the losses.
+        replay: runs the graph; None before the capture. outputs: the tensors that it fills.
+        fixed: state that must not change after the capture.
+    """
 
     steps: int = 0
     names: tuple[str, ...] = ()
@@ -76,30 +86,38 @@ class Recording:
     replay: Callable[[], None] | None = None
     fixed: tuple = ()
 
+    def run(self) -> Outputs:
+        """Run the graph; the next run overwrites the outputs."""
+        assert self.replay is not None and self.outputs is not None
+        self.replay()
+        return self.outputs
+
 
 class GraphedStep:
-    """A detector's ``train_step`` as graphs; put it there with :func:`graph_step`.
+    """The ``train_step`` of a detector as graphs; installed by :func:`graph_step`.
 
-    A change of weights' addresses, of ``requires_grad``, of a module's ``training`` or of an optimizer setting other
-    than the learning rate makes a new capture. Other changes of the model in mid-run (code that hooks swap, say) are
-    not seen.
+    A change of the address of a weight, of ``requires_grad``, of ``training`` of a module or of an optimizer setting
+    other than the learning rate causes a new capture. Other changes of the model during a run are not detected, such
+    as code that a hook replaces.
 
     Args:
-        model: a detector. wrapper: its optimizer wrapper, with a fused optimizer.
-        log: gets a line for every capture.
-        capture: how to record; CUDA graphs.
+        model: a detector.
+        wrapper: its optimizer wrapper, with a fused optimizer.
+        log: receives a line for every capture.
+        capture: how to record; CUDA graphs by default.
 
     Raises:
-        UserError: an optimizer that decides on the host.
+        UserError: an optimizer that decides on the host whether to skip a step.
     """
 
     def __init__(
         self, model: nn.Module, wrapper: StepOptimWrapper, log: Callable[[str], None], capture: Capture | None = None
-    ):
+    ) -> None:
         if not wrapper.fused:
             raise UserError(
-                f"--step-mode graph needs a fused optimizer (SGD, Adam, AdamW with fused=True), not "
-                f"{type(wrapper.optimizer).__name__} without: a host cannot decide on a step within a graph; --step-mode eager runs the same step without a graph"
+                f"--step-mode graph needs a fused optimizer, not {type(wrapper.optimizer).__name__}: the decision to "
+                "skip a step must be made on the device. Use fused=True (SGD, Adam, AdamW); --step-mode eager runs the "
+                "same step without a graph"
             )
         self.model, self.wrapper, self.log = model, wrapper, log
         self._capture = capture or CudaGraphs()
@@ -110,15 +128,19 @@ class GraphedStep:
         self._recordings: dict[tuple, Recording] = {}
 
     def __call__(self, data: dict, optim_wrapper: StepOptimWrapper) -> dict[str, Tensor]:
-        """One training step of a batch as the loader gives it. Returns losses for the log, 0-d on the device.
+        """One training step.
 
+        Args:
+            data: a batch from the loader.
+        Returns:
+            losses for the log, 0-d on the device.
         Raises:
-            UserError: a batch without fixed shape, too many shapes, or a step that cannot be captured.
+            UserError: a batch without a fixed shape, too many shapes, or a step that cannot be captured.
         """
         shape, batch = self._take(data)
         recording = self._recording(shape)
         self._follow_rates()
-        self.wrapper.follow_weights()  # a replay runs nothing of this on the host
+        self.wrapper.follow_weights()  # a replay runs none of this code on the host
         before = self.wrapper.inner_count
         fixed = self._fixed()
         if recording.replay is not None and recording.fixed != fixed:
@@ -130,17 +152,16 @@ class GraphedStep:
         else:
             if recording.replay is None:
                 self._record(batch, recording, fixed)
-            recording.replay()
-            outputs = recording.outputs
+            outputs = recording.run()
         self.wrapper._inner_count = before + 1
         return self._copied_out(recording.names, outputs)
 
     def __deepcopy__(self, memo: dict) -> MethodType:
-        """A copy of the model takes its steps uncaptured."""
-        return MethodType(type(self.model).train_step, copy.deepcopy(self.model, memo))
+        """A copy of the model runs its steps uncaptured."""
+        return MethodType(type(cast(Any, self.model)).train_step, copy.deepcopy(self.model, memo))
 
     def _take(self, data: dict) -> tuple[tuple, dict]:
-        """Copy a batch to where the graph of its shape reads it."""
+        """Copy a batch into the tensors that the graph of its shape reads. Returns the shape and the copy."""
         images, objects = data["inputs"], data["data_samples"]
         if not isinstance(objects, PaddedObjects):
             raise UserError(f"--step-mode graph needs batches of fixed shape, got {type(objects).__name__}; use eager")
@@ -161,20 +182,21 @@ class GraphedStep:
         key = (shape, settings)
         if key not in self._recordings and len(self._recordings) == MOST_GRAPHS:
             raise UserError(
-                f"--step-mode graph: more than {MOST_GRAPHS} shapes of batches and settings of the optimizer (does a schedule "
-                f"change another one than the learning rate?); --step-mode eager runs the same step without a graph"
+                f"--step-mode graph: more than {MOST_GRAPHS} combinations of batch shapes and optimizer settings (does "
+                "a schedule change a setting other than the learning rate?); --step-mode eager runs the same step "
+                "without a graph"
             )
         return self._recordings.setdefault(key, Recording())
 
     def _follow_rates(self) -> None:
-        """Schedules set numbers in ``param_groups``; a launch is needed only when they change."""
+        """Copy the learning rates that schedules set in ``param_groups``; a launch is needed only when they change."""
         for place, group in enumerate(self.wrapper.optimizer.param_groups):
             if group["lr"] != self._rates_on_device[place]:
                 self._rates_on_device[place] = float(group["lr"])
                 self._rates[place].fill_(self._rates_on_device[place])
 
     def _fixed(self) -> tuple:
-        """What a capture relies on: addresses of all that lasts from step to step, and switches."""
+        """The state that a capture depends on: addresses of permanent tensors, and flags."""
         modules = list(self.model.modules())
         tensors = [t for m in modules for table in (m._parameters, m._buffers) for t in table.values() if t is not None]
         state = self.wrapper.optimizer.state.values()
@@ -182,10 +204,10 @@ class GraphedStep:
         return tuple((t.data_ptr(), t.requires_grad) for t in tensors), tuple(kept), tuple(m.training for m in modules)
 
     def _step(self, batch: dict, recording: Recording, capturing: bool = False) -> Outputs:
-        """The ordinary step. Returns [losses..., bad, loss_bad, grad_norm] and the norms of all gradients."""
-        wrapper = self.wrapper
+        """The ordinary step. Returns [losses..., bad, loss_bad, grad_norm] and the norms of all gradients, 1-d each."""
+        wrapper, model = self.wrapper, cast(Any, self.model)
         with device_rates(wrapper.optimizer, self._rates, capturing):
-            losses = type(self.model).train_step(self.model, batch, wrapper)
+            losses = type(model).train_step(model, batch, wrapper)
         recording.names = tuple(losses)
         row = [*losses.values(), wrapper.last_bad, wrapper.last_loss_bad, wrapper.last_grad_norm]
         return torch.stack([value.detach().float().reshape(()) for value in row]), wrapper.last_norms
@@ -195,10 +217,11 @@ class GraphedStep:
         try:
             recording.outputs, recording.replay = self._capture.capture(step)
         except RuntimeError as error:
-            cause = error.__context__ or error  # ending a capture that went wrong fails once more
+            cause = error.__context__ or error  # ending a failed capture raises a second error
             first = f"{type(cause).__name__}: {cause}".splitlines()[0]
             raise UserError(
-                f"--step-mode graph: the step cannot be captured ({first}); --step-mode eager runs the same step without a graph"
+                f"--step-mode graph: the step cannot be captured ({first}); "
+                "--step-mode eager runs the same step without a graph"
             ) from error
         recording.fixed = fixed
         count, _, height, width = batch["inputs"].shape
@@ -206,7 +229,7 @@ class GraphedStep:
         self.log(f"captured as one graph: {count} x {height}x{width}, {places} places for objects")
 
     def _copied_out(self, names: tuple[str, ...], outputs: Outputs) -> dict[str, Tensor]:
-        """Results in memory of their own: hooks keep them until the next log line, graphs overwrite theirs."""
+        """Copies of the results: hooks keep them until the next log line, while graphs overwrite their outputs."""
         row, norms = (tensor.clone() for tensor in outputs)
         *losses, bad, loss_bad, grad_norm = row.unbind()
         wrapper = self.wrapper
@@ -217,12 +240,12 @@ class GraphedStep:
 
 @contextmanager
 def device_rates(optimizer: torch.optim.Optimizer, rates: list[Tensor], capturing: bool = False) -> Iterator[None]:
-    """Within it the optimizer takes its learning rates from 0-d tensors; schedules and checkpoints see numbers."""
+    """Let the optimizer read its learning rates from 0-d tensors; schedules and checkpoints still see numbers."""
     kept: list[dict[str, Any]] = []
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         kept.append({name: group[name] for name in ("lr", "capturable") if name in group})
         group["lr"] = rate
-        if capturing and "capturable" in group:  # Adam refuses a capture without; its fused form has what it takes
+        if capturing and "capturable" in group:  # Adam refuses a capture without it; its fused form does not need it
             group["capturable"] = True
     try:
         yield
@@ -234,7 +257,8 @@ def device_rates(optimizer: torch.optim.Optimizer, rates: list[Tensor], capturin
 def graph_step(
     model: nn.Module, wrapper: StepOptimWrapper, log: Callable[[str], None], capture: Capture | None = None
 ) -> GraphedStep:
-    """Let ``model.train_step`` run as graphs from now on. An attribute of the instance stands before the method:
-    ``state_dict``, prediction and checkpoints know nothing of it. A ``loss`` that was compiled before is captured so."""
-    model.train_step = GraphedStep(model, wrapper, log, capture)
-    return model.train_step
+    """Make ``model.train_step`` run as graphs from now on. The instance attribute hides the method of the class;
+    ``state_dict``, prediction and checkpoints are not affected. A compiled ``loss`` is captured as it is."""
+    step = GraphedStep(model, wrapper, log, capture)
+    cast(Any, model).train_step = step
+    return step

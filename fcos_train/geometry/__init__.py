@@ -1,1 +1,1 @@
-"""Points, boxes, overlaps and target assignment: pure tensor functions of fixed shapes (torch only)."""
+"""Points, boxes, IoU and target assignment: pure tensor functions with fixed shapes, which import nothing but torch."""

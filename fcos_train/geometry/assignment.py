@@ -1,8 +1,8 @@
-"""Which object each point of a pyramid learns, for a whole batch, with shapes that know nothing of the data.
+"""Assigns an object or the background to each point of a pyramid, with shapes independent of the data.
 
-Letters as in :mod:`fcos_train.geometry.points`. Objects first get a rank 1..G of preference ([B, G] only); the winner
-of a point is then the admissible object of the highest rank, a plain maximum over one-byte numbers. Objects are
-taken in slices of at most ``MAX_PAIRS`` pairs (point, object), which changes memory, not results.
+Symbols as in :mod:`fcos_train.geometry.points`. Objects are first ranked 1..G by preference ([B, G] only); a point then
+takes the admissible object of the highest rank, a plain maximum over one-byte numbers. Objects are processed in slices
+of at most ``MAX_PAIRS`` pairs (point, object), which limits memory and does not change results.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from torch import Tensor
 from fcos_train.geometry.boxes import area, scale_boxes, valid_objects
 from fcos_train.geometry.points import PointGrid
 
-MAX_PAIRS = 1 << 26  # 64 MB for each one-byte tensor, of which about four live at once
+MAX_PAIRS = 1 << 26  # 64 MB per one-byte tensor; about four of them are alive at once
 
 
 @dataclass(frozen=True)
 class FcosTargets:
-    """labels [B, P] i64 (``num_classes`` = background), foreground [B, P] bool, distances [B, 2, 2, P] f32.
+    """Training targets of FCOS.
 
-    Distances are (near, far) x (x, y) from the point to the sides of its box, in px or in strides; 1 where background.
+    Attributes:
+        labels: [B, P] i64; ``num_classes`` means background.
+        foreground: [B, P] bool.
+        distances: [B, 2, 2, P] f32, (near, far) x (x, y) from the point to the sides of its box, in px or in strides;
+            1 for background.
     """
 
     labels: Tensor
@@ -32,40 +36,44 @@ class FcosTargets:
 
 @dataclass(frozen=True)
 class FsafTargets:
-    """Targets before the choice of levels.
+    """Training targets of FSAF before the online selection of levels.
 
-    labels [B, P] i64 (``num_classes`` = background), foreground [B, P] bool, counted [B, P] bool (false: the point
-    has no part in the loss), silenced [B, C, P] bool (false negatives that must not be punished),
-    objects [B, P] i64 (0..G-1: a name for the object within its image, meaningless where background),
-    distances as in :class:`FcosTargets`, px.
+    Attributes:
+        labels: [B, P] i64; ``num_classes`` means background.
+        foreground: [B, P] bool.
+        counted: [B, P] bool, False for points that are excluded from the loss.
+        ignored: [B, C, P] bool, entries without classification loss, unless the class is the point's own.
+        objects: [B, P] i64, index 0..G-1 of the object within its image; undefined for background.
+        distances: as in :class:`FcosTargets`, in px.
     """
 
     labels: Tensor
     foreground: Tensor
     counted: Tensor
-    silenced: Tensor
+    ignored: Tensor
     objects: Tensor
     distances: Tensor
 
 
 def _rank_dtype(device: torch.device, objects: int) -> torch.dtype:
-    """CPU and CUDA gain from narrow pairs; an NPU's vector unit has no such arithmetic."""
+    """CPU and CUDA are faster with narrow integers; the vector unit of an NPU has no arithmetic for them."""
     if device.type not in ("cpu", "cuda"):
         return torch.float32
     return torch.uint8 if objects < 256 else torch.int16
 
 
 def _slices(pairs_of_one: int, objects: int) -> list[slice]:
+    """Slices over the objects, each within ``MAX_PAIRS``; a single object takes ``pairs_of_one`` pairs."""
     step = max(1, MAX_PAIRS // max(1, pairs_of_one))
     return [slice(start, min(start + step, objects)) for start in range(0, objects, step)]
 
 
 def _rank_objects(boxes: Tensor, valid: Tensor, ties_to_last: bool) -> tuple[Tensor, Tensor]:
-    """Order and ranks of the objects of each image, small boxes preferred.
+    """Rank the objects of each image, small boxes first.
 
     Returns:
-        order [B, G] i64, the preferred object first; ranks [B, 1, G], G for the preferred object down to 1, 0 for
-        padding. Among equal areas the first object is preferred, or with ``ties_to_last`` the last.
+        order [B, G] i64, the preferred object first; ranks [B, 1, G], from G for the preferred object down to 1, and 0
+        for padding. Among equal areas the first object is preferred, or the last with ``ties_to_last``.
     """
     if ties_to_last:
         order = area(boxes).sort(dim=1, descending=True, stable=True).indices.flip(1)
@@ -78,13 +86,13 @@ def _rank_objects(boxes: Tensor, valid: Tensor, ties_to_last: bool) -> tuple[Ten
 
 
 def _winner(best: Tensor, order: Tensor) -> Tensor:
-    """[B, P] highest ranks (0: none) -> [B, P] i64 objects; meaningless where there is none."""
+    """[B, P] highest ranks (0: no object) -> [B, P] i64 objects; undefined where there is no object."""
     objects = order.shape[1]
     return order.gather(1, (objects - best.long()).clamp(max=objects - 1))
 
 
 def _sides(grid: PointGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Near and far edge of every box on the axis of every axis position: two of [B, S, G]."""
+    """Near and far edge of every box along the axis of every axis position: two tensors [B, S, G]."""
     edges = boxes.transpose(1, 2)  # [B, 4, G]
     return edges[:, :2].index_select(1, grid.axis), edges[:, 2:].index_select(1, grid.axis)
 
@@ -92,7 +100,7 @@ def _sides(grid: PointGrid, boxes: Tensor) -> tuple[Tensor, Tensor]:
 def _winner_distances(
     grid: PointGrid, boxes: Tensor, winner: Tensor, background: Tensor, scale: Tensor | None
 ) -> Tensor:
-    """[B, P] winners among [B, G, 4] boxes -> [B, 2, 2, P] distances, 1 where there is no winner."""
+    """[B, P] winners among [B, G, 4] boxes -> [B, 2, 2, P] distances, 1 for background."""
     chosen = boxes.transpose(1, 2).gather(2, winner.unsqueeze(1).expand(-1, 4, -1)).unflatten(1, (2, 2))
     distances = torch.stack((grid.xy - chosen[:, 0], chosen[:, 1] - grid.xy), dim=1)
     if scale is not None:
@@ -106,20 +114,22 @@ def fcos_targets(
 ) -> FcosTargets:
     """FCOS assignment (arXiv 1904.01355, section 3.1; centre sampling as in its journal version).
 
-    A point takes the smallest box that contains it (with centre sampling: whose central square, cut by the box,
-    contains it) and whose largest side distance lies in the range of the level. Equal areas: the first object.
+    A point is assigned the smallest box that contains it and whose largest side distance lies in the range of the
+    level. With centre sampling the central square, clipped to the box, must contain the point. Of boxes with equal area
+    the first is assigned.
 
     Args:
         grid: points with ``low``, ``high`` and ``reach``.
-        boxes: [B, G, 4] f32 xyxy px, padded. labels: [B, G] i64. count: [B] i64, valid objects of each image.
-        num_classes: C, the label of the background.
-        in_strides: give distances divided by the stride of the level (``norm_on_bbox``).
+        boxes: [B, G, 4] f32 xyxy in px, padded. labels: [B, G] i64. count: [B] i64, valid objects of each image.
+        num_classes: C, which is also the label of the background.
+        in_strides: divide distances by the stride of the level (``norm_on_bbox``).
     """
     order, ranks = _rank_objects(boxes, valid_objects(count, boxes.shape[1]), ties_to_last=False)
     best = None
     for part in _slices(boxes.shape[0] * grid.num_points, boxes.shape[1]):
         found = (_fcos_fits(grid, boxes[:, part]) * ranks[:, :, part]).amax(2)
         best = found if best is None else torch.maximum(best, found)
+    assert best is not None  # a padded batch has places for objects
     background, winner = best == 0, _winner(best, order)
     chosen_labels = labels.gather(1, winner).masked_fill_(background, num_classes)
     distances = _winner_distances(grid, boxes, winner, background, grid.stride if in_strides else None)
@@ -127,10 +137,10 @@ def fcos_targets(
 
 
 def _fcos_fits(grid: PointGrid, boxes: Tensor) -> Tensor:
-    """[B, P, g] bool: the object is admissible at the point.
+    """[B, P, g] bool: whether the object is admissible at the point.
 
-    On each axis an object is 2: outside or beyond the range, 1: admissible and above the lower limit, or
-    0: admissible but below it. It fits a point if the larger of the two codes is 1.
+    On each axis an object gets the code 2 (outside, or above the range), 1 (admissible and at least the lower limit) or
+    0 (admissible, below the lower limit). It is admissible at a point if the larger of its two codes is 1.
     """
     near, far = _sides(grid, boxes)
     position = grid.position[:, None]
@@ -166,15 +176,15 @@ def fsaf_targets(
     """FSAF's effective and ignored regions on all levels (arXiv 1903.00621, section 3.1; mmdet's CenterRegionAssigner).
 
     The cell of a point is the square of one stride around it. An object claims a cell whose centre it contains if
-    more than ``least_cover`` of the cell lies in the box shrunk by ``positive``; the smallest box wins, equal areas:
-    the last object. Cells in the box shrunk by ``negative`` which are not claimed, and cells claimed in vain, are
-    silent for the class of that object. A claimed cell that is also silent for its own class becomes background,
-    unless ``foreground_first``.
+    more than ``least_cover`` of the cell lies in the box scaled by ``positive``; the smallest of several boxes gets the
+    cell, of equal areas the last. For the class of an object, cells in its box scaled by ``negative`` that it did not
+    claim, and cells that it claimed but another object got, are ignored. A claimed cell that is also ignored for its
+    own class becomes background, unless ``foreground_first``.
 
     Args:
         grid: points at ``offset`` 0. boxes, labels, count, num_classes: as in :func:`fcos_targets`.
-        counted: [B, P] bool, points that take part (None: all).
-        ignore: padded regions ([B, I, 4], [B] count) whose inner part, shrunk by ``ignore_scale``, has no loss.
+        counted: [B, P] bool, points included in the loss (None: all).
+        ignore: padded regions ([B, I, 4] px, [B] count); points in a region scaled by ``ignore_scale`` have no loss.
     """
     if counted is None:
         counted = torch.ones((boxes.shape[0], grid.num_points), dtype=torch.bool, device=boxes.device)
@@ -190,9 +200,10 @@ def fsaf_targets(
         voted = torch.bmm(one_hot[:, :, part], touched.transpose(1, 2).float())
         best = found if best is None else torch.maximum(best, found)
         votes = voted if votes is None else votes + voted
+    assert best is not None and votes is not None  # a padded batch has places for objects
     winner = _winner(best, order)
     own = labels.gather(1, winner)
-    # the winner votes once for its own class; another vote there is another object of the same class
+    # the winner contributes one vote to its own class; a second vote comes from another object of that class
     rivals = votes.gather(1, own.unsqueeze(1)).squeeze(1) > 1.5
     foreground = (best > 0) & counted
     if not foreground_first:
@@ -202,14 +213,14 @@ def fsaf_targets(
         labels=own.masked_fill_(background, num_classes),
         foreground=foreground,
         counted=counted,
-        silenced=votes > 0.5,
+        ignored=votes > 0.5,
         objects=winner,
         distances=_winner_distances(grid, boxes, winner, background, None),
     )
 
 
 def _in_any(grid: PointGrid, boxes: Tensor, count: Tensor) -> Tensor:
-    """[B, P] bool: the point lies strictly inside one of the valid boxes."""
+    """[B, P] bool: whether the point lies strictly inside one of the valid boxes."""
     near, far = _sides(grid, boxes)
     inside = torch.minimum(grid.position[:, None] - near, far - grid.position[:, None]) > 0
     inside = inside & valid_objects(count, boxes.shape[1]).unsqueeze(1)
@@ -219,7 +230,7 @@ def _in_any(grid: PointGrid, boxes: Tensor, count: Tensor) -> Tensor:
 def _fsaf_pairs(
     grid: PointGrid, boxes: Tensor, valid: Tensor, positive: float, negative: float, least_cover: float
 ) -> tuple[Tensor, Tensor]:
-    """Two of [B, P, g] bool: the object claims the cell; it claims it or has it in its silent region."""
+    """Two tensors [B, P, g] bool: the object claims the cell; it claims the cell or its negative region covers it."""
     half = 0.5 * grid.axis_stride[:, None]
     cell_near, cell_far = grid.position[:, None] - half, grid.position[:, None] + half
     least = (least_cover * grid.stride * grid.stride)[:, None]

@@ -1,8 +1,8 @@
-"""Overlap of two boxes around a common point, straight from their side distances, with its derivative.
+"""IoU of two boxes around a common point, computed from their side distances, with its derivative.
 
-With distances there is no need to build corners: inter = (min l + min r) * (min t + min b). It also keeps the
-precision that corners lose when a small box lies far from the origin. The derivative is written out, so that a
-loss costs a third of the kernels that autograd would launch; the tests hold it against autograd.
+Distances make corners unnecessary: inter = (min l + min r) * (min t + min b). They also keep the precision that corners
+lose for a small box far from the origin. The derivative is written out by hand, which launches a third of the kernels
+that autograd would; the tests compare it with autograd.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_Sized = tuple[Tensor, Tensor]  # lengths [..., 2, P] and areas [..., P]
 
-def _areas(distances: Tensor) -> tuple[Tensor, Tensor]:
+
+def _areas(distances: Tensor) -> _Sized:
     """[..., 2 sides, 2 axes, P] -> lengths [..., 2, P] and areas [..., P]."""
     lengths = distances.sum(-3)
     return lengths, lengths[..., 0, :] * lengths[..., 1, :]
 
 
 def _by_other_axis(slope: Tensor, lengths: Tensor) -> Tensor:
-    """d loss / d area [..., P] -> d loss / d length [..., 1, 2, P]: the length of one axis scales the other's."""
+    """d loss / d area [..., P] -> d loss / d length [..., 1, 2, P]: area = product of lengths, so axes swap."""
     return (slope.unsqueeze(-2) * lengths.flip(-2)).unsqueeze(-3)
 
 
@@ -27,7 +29,7 @@ def distance_iou(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
 
     Args:
         pred, target: [B, 2, 2, P] f32, not negative: (near, far) side x axis.
-        eps: least union.
+        eps: lower bound of the union, in px^2.
     Returns:
         [B, P] in [0, 1].
     """
@@ -36,13 +38,13 @@ def distance_iou(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def distance_giou(pred: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
-    """Generalized IoU (arXiv 1902.09630), arguments as :func:`distance_iou`; [B, P] in [-1, 1]."""
+    """Generalized IoU (arXiv 1902.09630), arguments as in :func:`distance_iou`; [B, P] in [-1, 1]."""
     inter, own, union = _parts(pred, target, eps)
     hull = _areas(torch.maximum(pred, target))[1].clamp(min=eps)
     return inter[1] / union - (hull - union) / hull
 
 
-def _parts(pred: Tensor, target: Tensor, eps: float):
+def _parts(pred: Tensor, target: Tensor, eps: float) -> tuple[_Sized, _Sized, Tensor]:
     """(lengths, areas) of the intersection and of the predicted box, and the union."""
     inter, own = _areas(torch.minimum(pred, target)), _areas(pred)
     union = (own[1] + _areas(target)[1] - inter[1]).clamp(min=eps)
@@ -50,10 +52,11 @@ def _parts(pred: Tensor, target: Tensor, eps: float):
 
 
 def iou_loss(pred: Tensor, target: Tensor, mode: str, eps: float) -> tuple[Tensor, Tensor]:
-    """-log(IoU), 1 - IoU or 1 - IoU^2 ('log', 'linear', 'square') of IoU >= ``eps``; arguments as :func:`distance_iou`.
+    """-log(IoU), 1 - IoU or 1 - IoU^2 (mode log, linear, square), with IoU clamped to ``eps``; arguments as in
+    :func:`distance_iou`.
 
     Returns:
-        loss [B, P] and its derivative by ``pred`` [B, 2, 2, P].
+        loss [B, P] and its derivative with respect to ``pred`` [B, 2, 2, P].
     """
     inter, own, union = _parts(pred, target, 1e-6)
     raw = inter[1] / union
@@ -72,7 +75,7 @@ def iou_loss(pred: Tensor, target: Tensor, mode: str, eps: float) -> tuple[Tenso
 
 
 def giou_loss(pred: Tensor, target: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """1 - GIoU and its derivative; shapes as :func:`iou_loss`."""
+    """1 - GIoU and its derivative; arguments and shapes as in :func:`iou_loss`."""
     inter, own, union = _parts(pred, target, eps)
     lengths, hull = _areas(torch.maximum(pred, target))
     hull = hull.clamp(min=eps)

@@ -1,10 +1,9 @@
 """The maps of a feature pyramid side by side on one canvas, so that a layer shared by the levels is one convolution.
 
-Between the maps lies one row or column of zeros, which is the padding that a 3x3 convolution would have added. After
-each layer the border must be zero again. 800x1344 pixels at strides 8 to 128 need 100x253 positions, 88 % of them
-used.
+Maps are separated by one row or column of zeros, the padding that a 3x3 convolution would have added. The border must
+be reset to zero after each layer. 800x1344 pixels at strides 8 to 128 need 100x253 positions, of which 88 % are used.
 
-Letters as in :mod:`fcos_train.geometry.points`; N = height * width positions of the canvas.
+Symbols as in :mod:`fcos_train.geometry.points`; N = height * width positions of the canvas.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from torch import Tensor
 
 from fcos_train.geometry.points import LevelSpec, PointGrid, Sizes, point_grid
 
-_OUTSIDE = -1e6  # px, where no object is
+_OUTSIDE = -1e6  # px; no object reaches this position
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where each map lies: sizes (rows, columns) and places (top, left), all in positions."""
+    """The position of each map: sizes (rows, columns) and places (top, left), all in positions of the canvas."""
 
     height: int
     width: int
@@ -30,7 +29,7 @@ class Canvas:
     places: Sizes
 
     def regions(self) -> list[tuple[slice, slice]]:
-        """Rows and columns of each map."""
+        """Row slice and column slice of each map."""
         return [
             (slice(top, top + rows), slice(left, left + columns))
             for (rows, columns), (top, left) in zip(self.sizes, self.places, strict=True)
@@ -52,7 +51,7 @@ def canvas_of(sizes: Sizes) -> Canvas:
 
 
 def _beside(sizes: Sizes) -> Canvas:
-    """The first map, right of it the second, under that the rest in shelves as wide as the second."""
+    """The second map goes to the right of the first, and the rest below it, in rows as wide as the second map."""
     places = [(0, 0)]
     height, width = sizes[0]
     if len(sizes) > 1:
@@ -69,7 +68,7 @@ def _beside(sizes: Sizes) -> Canvas:
 
 @lru_cache(maxsize=64)
 def level_rows(canvas: Canvas, device: torch.device) -> Tensor:
-    """[L, N] f32, 1 where the position belongs to the level: (values of each level) @ it is a map, 0 on the border."""
+    """[L, N] f32, 1 where the position belongs to the level. [K, L] values @ it -> [K, N], 0 on the border."""
     with torch.inference_mode(False), torch.no_grad():
         rows = torch.zeros(len(canvas.sizes), canvas.height, canvas.width, device=device)
         for level, region in zip(rows, canvas.regions(), strict=True):
@@ -79,14 +78,14 @@ def level_rows(canvas: Canvas, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=64)
 def inside(canvas: Canvas, device: torch.device) -> Tensor:
-    """[N] f32, 1 where a map lies, 0 on the border."""
+    """[N] f32, 1 inside the maps, 0 on the border."""
     with torch.inference_mode(False), torch.no_grad():
         return level_rows(canvas, device).sum(0)
 
 
 @lru_cache(maxsize=64)
 def level_shares(canvas: Canvas, device: torch.device, channels: int) -> Tensor:
-    """[L, N] f32: ``level_rows`` divided by positions of the level times ``channels``, which makes means of sums."""
+    """[L, N] f32: ``level_rows`` / (positions of the level * ``channels``), which turns sums into means."""
     with torch.inference_mode(False), torch.no_grad():
         rows = level_rows(canvas, device)
         return rows / (rows.sum(1, keepdim=True) * channels)
@@ -94,23 +93,23 @@ def level_shares(canvas: Canvas, device: torch.device, channels: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def level_means(canvas: Canvas, device: torch.device, channels: int) -> Tensor:
-    """[channels * N, L] f32: rows @ it is the mean over the positions of each level and over so many channels."""
+    """[channels * N, L] f32. [K, channels * N] @ it -> [K, L]: means over the channels and the positions of a level."""
     with torch.inference_mode(False), torch.no_grad():
         return level_shares(canvas, device, channels).t().repeat(channels, 1).contiguous()
 
 
 @lru_cache(maxsize=64)
 def canvas_grid(canvas: Canvas, spec: LevelSpec, device: torch.device) -> PointGrid:
-    """The points of a pyramid in the order of its canvas, N instead of P.
+    """The points of a pyramid in the order of its canvas: N of them instead of P.
 
-    ``real`` tells points from border. A point of the border lies where no object is.
+    ``real`` is 0 for border positions; their coordinates are outside every object.
     """
     with torch.inference_mode(False), torch.no_grad():
         return _on_canvas(canvas, point_grid(canvas.sizes, spec, device))
 
 
 def _on_canvas(canvas: Canvas, grid: PointGrid) -> PointGrid:
-    """Points move to their places; one more axis position in x and in y, and one more point, serve all of the border."""
+    """Reorder the points; all border positions share one extra point and one extra axis position each in x and y."""
     device, points, positions = grid.xy.device, grid.num_points, len(grid.position)
     place = torch.full((canvas.height, canvas.width), points, device=device)
     for first, (rows, columns), region in zip(grid.first, canvas.sizes, canvas.regions(), strict=False):

@@ -1,7 +1,7 @@
-"""Maps of a feature pyramid as the rows of one matrix: who is whose neighbour, and which level a row belongs to.
+"""Maps of a feature pyramid as the rows of one matrix: the neighbours of each row, and the level it belongs to.
 
-Image after image, in each the points of its levels in the order of :class:`fcos_train.geometry.points.PointGrid`.
-Letters: B images, L levels, Q points of an image, M = B * Q rows, S = B * L segments.
+Rows are ordered by image; within an image, by the order of :class:`fcos_train.geometry.points.PointGrid`.
+Shape symbols: B images, L levels, Q points per image, M = B * Q rows, S = B * L segments (one per image and level).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def rows_of(maps: Sequence[Tensor]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def neighbours(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
-    """[M * 9] i64: of each row the 3x3 rows around it, row by row of its map; M stands for a place outside.
+    """[M * 9] i64: the 3x3 neighbourhood of each row, in row-major order; M for positions outside the map.
 
     Args:
         sizes: (rows, columns) of each map.
@@ -43,14 +43,14 @@ def neighbours(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=64)
 def mirrored(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
-    """:func:`neighbours` from the last of the nine to the first."""
+    """:func:`neighbours` with the nine indices of each row reversed."""
     with torch.inference_mode(False), torch.no_grad():
         return neighbours(sizes, batch, device).view(-1, 9).flip(1).flatten()
 
 
 @lru_cache(maxsize=64)
 def segment_of(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
-    """[M] i64: b * L + l for a row of image b and level l."""
+    """[M] i64: b * L + l for a row of image b on level l."""
     with torch.inference_mode(False), torch.no_grad():
         counts = torch.tensor([rows * columns for rows, columns in sizes] * batch)
         return torch.arange(len(counts)).repeat_interleave(counts).to(device)
@@ -58,27 +58,27 @@ def segment_of(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=64)
 def membership(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
-    """[S, M] f32, 1 where the row belongs to the segment: it @ (values of the rows) are their sums."""
+    """[S, M] f32, 1 where the row belongs to the segment. It @ [M, C] -> [S, C], the sums over each segment."""
     with torch.inference_mode(False), torch.no_grad():
         return F.one_hot(segment_of(sizes, batch, device)).t().float().contiguous()
 
 
 @lru_cache(maxsize=64)
 def points_of_segments(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
-    """[S, 1] f32: how many rows each segment has."""
+    """[S, 1] f32: the number of rows in each segment."""
     with torch.inference_mode(False), torch.no_grad():
         return membership(sizes, batch, device).sum(1, keepdim=True)
 
 
 @lru_cache(maxsize=64)
 def level_of(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
-    """[M] i64: the level of a row."""
+    """[M] i64: the level of each row."""
     with torch.inference_mode(False), torch.no_grad():
         return segment_of(sizes, batch, device) % len(sizes)
 
 
 @lru_cache(maxsize=64)
 def level_membership(sizes: Sizes, batch: int, device: torch.device) -> Tensor:
-    """[L, M] f32, 1 where the row belongs to the level, in whichever image."""
+    """[L, M] f32, 1 where the row belongs to the level, in any image."""
     with torch.inference_mode(False), torch.no_grad():
         return membership(sizes, batch, device).view(batch, len(sizes), -1).sum(0)

@@ -1,4 +1,4 @@
-"""The objects of a batch in tensors of fixed shape, and what is known of its images."""
+"""The objects of a batch as one tensor of fixed shape, with the sizes of its images."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from fcos_train.geometry.boxes import pad_objects, rung
+from fcos_train.geometry.boxes import pad_boxes, rung
 
 
 @dataclass(frozen=True)
 class PaddedObjects:
-    """Letters as in :mod:`fcos_train.geometry.points`; I is the padded number of ignored regions.
+    """The ground truth of a batch. Symbols as in :mod:`fcos_train.geometry.points`; I is the padded number of ignored
+    regions per image.
 
     Attributes:
-        table: [B, 1 + G + I, 5] f32, all numbers of the batch, so that one copy moves them. Row 0 is
-            (count, ignored count, image rows, image columns, 0), then x1, y1, x2, y2, label of every object, then
-            the same of every ignored region.
+        table: [B, 1 + G + I, 5] f32, all numbers of the batch, so that a single copy moves them. Row 0 is
+            (object count, ignored count, image rows, image columns, 0); then (x1, y1, x2, y2, label) of every object,
+            in px; then the same for every ignored region.
         places: G.
-        divisor: px; an image has losses up to its own size rounded up to it (mmdet's ``pad_shape``).
-        samples: one record for each image, for logs and hooks; not moved to the device.
+        divisor: px; losses cover an image up to its own size rounded up to a multiple of this (mmdet's ``pad_shape``).
+        samples: one record per image, for logs and hooks; not moved to the device.
     """
 
     table: Tensor
@@ -40,18 +43,23 @@ class PaddedObjects:
         divisor: int = 1,
         samples: Sequence[Any] = (),
     ) -> PaddedObjects:
-        """From a list for each image: [n, 4] boxes, [n] labels, [i, 4] regions, (rows, columns) of the image."""
-        padded, classes, count = pad_objects(boxes, labels)
-        regions = padded.new_zeros(len(boxes), 0, 4)
+        """Build the table on the device of the boxes.
+
+        Args:
+            boxes, labels, ignored: one tensor per image: boxes [n, 4] in px, labels [n], ignored regions [i, 4] in px.
+                ``ignored`` may be empty.
+            sizes: (rows, columns) of each image in px.
+        """
+        padded = pad_boxes(boxes)
         most = max((len(region) for region in ignored), default=0)
-        if most:
-            none = [region.new_zeros(len(region)) for region in ignored]
-            regions = pad_objects(ignored, none, rung(most))[0]
-        counts = torch.stack((count, torch.tensor([len(region) for region in ignored])), 1)
-        head = torch.cat((counts, torch.tensor(sizes), torch.zeros(len(boxes), 1)), 1).unsqueeze(1)
-        rows = torch.cat((padded, classes.unsqueeze(2)), 2)
-        regions = torch.nn.functional.pad(regions, (0, 1))
-        return cls(torch.cat((head, rows, regions), 1), padded.shape[1], divisor, samples)
+        regions = pad_boxes(ignored, rung(most)) if most else padded.new_zeros(len(boxes), 0, 4)
+        classes = pad_sequence([item.float() for item in labels], batch_first=True)
+        classes = F.pad(classes, (0, padded.shape[1] - classes.shape[1]))
+        ignored_counts = [len(region) for region in ignored] or [0] * len(boxes)
+        rows = [[len(own), count, *size, 0] for own, count, size in zip(boxes, ignored_counts, sizes, strict=True)]
+        head = torch.tensor(rows, dtype=torch.float32, device=padded.device).unsqueeze(1)
+        objects = torch.cat((padded, classes.unsqueeze(2)), 2)
+        return cls(torch.cat((head, objects, F.pad(regions, (0, 1))), 1), padded.shape[1], divisor, samples)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -63,11 +71,11 @@ class PaddedObjects:
         return self.samples[index]
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> PaddedObjects:
-        """The same with its tensor put through ``move``."""
+        """A copy whose table is ``move(table)``."""
         return replace(self, table=move(self.table))
 
     def pin_memory(self) -> PaddedObjects:
-        """For DataLoader's ``pin_memory``."""
+        """Called by DataLoader when ``pin_memory`` is set."""
         return self.moved(Tensor.pin_memory)
 
     @property
@@ -82,19 +90,19 @@ class PaddedObjects:
 
     @property
     def count(self) -> Tensor:
-        """[B] i64, objects of each image."""
+        """[B] i64, number of objects in each image."""
         return self.table[:, 0, 0].long()
 
     @property
     def ignore(self) -> tuple[Tensor, Tensor] | None:
-        """([B, I, 4] f32, [B] i64) or None where no image of the batch has any."""
+        """Ignored regions [B, I, 4] f32 in px and their counts [B] i64; None if no image of the batch has any."""
         if self.table.shape[1] == 1 + self.places:
             return None
         return self.table[:, 1 + self.places :, :4], self.table[:, 0, 1].long()
 
     @property
     def image_size(self) -> Tensor:
-        """[B, 2] f32 (rows, columns) of the images without their padding."""
+        """[B, 2] f32 (rows, columns) of the images in px, without padding."""
         return self.table[:, 0, 2:4]
 
     @property

@@ -1,11 +1,11 @@
 """The points of a feature pyramid, merged over the levels and over the two axes.
 
-Letters in all of this package: B images, L levels, P points of all levels (row by row, fine level first),
-S = sum over the levels of (columns + rows), G padded objects of an image, C classes.
+Shape symbols of this package: B images, L levels, P points of all levels (row by row, finest level first),
+S = sum over the levels of (columns + rows), G padded objects per image, C classes.
 
-A point (x, y) lies at one of the S axis positions in x and at one in y. Conditions on a pair (point, object)
-which are conjunctions over the two axes are therefore decided on [B, S, G] and merely combined on [B, P, G]:
-for 800x1344 pixels P is 22,400 and S is 521.
+A point (x, y) has one of the S axis positions as its x and another as its y. A condition on a pair (point, object) that
+is a conjunction over the two axes is therefore evaluated on [B, S, G] and only combined on [B, P, G]: for 800x1344
+pixels P is 22,400 and S is 521.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ Sizes = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class LevelSpec:
-    """What the points of a pyramid depend on beside the map sizes.
+    """What the points of a pyramid depend on, apart from the map sizes.
 
     Args:
-        strides: pixels from a point to the next, one for each level.
-        offset: place of the first point, in strides (0.5: cell centres, FCOS; 0: cell corners, mmdet's anchors).
-        ranges: for each level the closed interval of the largest side distance that it regresses, in px, or None.
-        radius: half side of the centre sampling square in strides, or None for the whole box.
+        strides: distance between neighbouring points in px, one per level.
+        offset: position of the first point in strides (0.5: cell centres, as in FCOS; 0: cell corners, as mmdet's
+            anchors).
+        ranges: for each level, the closed interval of the largest side distance that it regresses, in px; or None.
+        radius: half the side of the centre sampling square in strides, or None for the whole box.
     """
 
     strides: tuple[int, ...]
@@ -38,20 +39,21 @@ class LevelSpec:
 
 @dataclass(frozen=True)
 class PointGrid:
-    """Constant tensors of one set of map sizes on one device.
+    """The points for one set of map sizes on one device, as constant tensors.
 
     Attributes:
         xy: [2, P] f32, point positions in px.
         stride: [P] f32, px.
         level: [P] i64.
-        first: for each level the index of its first point, and P at the end.
-        axis: [S] i64, 0 where the position is an x, 1 where it is a y.
+        first: index of the first point of each level, followed by P.
+        axis: [S] i64, 0 for positions along x, 1 for positions along y.
         position: [S] f32, px.
         axis_stride: [S] f32, px.
-        low, high: [S] f32, the range of the level in px (without limits where the spec has none).
+        low, high: [S] f32, the range of the level in px (unlimited if the spec has no ranges).
         reach: [S] f32, stride times radius in px, or None.
-        column, row: [P] i64, index into S of the x and of the y of a point.
-        real: None, or [P] f32: 0 for points of a canvas's border (:mod:`fcos_train.geometry.level_canvas`), which are none.
+        column, row: [P] i64, indices into S of a point's x and y.
+        real: None, or [P] f32: 0 for border positions of a canvas, which are not real points
+            (:mod:`fcos_train.geometry.level_canvas`).
     """
 
     xy: Tensor
@@ -70,10 +72,12 @@ class PointGrid:
 
     @property
     def num_points(self) -> int:
+        """P."""
         return self.xy.shape[1]
 
     @property
     def num_levels(self) -> int:
+        """L."""
         return len(self.first) - 1
 
 
@@ -82,16 +86,16 @@ _CACHE_LIMIT = 64
 
 
 def point_grid(sizes: Sizes, spec: LevelSpec, device: torch.device) -> PointGrid:
-    """The grid for maps of ``sizes`` ((rows, columns) for each level), made once for each (sizes, spec, device).
+    """The grid for maps of ``sizes``, (rows, columns) of each level; cached by (sizes, spec, device).
 
     Raises:
-        ValueError: the spec does not name as many levels as there are maps.
+        ValueError: the number of maps differs from the number of strides in the spec.
     """
     key = (sizes, spec.strides, spec.offset, spec.ranges, spec.radius, device.type, device.index)
     grid = _cache.get(key)
     if grid is not None:
         return grid
-    if torch.compiler.is_compiling():  # a tensor born inside a traced graph must not outlive it
+    if torch.compiler.is_compiling():  # a tensor created inside a traced graph must not outlive it
         return _build(sizes, spec, device)
     with torch.inference_mode(False), torch.no_grad():
         grid = _build(sizes, spec, device)
@@ -125,7 +129,7 @@ def _build(sizes: Sizes, spec: LevelSpec, device: torch.device) -> PointGrid:
     lengths = [width for _, width in sizes] + [height for height, _ in sizes]
 
     def spread(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
-        """One value for each (axis, level) -> [S]."""
+        """One value per (axis, level) -> [S]."""
         pieces = zip(lengths, values, strict=True)
         return torch.cat([torch.full((n,), v, device=device, dtype=dtype) for n, v in pieces])
 
@@ -153,10 +157,10 @@ def point_rows(maps: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1)
 
 
-def merge_levels(maps: Sequence[Tensor]) -> Tensor:
-    """Maps [B, K, H, W] of all levels -> [B, K, P], in one copy that keeps the memory order of the maps.
+def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [B, K, H, W] of all levels -> [B, K, P], in one copy that keeps the memory format of the maps.
 
-    From channels_last maps the result is a transposed view of a contiguous [B, P, K].
+    For channels_last maps the result is a transposed view of a contiguous [B, P, K].
     """
     head = maps[0]
     dense_channels = head.shape[1] > 1 and head.is_contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Which configured heads have a fixed-shape form."""
+"""Which heads of mmdet have a fixed-shape form."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from mmengine.registry import DefaultScope
 from fcos_train.models.level_heads import LEVEL
 from mmcv_overrides.errors import UserError
 
-STATIC = {"FCOSHead": "StaticFCOSHead", "FSAFHead": "StaticFSAFHead"}
-STOCK = {static: stock for stock, static in STATIC.items()}
+FIXED_SHAPE = {"FCOSHead": "FixedShapeFCOSHead", "FSAFHead": "FixedShapeFSAFHead"}
+# mmdet's head for each fixed-shape head; dumped configs and checkpoints of earlier releases have names with Static.
+STOCK_OF_FIXED_SHAPE = {
+    **{fixed: stock for stock, fixed in FIXED_SHAPE.items()},
+    "StaticFCOSHead": "FCOSHead",
+    "StaticFSAFHead": "FSAFHead",
+}
 
 
-def static_head_of(model: dict[str, Any]) -> tuple[str | None, str]:
-    """The fixed-shape head that can take the place of a model's ``bbox_head``.
+def fixed_shape_head_of(model: dict[str, Any]) -> tuple[str | None, str]:
+    """The fixed-shape head that can replace the ``bbox_head`` of a model.
 
     Args:
-        model: the ``model`` section of a config, which is left as it is.
+        model: the ``model`` section of a config, which is not changed.
     Returns:
-        the registered name, or None; and a line for the log: what is used, or why not.
+        its registered name or None, and a line for the log: which head is used, or why there is none.
     """
     head = model.get("bbox_head")
-    name = str(head.get("type", "")).removeprefix("mmdet.") if isinstance(head, dict) else ""
+    head = head if isinstance(head, dict) else {}
+    name = str(head.get("type", "")).removeprefix("mmdet.")
     name = {level: stock for stock, level in LEVEL.items()}.get(name, name)
-    static = name if name in STOCK else STATIC.get(name)
-    if static is None:
+    name = STOCK_OF_FIXED_SHAPE.get(name, name)
+    if name not in FIXED_SHAPE:
         return None, f"{name or model.get('type', 'the model')} has no fixed-shape form"
-    config = ConfigDict(copy.deepcopy(dict(head)), type=static, init_cfg=None)
+    config = ConfigDict(copy.deepcopy(dict(head)), type=FIXED_SHAPE[name], init_cfg=None)
     config.update(train_cfg=model.get("train_cfg"), test_cfg=model.get("test_cfg"))
     try:
         with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope("mmdet"):
-            MODELS.build(config)  # its constructor knows what it covers
+            MODELS.build(config)  # the constructor refuses what it does not cover
     except UserError as error:
         return None, str(error)
-    return static, f"{name.removeprefix('Static').removesuffix('Head')} head"
+    return FIXED_SHAPE[name], f"{name.removesuffix('Head')} head"

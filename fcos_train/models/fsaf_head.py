@@ -1,46 +1,47 @@
-"""FSAF's head with losses of fixed shape: the same parameters, checkpoints and predictions as mmdet's FSAFHead."""
+"""The FSAF head with a fixed-shape loss: parameters, checkpoints and predictions are those of mmdet's FSAFHead."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.models.dense_heads import FSAFHead
 from mmdet.models.task_modules.assigners import CenterRegionAssigner
 from mmdet.models.task_modules.coders import TBLRBBoxCoder
 from mmdet.registry import MODELS
-from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from fcos_train.geometry.assignment import FsafTargets, fsaf_targets
-from fcos_train.geometry.boxes import pad_objects
 from fcos_train.geometry.padded import PaddedObjects
-from fcos_train.geometry.points import LevelSpec, PointGrid, point_grid
+from fcos_train.geometry.points import LevelSpec, PointGrid
+from fcos_train.models.fast.towers import Convolve
 from fcos_train.models.level_norm import HasLevelNorms
 from fcos_train.models.losses import attach, box_loss, check_focal, corner_loss, focal_loss, own_class
-from fcos_train.models.padded_head import Convolve, TakesPaddedObjects
+from fcos_train.models.padded_head import FixedShapeHead
 from mmcv_overrides.errors import UserError
 
-_UNSEEN = 1e6  # loss of an object on a level where it owns no point (mmdet's value)
+_NO_POINT = 1e6  # loss of an object on a level where it has no positive point (mmdet's value)
 
 
-@MODELS.register_module()
-class StaticFSAFHead(TakesPaddedObjects, HasLevelNorms, FSAFHead):
-    """FSAFHead whose loss, online choice of levels included, is one tensor program without host syncs.
+@MODELS.register_module(name=["FixedShapeFSAFHead", "StaticFSAFHead"])  # the second name is in older configs
+class FixedShapeFSAFHead(FixedShapeHead, HasLevelNorms, FSAFHead):
+    """FSAFHead whose loss, including the online selection of levels, is one tensor program without host syncs.
 
-    Arguments, state_dict and predictions are FSAFHead's, but BatchNorm in the towers is per level. ``loss_cls`` and ``loss_bbox`` are sums over the levels.
+    Arguments, state_dict and predictions are those of FSAFHead, except that BatchNorm in the towers is per level.
+    ``loss_cls`` and ``loss_bbox`` are sums over the levels.
 
     Raises:
         UserError: an option without a fixed-shape form.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_focal(self.loss_cls, "FSAFHead")
         if self.train_cfg:
             self._check_options()
         self._box_loss = box_loss(self.loss_bbox)
-        self._level_spec = LevelSpec(strides=tuple(x for x, _ in self.prior_generator.strides), offset=0.0)
+        self.level_spec = LevelSpec(strides=tuple(x for x, _ in self.prior_generator.strides), offset=0.0)
         normalizer = self.bbox_coder.normalizer
         factors = [float(normalizer)] * 4 if isinstance(normalizer, (int, float)) else list(normalizer)
         self.register_buffer("_side_factors", torch.tensor(factors).view(1, 4, 1), persistent=False)
@@ -58,104 +59,47 @@ class StaticFSAFHead(TakesPaddedObjects, HasLevelNorms, FSAFHead):
         ]
         missing = [need for fault, need in faults if fault]
         if missing:
-            raise UserError(f"StaticFSAFHead needs {'; '.join(missing)}: change it, or use type='FSAFHead' (slower)")
-
-    def grid(self, sizes: Sequence[Sequence[int]], device: torch.device) -> PointGrid:
-        """Points for maps of these (rows, columns), made once."""
-        return point_grid(tuple((int(h), int(w)) for h, w in sizes), self._level_spec, device)
+            raise UserError(
+                f"FixedShapeFSAFHead needs {'; '.join(missing)}: change it, or use type='FSAFHead' (slower)"
+            )
 
     def loss_by_feat(
-        self, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore=None
-    ) -> dict[str, Tensor]:
-        """mmdet's signature: pads the lists of instances, then :meth:`loss_by_padded`."""
-        device = cls_scores[0].device
-        padded = pad_objects(
-            [get_box_tensor(instances.bboxes) for instances in batch_gt_instances],
-            [instances.labels for instances in batch_gt_instances],
-        )
-        ignore = None
-        if batch_gt_instances_ignore is not None:
-            none = padded[0].new_zeros((0, 4))
-            regions = [
-                none if instances is None else get_box_tensor(instances.bboxes)
-                for instances in batch_gt_instances_ignore
-            ]
-            ignored_boxes, _, ignored_count = pad_objects(
-                regions, [region.new_zeros(len(region)) for region in regions]
-            )
-            ignore = (ignored_boxes, ignored_count)
-        pad_shapes = [meta["pad_shape"][:2] for meta in batch_img_metas]
-        return self.loss_by_padded(
-            cls_scores,
-            bbox_preds,
-            *padded,
-            padded_size=torch.tensor(pad_shapes, device=device),
-            ignore=ignore,
-        )
-
-    def loss_of_objects(self, grid: PointGrid, outs: tuple, objects: PaddedObjects) -> dict[str, Tensor]:
-        """Losses of merged predictions."""
-        padded = objects.boxes, objects.labels, objects.count
-        return self.loss_by_points(grid, *outs, *padded, padded_size=objects.padded_size, ignore=objects.ignore)
-
-    def predictions(
-        self, level: Tensor, convolve: Convolve, cls_feat: Tensor, reg_feat: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and sides."""
-        return convolve(self.retina_cls, cls_feat), self.relu(convolve(self.retina_reg, reg_feat))
-
-    def loss_by_padded(
         self,
         cls_scores: Sequence[Tensor],
         bbox_preds: Sequence[Tensor],
-        boxes: Tensor,
-        labels: Tensor,
-        count: Tensor,
-        padded_size: Tensor | None = None,
-        ignore: tuple[Tensor, Tensor] | None = None,
+        batch_gt_instances: Sequence[Any],
+        batch_img_metas: Sequence[dict],
+        batch_gt_instances_ignore: Sequence[Any] | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch with padded objects.
+        """As in mmdet: maps [B, K, H, W] of each level and lists of instances."""
+        outs = (cls_scores, bbox_preds)
+        return self.loss_of_instances(outs, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
 
-        Args:
-            cls_scores, bbox_preds: maps of each level, [B, C, H, W] and [B, 4, H, W], as :meth:`forward` gives them.
-            boxes: [B, G, 4] xyxy in px of the input. labels: [B, G] i64. count: [B] i64, at most G.
-            padded_size: [B, 2] (height, width) in px beyond which points have no loss (mmdet's ``pad_shape``), or None.
-            ignore: padded regions without loss ([B, I, 4] px, [B] count), or None.
-        Returns:
-            loss_cls, loss_bbox; and for the log num_pos (per image) and pos_recall (per cent). 0-d f32.
-        """
-        grid, outs = self.points_of_levels((cls_scores, bbox_preds))
-        return self.loss_by_points(grid, *outs, boxes, labels, count, padded_size, ignore)
+    def predictions(self, level: Tensor, convolve: Convolve, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, ...]:
+        """Logits [B, C, N] and sides [B, 4, N] (top, bottom, left, right)."""
+        return convolve(self.retina_cls, cls_feat), self.relu(convolve(self.retina_reg, reg_feat))
 
-    def loss_by_points(
-        self,
-        grid: PointGrid,
-        logits: Tensor,
-        sides: Tensor,
-        boxes: Tensor,
-        labels: Tensor,
-        count: Tensor,
-        padded_size: Tensor | None = None,
-        ignore: tuple[Tensor, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """The same for levels already merged: logits [B, C, P], sides [B, 4, P] (top, bottom, left, right)."""
+    def loss_of_objects(self, grid: PointGrid, outs: tuple[Tensor, ...], objects: PaddedObjects) -> dict[str, Tensor]:
+        """loss_cls and loss_bbox for logits [B, C, P] and sides [B, 4, P]; for the log, num_pos (positives per image)
+        and pos_recall (per cent)."""
+        logits, sides = outs
         with torch.no_grad():
-            targets = self._targets(grid, boxes, labels, count, padded_size, ignore)
+            targets = self._targets(grid, objects)
             foreground = targets.foreground
             weight = targets.counted.float()
             if self.train_cfg["pos_weight"] > 0:
                 weight = torch.where(foreground, weight * self.train_cfg["pos_weight"], weight)
             own = own_class(targets.labels, self.num_classes)
             scores = logits.float()
-            entry, by_logits = focal_loss(scores, own, self.loss_cls.gamma, self.loss_cls.alpha, targets.silenced)
+            entry, by_logits = focal_loss(scores, own, self.loss_cls.gamma, self.loss_cls.alpha, targets.ignored)
             rows = entry.sum(1) * weight
         box, by_sides = self._box_losses(grid, sides, targets)
         with torch.no_grad():
             weighted = self._times(rows, self.loss_cls.loss_weight) + self._times(
                 box.detach(), self.loss_bbox.loss_weight
             )
-            chosen = self._choose_levels(grid, weighted, targets, boxes.shape[1])
-            # a positive that is not chosen loses its box and the entry of its own class
+            chosen = self._choose_levels(grid, weighted, targets, objects.places)
+            # a positive that is not chosen keeps neither its box loss nor the entry of its own class
             dropped = own & (foreground & ~chosen).unsqueeze(1)
             rows = rows - entry.mul_(dropped).sum(1) * weight
             by_logits = by_logits.masked_fill_(dropped, 0.0).mul_(weight.unsqueeze(1))
@@ -170,7 +114,7 @@ class StaticFSAFHead(TakesPaddedObjects, HasLevelNorms, FSAFHead):
         return {
             "loss_cls": attach(logits, rows, by_logits, average, self.loss_cls.loss_weight),
             "loss_bbox": loss_bbox,
-            "num_pos": positives / len(count),
+            "num_pos": positives / len(objects),
             "pos_recall": self._recall(scores, own, chosen, positives),
         }
 
@@ -178,31 +122,29 @@ class StaticFSAFHead(TakesPaddedObjects, HasLevelNorms, FSAFHead):
     def _times(values: Tensor, weight: float) -> Tensor:
         return values if weight == 1 else values * weight
 
-    def _targets(self, grid, boxes, labels, count, padded_size, ignore) -> FsafTargets:
-        counted = None
-        if padded_size is not None:
-            counted = (grid.xy < padded_size.flip(1).unsqueeze(2)).all(1)
+    def _targets(self, grid: PointGrid, objects: PaddedObjects) -> FsafTargets:
+        """Points beyond the padded size of an image (mmdet's ``pad_shape``) have no loss, nor has a canvas's border."""
+        counted = (grid.xy < objects.padded_size.flip(1).unsqueeze(2)).all(1)
         if grid.real is not None:
-            real = grid.real.bool().expand(len(boxes), -1)
-            counted = real if counted is None else counted & real
+            counted = counted & grid.real.bool().expand(len(objects), -1)
         rule = self.assigner
         return fsaf_targets(
             grid,
-            boxes,
-            labels,
-            count,
+            objects.boxes,
+            objects.labels,
+            objects.count,
             self.num_classes,
             positive=rule.pos_scale,
             negative=rule.neg_scale,
             least_cover=rule.min_pos_iof,
             foreground_first=rule.foreground_dominate,
             counted=counted,
-            ignore=ignore,
+            ignore=objects.ignore,
             ignore_scale=rule.ignore_gt_scale,
         )
 
     def _box_losses(self, grid: PointGrid, sides: Tensor, targets: FsafTargets) -> tuple[Tensor, Tensor | None]:
-        """Loss [B, P], meaningless where background, and its derivative by ``sides`` (None: autograd has it)."""
+        """Loss [B, P], undefined for background, and its derivative by ``sides`` [B, 4, P]; None: by autograd."""
         mask = targets.foreground[:, None, None]
         scale = self._side_factors * grid.stride  # [1, 4, P]
         if self._box_loss is None:
@@ -219,20 +161,20 @@ class StaticFSAFHead(TakesPaddedObjects, HasLevelNorms, FSAFHead):
 
     @staticmethod
     def _choose_levels(grid: PointGrid, loss: Tensor, targets: FsafTargets, objects: int) -> Tensor:
-        """[B, P] bool: positives on the level where the mean loss of their object is least (FSAF, eq. 3)."""
+        """[B, P] bool: the positives on the level with the lowest mean loss of their object (FSAF, eq. 3)."""
         levels, images = grid.num_levels, len(loss)
         weight = targets.foreground.float()
         place = grid.level * objects + targets.objects
         sums = loss.new_zeros((2, images, levels * objects))
         sums = sums.scatter_add(2, place.expand(2, -1, -1), torch.stack((loss * weight, weight)))
         total, owned = sums.unflatten(2, (levels, objects))
-        mean = torch.where(owned > 0, total / owned.clamp(min=1.0), _UNSEEN)
+        mean = torch.where(owned > 0, total / owned.clamp(min=1.0), _NO_POINT)
         best = mean.argmin(1).gather(1, targets.objects)
         return targets.foreground & (best == grid.level)
 
     @torch.no_grad()
     def _recall(self, logits: Tensor, own: Tensor, chosen: Tensor, positives: Tensor) -> Tensor:
-        """Per cent of the positives whose own class has the highest score (and at least ``score_threshold``)."""
+        """0-d, per cent of the positives whose own class has the highest score, above ``score_threshold`` if set."""
         best = logits.amax(1)
         right = chosen & ((logits >= best.unsqueeze(1)) & own).any(1)
         if self.score_threshold is not None:

@@ -1,4 +1,4 @@
-"""mmdet's heads with BatchNorm per level, for training on mmdet's own path; and what to say about norms of a model."""
+"""mmdet's heads with BatchNorm per level, for ``--step-mode mmdet``; and log lines about the norms of a model."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ LEVEL = {"FCOSHead": "LevelFCOSHead", "FSAFHead": "LevelFSAFHead", "RetinaHead":
 
 
 def use_level_norms(model: ConfigDict | dict) -> list[str]:
-    """Let the head of a ``model`` section have one BatchNorm per level where it is mmdet's and asks for BatchNorm.
+    """Replace a head of mmdet that has BatchNorm by its form with one BatchNorm per level.
 
     Args:
-        model: changed in place: the type of its ``bbox_head``.
+        model: the ``model`` section of a config; the type of its ``bbox_head`` is changed in place.
     Returns:
         lines for the log.
     """
@@ -48,12 +48,13 @@ def use_level_norms(model: ConfigDict | dict) -> list[str]:
     if name not in LEVEL:
         return []
     head["type"] = LEVEL[name]
-    return [f"{name} with BatchNorm: {LEVEL[name]} takes its place (statistics per level)"]
+    return [f"{name} with BatchNorm: {LEVEL[name]} replaces it (statistics per level)"]
 
 
 def describe_norms(model: nn.Module) -> tuple[list[str], list[str]]:
-    """What a training should say about BatchNorm in the dense heads of a built model: (lines, warnings)."""
-    lines, warnings = [], []
+    """Log lines and warnings about BatchNorm in the dense heads of a built model."""
+    lines: list[str] = []
+    warnings: list[str] = []
     for name, head in model.named_modules():
         if not isinstance(head, BaseDenseHead):
             continue
@@ -65,15 +66,15 @@ def describe_norms(model: nn.Module) -> tuple[list[str], list[str]]:
             lines.append(f"{name}: BatchNorm per level ({kind}, {len(levels[0])} levels, {affine})")
         if any(isinstance(layer, _BatchNorm) for layer in layers):
             warnings.append(
-                f"{name}.norm_cfg: one BatchNorm layer is shared by all pyramid levels of {type(head).__name__}. Its running "
-                "statistics mix the distributions of all levels, fit none of them, and evaluation can collapse although the "
-                f"loss is low. {_instead(head)}"
+                f"{name}.norm_cfg: one BatchNorm layer is shared by all pyramid levels of {type(head).__name__}. Its "
+                "running statistics mix the distributions of all levels, fit none of them, and evaluation can collapse "
+                f"although the loss is low. {_instead(head)}"
             )
     return lines, warnings
 
 
 def _tower_norms(head: nn.Module) -> Iterator[nn.Module]:
-    """Norms of the towers that all levels run through: layers of ``cls_convs``, ``reg_convs`` and the like."""
+    """Norms of the towers that all levels share: layers of ``cls_convs``, ``reg_convs`` and other ``*_convs``."""
     for name, part in head.named_children():
         if name.endswith("_convs") and isinstance(part, nn.ModuleList):
             yield from (layer.norm for layer in part if isinstance(layer, ConvModule) and layer.with_norm)

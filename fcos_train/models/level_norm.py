@@ -1,11 +1,11 @@
-"""BatchNorm with statistics of their own for each pyramid level, for the towers that the levels of a dense head share.
+"""BatchNorm with separate statistics per pyramid level, for the towers that the levels of a dense head share.
 
-mmdet shares one BatchNorm layer between the levels. In training it normalises each level by that level's own batch
-statistics, but it updates one set of running statistics L times a step, from L different distributions. In evaluation
-those fit no level: on the generated shapes such a head trains to the same loss as one with GroupNorm and evaluates to
-mAP 0.005. :class:`LevelBN` has one BatchNorm per level, as the FCOS head of AdelaiDet has.
+mmdet shares one BatchNorm layer between the levels. In training it normalises each level with the batch statistics of
+that level, but updates a single set of running statistics L times per step, from L different distributions. These fit
+no level in evaluation: on the generated shapes such a head trains to the same loss as one with GroupNorm but evaluates
+to mAP 0.005. :class:`LevelBN` has one BatchNorm per level, like the FCOS head of AdelaiDet.
 
-Letters: B images, C channels, L levels, T towers.
+Shape symbols: B images, C channels, L levels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -25,20 +26,20 @@ VALUES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"
 
 
 class LevelNorm(nn.ModuleList):
-    """One norm per pyramid level; the head says which level comes next through :attr:`level`.
+    """One norm per pyramid level; the head sets the level of the next map in :attr:`level`.
 
-    Named in a state dict as in AdelaiDet: ``<layer>.<level>.running_mean`` and so on. An entry without a level, as one
-    shared BatchNorm writes it, is loaded into every level. A level with one value per channel in training (one image,
-    a map of 1x1) has no variance: it is normalised by its running statistics, which it does not update.
+    The keys of the state dict are those of AdelaiDet: ``<layer>.<level>.running_mean`` and so on. An entry without a
+    level, as a shared BatchNorm has it, is loaded into every level. A level with a single value per channel in training
+    (one image, a map of 1x1) has no variance: its running statistics normalise it and are not updated.
 
     Args:
         num_features: C.
-        num_levels: L. The head fills it in; a config need not give it.
-        shared_affine: one weight and one bias for all levels (they belong to level 0); only the statistics are per level.
-        options: of the layer: eps, momentum, affine, track_running_stats.
+        num_levels: L. Set by the head; a config need not give it.
+        shared_affine: one weight and one bias for all levels (stored in level 0); only the statistics are per level.
+        options: options of the layer: eps, momentum, affine, track_running_stats.
 
     Attributes:
-        level: index of the level whose map comes next. It is state of the module: run one forward pass at a time.
+        level: index of the level of the next map. It is state of the module: run one forward pass at a time.
     """
 
     _abbr_ = "bn"
@@ -53,21 +54,27 @@ class LevelNorm(nn.ModuleList):
         self.shared_affine = shared_affine and affine
         self.level = 0
 
+    @property
+    def norms(self) -> list[_BatchNorm]:
+        """The norm of each level."""
+        return list(self)  # type: ignore[arg-type]  # ModuleList is not generic
+
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] of level :attr:`level` -> normalised."""
-        norm = self[self.level]
+        """[B, C, H, W] of level :attr:`level` -> normalised, same shape."""
+        norm = self.norms[self.level]
         y = norm(x) if has_batch_statistics(norm, x[:, 0].numel()) else _by_running_statistics(norm, x)
         if not self.shared_affine or self.level == 0:
             return y
-        weight, bias = (value.view(1, -1, 1, 1) for value in (self[0].weight, self[0].bias))
+        weight, bias = (value.view(1, -1, 1, 1) for value in (self.norms[0].weight, self.norms[0].bias))
         return torch.addcmul(bias, y, weight).to(y.dtype)
 
     def affine_of(self, level: int) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias [C] that apply to a level; None without affine parameters."""
-        owner = self[0] if self.shared_affine else self[level]
+        owner = self.norms[0 if self.shared_affine else level]
         return owner.weight, owner.bias
 
     def extra_repr(self) -> str:
+        """For ``print(model)``."""
         return "shared affine parameters" if self.shared_affine else ""
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
@@ -91,8 +98,8 @@ class LevelSyncBN(LevelNorm):
 
 @MODELS.register_module()
 class SharedBN(nn.BatchNorm2d):
-    """One BatchNorm for all levels, as mmdet's ``BN`` in a head: its running statistics fit no level. Asked for by name
-    only."""
+    """One BatchNorm for all levels, like ``BN`` in a head of mmdet: its running statistics fit no level. Used only if a
+    config names it."""
 
     _abbr_ = "bn"
 
@@ -114,7 +121,7 @@ PER_LEVEL: dict[str, type[LevelNorm]] = {
 
 
 def level_norm_of(norm_cfg: Mapping | None) -> type[LevelNorm] | None:
-    """The norm per level that a head gets for this ``norm_cfg``; None where it has no BatchNorm, or one of another kind."""
+    """The norm per level that a head uses for this ``norm_cfg``; None if that names no BatchNorm, or a shared one."""
     kind = (norm_cfg or {}).get("type")
     if isinstance(kind, type):
         return (
@@ -124,8 +131,8 @@ def level_norm_of(norm_cfg: Mapping | None) -> type[LevelNorm] | None:
 
 
 def has_batch_statistics(norm: _BatchNorm, count: int) -> bool:
-    """Whether ``norm`` can do as it is told with ``count`` values per channel. A synchronised one always takes part, as
-    the other ranks wait for it."""
+    """Whether ``norm`` can normalise ``count`` values per channel in its current mode. A synchronised norm always takes
+    part, because the other ranks wait for it."""
     if not norm.training or count > 1 or norm.running_mean is None:
         return True
     return (
@@ -136,7 +143,7 @@ def has_batch_statistics(norm: _BatchNorm, count: int) -> bool:
 
 
 def _by_running_statistics(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """``norm`` of ``x`` as in evaluation, hooks included."""
+    """``norm(x)`` as in evaluation mode, with its hooks."""
     norm.training = False
     try:
         return norm(x)
@@ -145,10 +152,10 @@ def _by_running_statistics(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 def spread_over_levels(state_dict: dict, prefix: str, norm: LevelNorm) -> bool:
-    """Replace the entries of one shared norm, ``<prefix>weight`` and so on, by copies for each level that is not there.
+    """Replace the entries of a shared norm, ``<prefix>weight`` and so on, by copies for each level that has no entry.
 
     Returns:
-        whether there were any.
+        whether there were such entries.
     """
     found = [name for name in VALUES if f"{prefix}{name}" in state_dict]
     for name in found:
@@ -159,20 +166,21 @@ def spread_over_levels(state_dict: dict, prefix: str, norm: LevelNorm) -> bool:
     return bool(found)
 
 
-class HasLevelNorms:
-    """A dense head whose ``forward_single`` runs once per level, in order: BatchNorm in its towers is per level.
+class HasLevelNorms(BaseDenseHead):
+    """Mixin for a dense head whose ``forward_single`` runs once per level, in order: makes BatchNorm per level.
 
     ``norm_cfg`` of type ``BN`` or ``SyncBN`` becomes :class:`LevelBN` or :class:`LevelSyncBN`; ``SharedBN`` and
-    ``SharedSyncBN`` stay mmdet's one layer for all levels.
+    ``SharedSyncBN`` remain one layer for all levels, as in mmdet.
 
     Attributes:
-        by_level: layers that are told the level of the next map in their ``level``.
+        by_level: layers whose ``level`` is set to the level of the next map.
 
     Raises:
-        UserError: options that the norm does not have, or another number of levels than the head has.
+        UserError: options that the norm does not have, or a number of levels other than that of the head.
     """
 
-    by_level: tuple[nn.Module, ...] = ()
+    by_level: tuple[Any, ...] = ()
+    norm_cfg: Any
 
     def _init_layers(self) -> None:
         levels, kind = self.prior_generator.num_levels, level_norm_of(self.norm_cfg)
@@ -196,12 +204,12 @@ class HasLevelNorms:
         self._next_level = 0
 
     def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
-        """As mmdet's. ``x`` begins with the first level; later levels may be left out."""
+        """As in mmdet. ``x``, [B, C, H, W] of each level, begins with the first level; later levels may be omitted."""
         self._next_level = 0
         return super().forward(x)
 
     def forward_single(self, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        """As mmdet's, for the level after that of the call before."""
+        """As in mmdet, for the level after that of the previous call."""
         for layer in self.by_level:
             layer.level = self._next_level
         self._next_level += 1

@@ -1,13 +1,14 @@
-"""Losses of fixed shape for dense heads: no index of positives, float32 inside, derivatives written out.
+"""Fixed-shape losses for dense heads: no indices of positives, computed in float32, with derivatives written out.
 
-Every loss is computed without autograd together with its derivative; :func:`attach` then hands autograd the sum
-and the derivative. That keeps one tensor for the backward pass instead of a chain, and halves the launches.
-Letters as in :mod:`fcos_train.geometry.points`.
+A loss is computed together with its derivative, without autograd; :func:`attach` then passes the sum and the derivative
+to autograd. The backward pass keeps one tensor instead of a chain, and the number of launches is halved.
+Shape symbols as in :mod:`fcos_train.geometry.points`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from fcos_train.geometry.iou import giou_loss, iou_loss
 from mmcv_overrides.errors import UserError
 
-EPS = torch.finfo(torch.float32).eps  # mmdet adds it to averaging factors
-BoxLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # pred, target [B, 2, 2, P] -> loss [B, P], derivative
+EPS = torch.finfo(torch.float32).eps  # mmdet adds this to averaging factors
+BoxLoss = Callable[
+    [Tensor, Tensor], tuple[Tensor, Tensor]
+]  # pred, target [B, 2, 2, P] -> loss [B, P], its derivative by pred
 
 
 def reduce_mean(values: Tensor) -> Tensor:
-    """Mean over the ranks (one all-reduce), or ``values`` themselves in a single process."""
+    """Mean over the ranks by one all-reduce; ``values`` itself in a single process."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return values
     values = values / dist.get_world_size()
@@ -31,33 +34,40 @@ def reduce_mean(values: Tensor) -> Tensor:
 
 
 class _Attach(torch.autograd.Function):
+    """A sum whose derivative is already known."""
+
     @staticmethod
-    def forward(ctx, source: Tensor, terms: Tensor, derivative: Tensor, average: Tensor):
+    def forward(ctx: Any, source: Tensor, terms: Tensor, derivative: Tensor, average: Tensor) -> Tensor:
+        """sum(terms) / average, 0-d."""
         ctx.save_for_backward(derivative, average)
         ctx.dtype = source.dtype
         return terms.sum() / average
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of ``source``."""
         derivative, average = ctx.saved_tensors
-        # in float32 up to here: a loss scale is in ``grad``, so that half precision does not underflow
+        # float32 up to here: ``grad`` includes the loss scale, so half precision does not underflow
         return (derivative * (grad / average)).to(ctx.dtype), None, None, None
 
 
 def attach(source: Tensor, terms: Tensor, derivative: Tensor, average: Tensor, weight: float = 1.0) -> Tensor:
-    """weight * sum(terms) / average as a 0-d tensor whose gradient by ``source`` is weight * derivative / average.
+    """weight * sum(terms) / average, 0-d, whose gradient with respect to ``source`` is weight * derivative / average.
 
     Args:
-        source: the prediction, in the graph. terms: any shape, f32. derivative: shape of ``source``, kept for the
-        backward pass. average: 0-d. weight: not 0.
+        source: the prediction, part of the graph.
+        terms: any shape, f32.
+        derivative: shape of ``source``; kept for the backward pass.
+        average: 0-d.
+        weight: not 0.
     """
-    if source.dtype == torch.bfloat16:  # range enough, half the memory
+    if source.dtype == torch.bfloat16:  # its range is sufficient, at half the memory
         derivative = derivative.to(torch.bfloat16)
     return _Attach.apply(source, terms, derivative, average if weight == 1 else average / weight)
 
 
 def own_class(labels: Tensor, num_classes: int) -> Tensor:
-    """[B, P] labels -> [B, C, P] bool; no class is a background point's own."""
+    """[B, P] labels -> [B, C, P] bool, True for the class of the point; False everywhere for background."""
     return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device).unsqueeze(1)
 
 
@@ -66,28 +76,29 @@ def focal_loss(
     own: Tensor,
     gamma: float,
     alpha: float,
-    silent: Tensor | None = None,
+    ignored: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sigmoid focal loss (arXiv 1708.02002).
 
-    With the logit's sign turned where the class is the point's own, both targets have one form:
+    If the sign of the logit is flipped for the point's own class, both targets have the same form:
     loss = w p^g s and d = w p^g (p + g (1 - p) s), with p = sigmoid(x), s = softplus(x) = -log(1 - p).
 
     Args:
-        logits: [B, C, P], any float type. own: [B, C, P] bool.
-        silent: [B, C, P] bool, entries of other classes that have no loss; or None.
-        weight: [P] f32, of each point; or None.
+        logits: [B, C, P], any float dtype.
+        own: [B, C, P] bool, see :func:`own_class`.
+        ignored: [B, C, P] bool, entries that have no loss unless the class is the point's own; or None.
+        weight: [P] f32, weight of each point; or None.
     Returns:
-        two of [B, C, P] f32: loss and its derivative by the logits.
+        two tensors [B, C, P] f32: the loss and its derivative with respect to the logits.
     """
-    # in place: on a CPU fresh memory of this size costs several times the arithmetic
+    # in place: on a CPU new memory of this size costs several times the arithmetic
     sign = own.float().mul_(-2.0).add_(1.0)
     x = logits * sign
     p, s = torch.sigmoid(x), F.softplus(x)
     power = torch.rsub(sign, 0.5, alpha=alpha - 0.5)  # alpha where own, else 1 - alpha
-    if silent is not None:
-        power.masked_fill_(silent & ~own, 0.0)
+    if ignored is not None:
+        power.masked_fill_(ignored & ~own, 0.0)
     if weight is not None:
         power.mul_(weight)
     power = power.mul_(p).mul_(p) if gamma == 2 else power.mul_(p**gamma)
@@ -97,25 +108,25 @@ def focal_loss(
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Elementwise loss from f32 logits, and its derivative."""
+    """Elementwise loss of f32 logits, and its derivative; shape of the logits."""
     return torch.addcmul(F.softplus(logits), logits, target, value=-1), torch.sigmoid(logits) - target
 
 
 def box_loss(loss: nn.Module) -> BoxLoss | None:
-    """The fixed-shape form of mmdet's IoULoss or GIoULoss, without its weight; None for any other."""
-    name = type(loss).__name__
+    """The fixed-shape form of mmdet's IoULoss or GIoULoss, without its weight; None for any other loss."""
+    name, options = type(loss).__name__, cast(Any, loss)
     if name == "IoULoss":
-        return lambda pred, target: iou_loss(pred, target, loss.mode, loss.eps)
+        return lambda pred, target: iou_loss(pred, target, options.mode, options.eps)
     if name == "GIoULoss":
-        return lambda pred, target: giou_loss(pred, target, loss.eps)
+        return lambda pred, target: giou_loss(pred, target, options.eps)
     return None
 
 
-def corner_loss(loss: nn.Module, pred: Tensor, target: Tensor, xy: Tensor) -> Tensor:
-    """Any of mmdet's losses on corner boxes, elementwise, its weight taken out, through autograd.
+def corner_loss(loss: Any, pred: Tensor, target: Tensor, xy: Tensor) -> Tensor:
+    """Any loss of mmdet on corner boxes, elementwise and without its weight, computed through autograd.
 
     Args:
-        pred, target: [B, 2, 2, P] side distances in (x, y) order. xy: [2, P].
+        pred, target: [B, 2, 2, P] side distances, (near, far) x (x, y), in px. xy: [2, P] points in px.
     Returns:
         [B, P].
     """
@@ -129,10 +140,14 @@ def _corners(distances: Tensor, xy: Tensor) -> Tensor:
     return corners.transpose(1, 2).reshape(-1, 4)
 
 
-def check_focal(loss: nn.Module, head: str) -> None:
-    """Refuse a classification loss that has no fixed-shape form here."""
+def check_focal(loss: Any, head: str) -> None:
+    """Check that the classification loss of mmdet's ``head`` has a fixed-shape form.
+
+    Raises:
+        UserError: it has none.
+    """
     if type(loss).__name__ != "FocalLoss" or loss.activated:
         raise UserError(
-            f"Static{head} covers loss_cls of type FocalLoss on logits, not {type(loss).__name__}: "
+            f"FixedShape{head} covers loss_cls of type FocalLoss on logits, not {type(loss).__name__}: "
             f"change loss_cls, or use type='{head}' (any loss, slower)"
         )

@@ -1,75 +1,100 @@
-"""Heads that take objects of fixed shape beside mmdet's list of samples."""
+"""The contract of heads with fixed shapes, which take :class:`PaddedObjects` beside mmdet's list of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.structures.bbox import get_box_tensor
+from torch import Tensor
 
-from fcos_train.geometry.level_canvas import canvas_grid, canvas_of
 from fcos_train.geometry.padded import PaddedObjects
-from fcos_train.geometry.points import PointGrid, merge_levels
-from fcos_train.models.fast import towers_as_rows as small_levels
-from fcos_train.models.fast.cpu_conv import SMALL_MAP, is_quick_map, shared_casts
-from fcos_train.models.fast.towers_on_canvas import obstacle, run_towers
-
-Convolve = Callable[[nn.Module, Tensor], Tensor]
+from fcos_train.geometry.points import LevelSpec, PointGrid, point_grid
+from fcos_train.models.fast import towers
+from fcos_train.models.fast.towers import Convolve
 
 
-class TakesPaddedObjects:
-    """A head whose ``loss`` takes :class:`PaddedObjects` beside mmdet's list of samples.
+class FixedShapeHead(BaseDenseHead):
+    """A dense head whose loss is one tensor program: no shape depends on the data, and nothing returns to the host.
 
-    The head has the towers ``cls_convs`` and ``reg_convs``, ``grid``, ``loss_of_objects`` and ``predictions(level,
-    convolve, cls_feat, reg_feat)``: what its ``forward`` does behind the towers, for N points whose levels are ``level``
-    [N], as [B, K, N] each; ``convolve(layer, feature)`` runs a prediction layer.
+    This is a mixin in front of a head of mmdet with two towers, ``cls_convs`` and ``reg_convs``. A further head
+
+    1. is a class ``FixedShapeXHead(FixedShapeHead, HasLevelNorms, XHead)``, registered in ``MODELS`` and listed in
+       :data:`fcos_train.models.fixed_shape_heads.FIXED_SHAPE`;
+    2. sets :attr:`level_spec` in its constructor, which raises UserError for options without a fixed-shape form;
+    3. implements :meth:`predictions` and :meth:`loss_of_objects`;
+    4. overrides ``loss_by_feat``, with the signature of mmdet, by a call of :meth:`loss_of_instances`.
+
+    Parameters, checkpoints and predictions at test time remain those of the head of mmdet.
 
     Attributes:
-        merge_levels: run the towers over all levels at once in training, where :meth:`canvas_obstacle` is None.
+        level_spec: strides, offset and ranges of the points.
+        merge_levels: run the towers over all levels at once in training; only if
+            :func:`fcos_train.models.fast.towers.can_merge` them.
     """
 
-    merge_levels = False
+    level_spec: LevelSpec
+    merge_levels: bool = False
 
-    def loss(self, x, batch_data_samples):
+    @abstractmethod
+    def predictions(self, level: Tensor, convolve: Convolve, cls_feat: Tensor, reg_feat: Tensor) -> tuple[Tensor, ...]:
+        """What ``forward`` does after the towers, for N points of any levels at once.
+
+        Args:
+            level: [N] i64, the level of each point.
+            convolve: ``convolve(layer, feature)`` applies a prediction layer -> [B, K, N].
+            cls_feat, reg_feat: features of the two towers, to be passed to ``convolve`` only.
+        Returns:
+            each prediction as [B, K, N], in the order of ``forward``.
+        """
+
+    @abstractmethod
+    def loss_of_objects(self, grid: PointGrid, outs: tuple[Tensor, ...], objects: PaddedObjects) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            grid: the P points.
+            outs: each prediction at these points, [B, K, P], in the order of ``forward``.
+            objects: the ground truth.
+        Returns:
+            0-d f32 tensors on the device; those whose name contains "loss" are summed up.
+        """
+
+    def loss(self, x: Sequence[Tensor], batch_data_samples: Any) -> dict[str, Tensor]:
+        """Losses of features [B, C, H, W] of each level, for :class:`PaddedObjects` or mmdet's list of samples."""
         if not isinstance(batch_data_samples, PaddedObjects):
             return super().loss(x, batch_data_samples)
-        if self.merge_levels and self.training:
-            grid, outs = self.points_of_canvas(x)
-        else:
-            with shared_casts():
-                grid, outs = self.points_of_features(x, self._first_small(x))
+        grid, outs = towers.run(self, x)
         with torch.autocast(x[0].device.type, enabled=False):
             return self.loss_of_objects(grid, outs, batch_data_samples)
 
-    def canvas_obstacle(self) -> str | None:
-        """Why the levels cannot be merged; None when they can."""
-        return obstacle(self.cls_convs, self.reg_convs)
+    def loss_of_instances(
+        self,
+        outs: Sequence[Sequence[Tensor]],
+        instances: Sequence[Any],
+        metas: Sequence[dict],
+        ignored: Sequence[Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """:meth:`loss_of_objects` for the arguments of mmdet's ``loss_by_feat``.
 
-    def points_of_levels(self, outs: Sequence[Sequence[Tensor]]) -> tuple[PointGrid, tuple[Tensor, ...]]:
-        """Maps of each level of each prediction, as :meth:`forward` gives them -> their points, predictions [B, K, P]."""
-        grid = self.grid([level.shape[-2:] for level in outs[0]], outs[0][0].device)
-        return grid, tuple(merge_levels(maps) for maps in outs)
+        Args:
+            outs: maps [B, K, H, W] of each level, for each prediction.
+            instances, metas: boxes and labels, and the ``pad_shape``, of each image.
+            ignored: regions of each image that have no loss; None, or None for an image, if there are none.
+        """
+        boxes = [get_box_tensor(own.bboxes) for own in instances]
+        none = boxes[0].new_zeros(0, 4)
+        objects = PaddedObjects.gather(
+            boxes,
+            [own.labels for own in instances],
+            [none if own is None else get_box_tensor(own.bboxes) for own in ignored or ()],
+            [meta["pad_shape"][:2] for meta in metas],
+        )
+        return self.loss_of_objects(*towers.by_levels(self, outs), objects)
 
-    def points_of_features(self, x: Sequence[Tensor], first: int | None) -> tuple[PointGrid, tuple[Tensor, ...]]:
-        """Maps [B, C, H, W] of each level -> their points, predictions [B, K, P]; levels from ``first`` on as rows."""
-        if first is None:
-            return self.points_of_levels(self(x))
-        grid = self.grid([level.shape[-2:] for level in x], x[0].device)
-        rows, features = small_levels.run_towers(x[first:], self.cls_convs, self.reg_convs, first)
-        small = self.predictions(grid.level[grid.first[first] :], rows.predict, *features)
-        large = self(x[:first]) if first else [()] * len(small)
-        return grid, tuple(merge_levels([*maps, part.unsqueeze(3)]) for maps, part in zip(large, small, strict=True))
-
-    def _first_small(self, x: Sequence[Tensor]) -> int | None:
-        """From which level on :mod:`small_levels` is quicker; None where it is for none."""
-        small = [level.shape[2] * level.shape[3] <= SMALL_MAP for level in x]
-        if not (self.training and small[-1] and is_quick_map(x[0])) or self.canvas_obstacle() is not None:
-            return None
-        return max((index + 1 for index, fits in enumerate(small) if not fits), default=0)
-
-    def points_of_canvas(self, x: Sequence[Tensor]) -> tuple[PointGrid, tuple[Tensor, ...]]:
-        """Maps [B, C, H, W] of each level -> the points of their canvas and the predictions there, [B, K, N] each."""
-        canvas = canvas_of(tuple((int(level.shape[2]), int(level.shape[3])) for level in x))
-        grid = canvas_grid(canvas, self._level_spec, x[0].device)
-        features = run_towers(canvas, x, self.cls_convs, self.reg_convs)
-        return grid, self.predictions(grid.level, lambda layer, feature: layer(feature).flatten(2), *features)
+    def grid(self, sizes: Sequence[Sequence[int]], device: torch.device) -> PointGrid:
+        """The points of maps of these (rows, columns); cached."""
+        return point_grid(tuple((int(h), int(w)) for h, w in sizes), self.level_spec, device)

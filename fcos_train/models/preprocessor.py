@@ -1,4 +1,4 @@
-"""Where a batch of fixed shape enters a detector: normalised on the device."""
+"""Moves a batch of fixed shape to the device and normalises it there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from fcos_train.geometry.padded import PaddedObjects
 class FixedShapePreprocessor(DetDataPreprocessor):
     """DetDataPreprocessor that also takes uint8 images of fixed shape with :class:`PaddedObjects`.
 
-    Two copies to the device (images, objects); the normalisation happens there. What lies beyond an image is
-    ``pad_value`` after it, as in mmdet. Lists of images, as at test time, go mmdet's way.
+    It makes two copies to the device (images, objects) and normalises there. Pixels beyond an image are ``pad_value``
+    afterwards, as in mmdet. Lists of images, as at test time, are processed by mmdet.
     """
 
     def forward(self, data: dict, training: bool = False) -> dict:
+        """A batch from the loader -> ``inputs`` f32 [B, 3, H, W] and ``data_samples`` on the device."""
         objects = data.get("data_samples")
         if not isinstance(objects, PaddedObjects):
             return super().forward(data, training)
@@ -27,7 +28,7 @@ class FixedShapePreprocessor(DetDataPreprocessor):
         return {"inputs": self.normalise(images, objects.image_size), "data_samples": objects}
 
     def normalise(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """u8 [B, 3, H, W] and [B, 2] (rows, columns) -> f32 [B, 3, H, W]."""
+        """Images u8 [B, 3, H, W] and their sizes [B, 2] (rows, columns) in px -> f32 [B, 3, H, W]."""
         if self._channel_conversion:
             images = images.flip(1)
         images = images.float()

@@ -25,17 +25,17 @@ CACHE = Path(os.environ.get("FCOS_CACHE", "~/.cache/fcos_train")).expanduser() /
 SOURCES = [HERE / "csrc" / "adapter.cpp", *(SHARED / name for name in ("boxed.cpp", "counts.cpp", "hccl.cpp"))]
 ADAPTER = "npu_front_end_adapter"
 RUNTIME = HERE / "csrc" / "runtime.c"
-# The libraries that torch_npu's own name as needed; the first one holds all symbols.
+# The libraries that torch_npu's libraries depend on; the first one holds all symbols.
 STUBS = ("ascendcl", "hccl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel")
 
 
 class Unavailable(Exception):
-    """The wheel, or a tool to build with, cannot be had on this machine: no fault of the sources."""
+    """The wheel or a build tool is not available on this machine, which is not an error in the sources."""
 
 
 @contextlib.contextmanager
 def _filling(folder: Path):
-    """A folder to fill, which gets its name when it is complete; another process may be first."""
+    """A folder to fill, renamed to its final name when it is complete; another process may have been faster."""
     part = folder.with_name(f"{folder.name}.{os.getpid()}")
     part.mkdir(parents=True)
     try:
@@ -59,10 +59,10 @@ def _run(*command: object) -> str:
 
 
 def wheel() -> Path:
-    """The folder of the unpacked wheel, downloaded when it is not there.
+    """The folder of the unpacked wheel, downloaded if it is missing.
 
-    It is never installed: its ``torch.backends`` entry point makes every ``import torch`` of an environment load it. One
-    line at the end of its ``__init__`` puts the CPU kernels behind it.
+    The wheel is never installed: through its ``torch.backends`` entry point every ``import torch`` of the environment
+    would load it. A line appended to its ``__init__`` registers the CPU kernels for it.
     """
     folder = CACHE / f"wheel-{sys.implementation.cache_tag}"
     if folder.is_dir():
@@ -92,7 +92,7 @@ def wheel() -> Path:
 
 
 def _imported(site: Path) -> set[str]:
-    """The runtime's symbols that torch_npu's libraries import when they are loaded (C names: it has no C++ there)."""
+    """The symbols of the runtime that torch_npu's libraries import when they are loaded; all are C names."""
     libraries = [site / "torch_npu" / "lib" / f"lib{name}.so" for name in ("torch_npu", "tensorpipe", "npu_profiler")]
     listed = _run("nm", "-D", "--undefined-only", *libraries, *site.glob("torch_npu/_C*.so"))
     return set(re.findall(r"^ +U ((?:acl|rt[A-Z]|Msprof)\w+)$", listed, re.MULTILINE))
@@ -124,7 +124,7 @@ def _adapter(folder: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """What a process needs in its environment so that its ``import torch`` brings the real torch_npu.
+    """The environment variables with which ``import torch`` of a process loads the real torch_npu.
 
     Raises:
         Unavailable: no compiler, no wheel for this machine and torch.
@@ -146,8 +146,8 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(site), str(HERE.parents[1])]),
         "LD_LIBRARY_PATH": str(folder),
         "NPU_FRONT_END_ADAPTER": str(folder / f"{ADAPTER}.so"),
-        "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",  # its own refusal of operators that would run on the host
-        "TASK_QUEUE_ENABLE": "0",  # kernels run where they are called
+        "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",  # torch_npu refuses operators that would run on the host
+        "TASK_QUEUE_ENABLE": "0",  # kernels run synchronously
     }
 
 

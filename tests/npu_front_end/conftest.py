@@ -1,4 +1,4 @@
-"""The product on the real torch_npu over stub libraries, in processes of their own: see README.md."""
+"""Runs the product on the real torch_npu with stub libraries, in separate processes; see README.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class FrontEnd:
-    """Runs commands where ``import torch`` brings the real torch_npu."""
+    """Runs commands in an environment where ``import torch`` loads the real torch_npu."""
 
     def __init__(self, environment: dict[str, str]):
         self.env = environment
@@ -32,7 +32,7 @@ class FrontEnd:
         return commands._finish([sys.executable, *map(str, args)], None, 300, self.env)
 
     def without_runtime(self, *args, **env: str) -> subprocess.CompletedProcess:
-        """``fcos-train ARGS`` where torch_npu is installed and none of Ascend's libraries are found."""
+        """``fcos-train ARGS`` with torch_npu installed and without Ascend's libraries."""
         return self.run(*args, **{"LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""), **env})
 
 

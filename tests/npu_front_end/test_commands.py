@@ -107,7 +107,7 @@ def test_demo(npu, shapes, tmp_path, trained):
 
 
 def test_ascends_libraries_are_not_found(npu, shapes, tmp_path):
-    """torch_npu is installed, CANN's set_env.sh is not sourced: one line that says so, and the CPU still works."""
+    """torch_npu is installed but CANN's set_env.sh is not sourced: one line says so, and the CPU still works."""
     command = [
         "train",
         CONFIG,

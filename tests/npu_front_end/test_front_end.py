@@ -15,9 +15,9 @@ def test_what_torch_npu_registers_and_refuses(npu, request):
     assert " passed" in done.stdout and "failed" not in done.stdout
 
 
-@pytest.mark.parametrize("head", ["StaticFCOSHead", "StaticFSAFHead"])
+@pytest.mark.parametrize("head", ["FixedShapeFCOSHead", "FixedShapeFSAFHead"])
 def test_steps_are_those_of_the_cpu(npu, request, head):
-    """No operator on the host, no wait for the device after the first step, the same losses and weights."""
+    """No operator runs on the host, no wait for the device after the first step, equal losses and weights."""
     script = request.path.parent / "inside" / "same_steps.py"
     result = json.loads(ok(npu.python(script, head, 3)).stdout.splitlines()[-1])
     assert result["devices"] == ["cpu", "npu"] and len(result["npu"]) == 3

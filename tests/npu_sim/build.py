@@ -1,4 +1,4 @@
-"""Builds the simulated device once for each torch version and source text."""
+"""Builds the simulated device, once per torch version and source text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADERS = sorted((Path(__file__).parent / "csrc").glob("*.h"))
 
 
 def missing_tools() -> str | None:
-    """Why the device cannot be built here; None when it can."""
+    """Why the device cannot be built here; None if it can."""
     if shutil.which("g++") is None and shutil.which("c++") is None:
         return "the simulated NPU needs a C++ compiler (g++), which is not on PATH"
     if shutil.which("ninja") is None:
@@ -24,7 +24,7 @@ def missing_tools() -> str | None:
 
 
 def library() -> Path:
-    """Path of the built extension; a failing compiler raises (that is a fault of the sources, not of the machine)."""
+    """Path of the built extension. A compiler error raises, because it is an error in the sources."""
     from torch.utils import cpp_extension
 
     text = torch.__version__ + "".join(path.read_text() for path in SOURCES + HEADERS)
@@ -37,7 +37,7 @@ def library() -> Path:
 
 
 def _compile(name: str, folder: Path) -> None:
-    """Compile and link in a process of its own: loading the device into this one cannot be undone."""
+    """Compile and link in a separate process: a device loaded into this one cannot be unloaded."""
     code = (
         "import sys; from torch.utils.cpp_extension import load; name, folder, *sources = sys.argv[1:]; "
         "load(name, sources, extra_cflags=['-O1', '-g0', '-std=c++20'], build_directory=folder)"

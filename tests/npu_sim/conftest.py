@@ -1,6 +1,6 @@
-"""The product on a simulated NPU, in processes of its own: a device cannot be taken back once it is registered.
+"""Runs the product on a simulated NPU, in separate processes: a registered device cannot be removed.
 
-With ``NPU_REAL=1`` the same commands run on the NPU that is there; what only the simulator counts is skipped.
+With ``NPU_REAL=1`` the same commands run on a real NPU, and tests that need the counts of the simulator are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REAL = os.environ.get("NPU_REAL") == "1"
 
 
 class Npu:
-    """Runs commands where ``--device npu`` exists."""
+    """Runs commands in an environment that has ``--device npu``."""
 
     def __init__(self, library: Path | None):
         self.env = {"NPU_SIM_STRICT": "1"}

@@ -1,15 +1,15 @@
-"""What a training step may cost on an NPU, in counts: never in times.
+"""The cost that a training step may have on an NPU, in counts, not in time.
 
 ResNet-18, FPN with 64 channels, 2 x 256 x 320, fused SGD, gradient clip: the real optimizer step. mmdet's heads are
-counted beside ours with the same optimizer, so the differences are the heads' own.
+counted with the same optimizer, so that differences are due to the heads.
 """
 
 import pytest
 
 OBJECTS = "5,8,1,7,0,3"  # all within one padded length
-# Launches of a step after the first. Ours were 472 and 420 when written (735 and 640 with the levels one by one);
-# stock FCOS 918 to 943 with up to 85 new shapes a step. FCOS with BatchNorm per level: 528.
-BUDGET = {"StaticFCOSHead": 480, "StaticFSAFHead": 430, "StaticFCOSHead:BN": 540}
+# Launches of a step after the first. Ours were 472 and 420 when written (735 and 640 level by level);
+# mmdet's FCOS 918 to 943 with up to 85 new shapes per step. FCOS with BatchNorm per level: 528.
+BUDGET = {"FixedShapeFCOSHead": 480, "FixedShapeFSAFHead": 430, "FixedShapeFCOSHead:BN": 540}
 
 
 @pytest.fixture(scope="module", params=BUDGET)
@@ -41,15 +41,15 @@ def test_every_operator_is_native(counted):
 
 @pytest.mark.parametrize("level", ["O1:32.0", "O1:dynamic", "bf16"])
 def test_half_precision_does_not_wait_either(npu, level):
-    result = npu.count("StaticFCOSHead", 3, "padded", level, OBJECTS)
+    result = npu.count("FixedShapeFCOSHead", 3, "padded", level, OBJECTS)
     assert [step["syncs"] for step in result["steps"]] == [0] * 3
     assert [step["new_signatures"] for step in result["steps"][1:]] == [0] * 2
     assert all(step["not_native"] == [] for step in result["steps"]) and result["finite"]
 
 
-def test_no_sync_on_mmdets_way_of_a_batch(npu):
-    """Lists of images and objects through the data preprocessor: copies, but nothing is read back."""
-    result = npu.count("StaticFCOSHead", 3, "samples", "O0", OBJECTS)
+def test_no_sync_on_the_mmdet_path(npu):
+    """Lists of images and objects through the data preprocessor: there are copies, but nothing is read back."""
+    result = npu.count("FixedShapeFCOSHead", 3, "samples", "O0", OBJECTS)
     for step in result["steps"]:
         assert step["syncs"] == 0 and step["not_native"] == []
         assert step["events"]["h2d:blocking"] <= 7
@@ -63,7 +63,7 @@ def test_the_counter_sees_what_mmdets_head_does(npu):
 
 
 def test_the_trainers_own_step(npu):
-    """``fcos-train audit`` builds batch, model and step as training does."""
+    """``fcos-train audit`` builds batch, model and step as the trainer does."""
     limits = {"syncs": 0, "h2d-copies": 2, "new-signatures": 0, "host-operators": 0, "float64": 0}
     flags = [word for name, limit in limits.items() for word in (f"--max-{name}", limit)]
     done = npu.run("audit", "fcos/fcos_tiny_shapes", "--device", "npu", "--steps", 5, *flags)

@@ -1,4 +1,4 @@
-"""The real commands with ``--device npu``: every precision, two ranks, resume, and checkpoints that change devices."""
+"""The real commands with ``--device npu``: every precision, two ranks, resume, and checkpoints of another device."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_the_device_is_used_and_nothing_leaves_it_for_the_host(trained):
     assert "device npu: asked for" in done.stdout
     (record,) = log_records(work_dir)
     assert record["loss"] == pytest.approx(2.8, abs=0.3) and record["memory"] > 0
-    if report.is_file():  # written by the simulated device alone
+    if report.is_file():  # only the simulated device writes it
         counts = json.loads(report.read_text())
         assert counts["not_native"] == []
         assert sum(counts["launches"].values()) > 1000
@@ -50,7 +50,7 @@ def test_every_precision(npu, shapes, tmp_path, trained, flags):
 
 
 def test_the_same_losses_as_on_a_cpu(npu, shapes, tmp_path, trained):
-    """From the same weights: each device draws initial ones from a generator of its own."""
+    """Both start from the same weights, because each device initialises with its own generator."""
     _, weights, _ = trained
     command = [
         "train",

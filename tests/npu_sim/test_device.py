@@ -1,4 +1,4 @@
-"""Runs the checks of the simulated device where it may be registered: in a process of its own."""
+"""Runs the checks of the simulated device in a separate process, which may register it."""
 
 import pytest
 

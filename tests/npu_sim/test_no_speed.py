@@ -1,4 +1,4 @@
-"""Counts are what a simulated device is for; a speed of it is refused."""
+"""A benchmark of the simulated device is refused: it gives counts, not speed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What every step of the real trainer costs on the simulated NPU: both heads, every precision, one rank and two.
+"""The cost of every step of the real trainer on the simulated NPU: both heads, every precision, one rank and two.
 
 The counts of a step reach from the end of one iteration to the end of the next, hooks and loader included; no log
 line is due in between. The first step makes what is made once; of two ranks the second too: there
@@ -14,7 +14,7 @@ from tests.support.commands import ROOT, ok
 
 CONFIGS = {"fcos": "exact.py", "fsaf": "exact_fsaf.py"}
 LEVELS = {"fp32": ("O0", "1.0"), "static": ("O1", "32.0"), "dynamic": ("O1", "dynamic"), "bf16": ("bf16", "32.0")}
-STEPS = 5  # the last one is left out: it writes the log line at the end of the run
+STEPS = 5  # the last one is not counted: it writes the log line at the end of the run
 # Mean of the normalisers (FCOS), agreement on a non-finite step, and two buckets of gradients.
 ALLREDUCES = {"fcos": 4, "fsaf": 3}
 
@@ -27,7 +27,8 @@ def counted(npu, shapes, folder: Path, head: str, level: str, ranks: int = 1) ->
         "train", ROOT / "tests" / "support" / CONFIGS[head], "--data-path", shapes, "--work-dir", folder / "run",
         "--device", "npu", "--seed", 1, "--workers", 0, "--batch-size", 2, "--max-iters", STEPS, "--no-validate",
         "--opt-level", precision, "--loss-scale", scale,
-        "--cfg-options", "default_hooks.logger.interval=100", f"custom_hooks=[{{'type': 'CountSteps', 'file': '{file}'}}]",
+        "--cfg-options", "default_hooks.logger.interval=100",
+        f"custom_hooks=[{{'type': 'CountSteps', 'file': '{file}'}}]",
     ]  # fmt: skip
     ok(npu.run(*command) if ranks == 1 else npu.run_ranks(ranks, *command))
     rows = [[json.loads(line) for line in Path(f"{file}.{rank}").read_text().splitlines()] for rank in range(ranks)]
@@ -37,7 +38,7 @@ def counted(npu, shapes, folder: Path, head: str, level: str, ranks: int = 1) ->
 
 @pytest.fixture(scope="module")
 def alone(npu, shapes, tmp_path_factory):
-    """(head, level) -> steps of a run on one rank, each run made once."""
+    """(head, level) -> steps of a run on one rank; each run is done once."""
     made = {}
 
     def get(head: str, level: str) -> list[dict]:
@@ -60,7 +61,7 @@ def test_a_steady_step_never_waits(alone, head, level):
 
 @pytest.mark.parametrize("head", CONFIGS)
 def test_half_precision_adds_casts_and_no_more_than_the_scale(alone, head):
-    """A dynamic scale costs a handful of launches over a static one, and the host reads none of it."""
+    """A dynamic scale costs a few launches more than a static one, and the host reads nothing."""
     static, dynamic = (sum(alone(head, level)[-1]["launches"].values()) for level in ("static", "dynamic"))
     assert 0 < dynamic - static <= 12
 
@@ -81,4 +82,4 @@ def test_two_ranks_add_their_collectives_and_nothing_else(npu, shapes, tmp_path,
             # DDP writes each gradient, divided, into its bucket; FCOS divides its normalisers by the ranks
             assert set(more) <= {"aten::mul.out", "aten::div.Tensor"} and 40 < more["aten::mul.out"] < 60
             assert more.get("aten::div.Tensor", 0) <= 1
-    assert both[0][2:] == both[1][2:]  # rank by rank the same
+    assert both[0][2:] == both[1][2:]  # equal on both ranks

@@ -9,7 +9,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from fcos_train.geometry.padded import PaddedObjects
-from fcos_train.models import StaticFCOSHead, StaticFSAFHead
+from fcos_train.models import FixedShapeFCOSHead, FixedShapeFSAFHead
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -83,6 +83,11 @@ class Scene:
         return tuple(feat.clone().requires_grad_() for feat in self.feats)
 
 
+def padded(scene):
+    """The objects of a scene as training batches have them."""
+    return PaddedObjects.gather(scene.boxes, scene.labels, [], [scene.size] * len(scene.boxes))
+
+
 def losses_and_gradients(head, scene):
     """Loss values (0-d) and gradients of all parameters and feature maps by name."""
     head.zero_grad(set_to_none=True)
@@ -99,9 +104,7 @@ def losses_and_gradients_of_padded(head, scene):
     """The same through ``head.loss``, as training calls it."""
     head.zero_grad(set_to_none=True)
     feats = scene.inputs()
-    none = [boxes.new_zeros(0, 4) for boxes in scene.boxes]
-    objects = PaddedObjects.gather(scene.boxes, scene.labels, none, [scene.size] * len(scene.boxes))
-    values = head.loss(feats, objects)
+    values = head.loss(feats, padded(scene))
     sum(value for name, value in values.items() if "loss" in name).backward()
     gradients = {name: parameter.grad for name, parameter in head.named_parameters()}
     gradients.update({f"feature {level}": feat.grad for level, feat in enumerate(feats)})
@@ -179,7 +182,7 @@ WIDE_REGIONS = {**REGIONS, "pos_scale": 0.5, "neg_scale": 0.8}  # they overlap o
 
 
 def fcos_pair(classes=3, **options):
-    """StaticFCOSHead and mmdet's FCOSHead with the same lively weights."""
+    """FixedShapeFCOSHead and mmdet's FCOSHead with the same lively weights."""
     arguments = {
         "num_classes": classes,
         "in_channels": 16,
@@ -189,11 +192,11 @@ def fcos_pair(classes=3, **options):
         "norm_cfg": GN,
         **options,
     }
-    return _pair(StaticFCOSHead, FCOSHead, arguments)
+    return _pair(FixedShapeFCOSHead, FCOSHead, arguments)
 
 
 def fsaf_pair(classes=3, assigner=REGIONS, pos_weight=-1, **options):
-    """StaticFSAFHead and mmdet's FSAFHead with the same lively weights."""
+    """FixedShapeFSAFHead and mmdet's FSAFHead with the same lively weights."""
     arguments = {
         "num_classes": classes,
         "in_channels": 16,
@@ -220,7 +223,7 @@ def fsaf_pair(classes=3, assigner=REGIONS, pos_weight=-1, **options):
         "train_cfg": ConfigDict(assigner=assigner, allowed_border=-1, pos_weight=pos_weight, debug=False),
         **options,
     }
-    return _pair(StaticFSAFHead, FSAFHead, arguments)
+    return _pair(FixedShapeFSAFHead, FSAFHead, arguments)
 
 
 def _pair(ours, theirs, arguments):

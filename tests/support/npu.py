@@ -1,10 +1,10 @@
-"""What the two simulated NPUs share; imports no torch, since both are set up while torch is imported."""
+"""Shared by the two simulated NPUs. Does not import torch, because both are set up while torch is imported."""
 
 import importlib.util
 import os
 from pathlib import Path
 
-WAITING = {  # where the host waits for the device
+WAITING = {  # operations for which the host waits for the device
     "item": lambda t: t.sum().item(),
     "nonzero": lambda t: t.nonzero(),
     "mask": lambda t: t[t > 0],
@@ -14,7 +14,7 @@ WAITING = {  # where the host waits for the device
 
 
 def load_extension(variable: str):
-    """The built extension that this environment variable names."""
+    """Load the extension whose path is in this environment variable."""
     path = Path(os.environ[variable])
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
@@ -23,7 +23,7 @@ def load_extension(variable: str):
 
 
 def hccl_over_gloo(extension):
-    """A maker of process groups for torch: ``hccl`` in name, gloo underneath."""
+    """A factory of process groups for torch, named ``hccl`` and backed by gloo."""
 
     def make(options, _):
         from torch.distributed import ProcessGroupGloo

@@ -26,7 +26,7 @@ def shipped(path: str) -> Path:
     return Path(find_spec("mmdet").origin).parent / ".mim" / "configs" / path
 
 
-def small_config(name: str, static: bool = False) -> Config:
+def small_config(name: str, fixed_shape: bool = False) -> Config:
     """One of :data:`SHIPPED` with ResNet-18 of 8 channels (50 where its blocks have deformable convolutions), a neck of
     16 and one tower convolution."""
     config = Config.fromfile(str(shipped(SHIPPED[name])))
@@ -37,8 +37,8 @@ def small_config(name: str, static: bool = False) -> Config:
     model.bbox_head.update(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=len(CLASSES))
     if name.startswith("fcos"):
         model.bbox_head.norm_cfg = NORMS.get(name, {"type": "GN", "num_groups": 4})
-    if static:
-        model.bbox_head.type = "Static" + model.bbox_head.type
+    if fixed_shape:
+        model.bbox_head.type = "FixedShape" + model.bbox_head.type
     return config
 
 
@@ -81,7 +81,7 @@ def _spread(model: torch.nn.Module, generator: torch.Generator) -> None:
         for path, layer in model.bbox_head.named_modules():
             if path.endswith("conv_offset"):
                 _scale(layer, (0.0, 1.0), lambda: model.bbox_head(feats))
-        kind = type(model.bbox_head).__name__.removeprefix("Static")
+        kind = type(model.bbox_head).__name__.removeprefix("FixedShape")
         for name, layer in list(model.bbox_head.named_children()):
             part = name.partition("_")[2]
             if isinstance(layer, torch.nn.Conv2d) and part in SPREAD:

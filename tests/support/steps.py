@@ -18,7 +18,7 @@ from .small_detectors import CLASSES, lively, small_config
 
 def small_model(name: str, seed: int = 0) -> torch.nn.Module:
     """One of ``small_detectors.SHIPPED`` with its fixed-shape head, ready to train."""
-    config = small_config(name, static=True).model
+    config = small_config(name, fixed_shape=True).model
     config.data_preprocessor.type = "FixedShapePreprocessor"
     with DefaultScope.overwrite_default_scope("mmdet"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -23,10 +23,10 @@ def _place(tensor: torch.Tensor) -> int:
 
 
 class Tape(TorchDispatchMode):
-    """Records every operator with the very tensors and numbers it was called with; :meth:`play` repeats them in place.
+    """Records every operator with the tensors and numbers of its call; :meth:`play` repeats them in place.
 
-    As in a capture, numbers of the host are frozen, results always land in the same memory, a read-back is an error, and
-    after the recording all that existed before is as it was.
+    As in a capture, numbers of the host are frozen, results are always written to the same memory, a read-back is an
+    error, and the recording leaves all tensors that existed before unchanged.
     """
 
     def __init__(self) -> None:

@@ -28,8 +28,8 @@ from fcos_train.models.fast import (
 DEVICE = "cuda" if CUDA else "cpu"
 DENSE = {"memory_format": torch.channels_last}
 EVERY = [(d, r) for d in (torch.float32, torch.bfloat16, torch.float16) for r in (False, True)]
-# name -> shape, groups, elements that a program holds at a time (large ones keep the interpreter quick), slices at most,
-# types with or without ReLU
+# name -> shape, groups, elements that a program holds at a time (large tiles keep the interpreter fast), upper limit of
+# slices, dtypes with or without ReLU
 MAPS = {
     "slices of several tiles": ((2, 32, 7, 11), 4, 512, 2, EVERY),
     "no power of two": ((3, 36, 13, 9), 3, 2048, 128, EVERY),
@@ -55,7 +55,7 @@ def error(found, truth):
 
 
 def errors(shape, groups, tile, slices, dtype, relu):
-    """Relative errors of the result and the three gradients against float64, and whether both maps are channels_last."""
+    """Relative errors of the result and the gradients against float64; whether both maps are channels_last."""
     group_norm_triton.TILE, group_norm_triton.MOST_SLICES = tile, slices
     torch.manual_seed(0)
     x = (torch.randn(shape, device=DEVICE) * 2 + 3).to(dtype).contiguous(**DENSE)

@@ -1,69 +1,79 @@
-"""Convolutions of small maps as matrix products: quicker in channels_last on a CPU.
+"""Convolutions of small maps as matrix products, which are faster for channels_last maps on a CPU.
 
-A 1x1 convolution is a product of the pixels with the weight; a 3x3 convolution is one of the 3x3 patches. For the small
-maps of a pyramid oneDNN's convolution kernels need up to 3.5 times as long, above all for the gradient of the weight
-(docs/performance.md). Large maps, other types and other devices go through torch's own convolution.
+A 1x1 convolution is the product of pixels and weight; a 3x3 convolution is the product of 3x3 patches and weight. For
+the small maps of a pyramid oneDNN's convolution kernels take up to 3.5 times as long, above all for the gradient of the
+weight (docs/performance.md). Large maps, other dtypes and other devices use torch's own convolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# In positions; where the two ways take about the same time on two cores with AVX-512 bf16.
-MOST_PIXELS = 1600  # of a batch: weight and input gradient of a 1x1 layer
-FEW_PIXELS = 512  # of a batch: its forward pass too
-SMALL_MAP = 144  # of one map: weight gradient of a 3x3 layer
-NARROW = 8  # outputs of a 3x3 layer: both gradients
-# With AMX the weight gradient of every 1x1 layer.
+from fcos_train.models.fast.fold_bn import FoldedConv2d
+
+# Limits in positions, at which both ways take about the same time on two cores with AVX-512 bf16.
+MOST_PIXELS = 1600  # per batch: weight and input gradient of a 1x1 layer
+FEW_PIXELS = 512  # per batch: forward pass of a 1x1 layer
+SMALL_MAP = 144  # per map: weight gradient of a 3x3 layer
+NARROW = 8  # output channels of a 3x3 layer: both gradients
+# With AMX a product is faster for the weight gradient of every 1x1 layer.
 HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
-_allowed = True
-_casts: dict[tuple[int, torch.dtype], Tensor] | None = None
+
+@dataclass
+class _State:
+    """State of the process; only the context managers below change it."""
+
+    enabled: bool = True
+    casts: dict[tuple[int, torch.dtype], Tensor] | None = None
+
+
+_state = _State()
 
 
 @contextmanager
 def shared_casts() -> Iterator[None]:
-    """Within it a weight that is used for several maps is cast once, as autocast does for its own operators."""
-    global _casts
-    before, _casts = _casts, {}
+    """Cast a weight that is used for several maps only once, as autocast does for its own operators."""
+    before, _state.casts = _state.casts, {}
     try:
         yield
     finally:
-        _casts = before
+        _state.casts = before
 
 
 def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """``weight.to(dtype)``, once within :func:`shared_casts`."""
-    if _casts is None or not weight.is_leaf:
+    """``weight.to(dtype)``; within :func:`shared_casts` the result is reused."""
+    casts = _state.casts
+    if casts is None or not weight.is_leaf:
         return weight.to(dtype)
     key = (id(weight), dtype)
-    if key not in _casts:
-        _casts[key] = weight.to(dtype)
-    return _casts[key]
+    if key not in casts:
+        casts[key] = weight.to(dtype)
+    return casts[key]
 
 
 @contextmanager
-def torchs_own() -> Iterator[None]:
-    """Within it no layer takes a way that is for CPUs alone: the operators are those that other devices run too."""
-    global _allowed
-    before, _allowed = _allowed, False
+def cpu_paths_off() -> Iterator[None]:
+    """Disable the CPU-only fast paths, so that the operators are those of other devices."""
+    before, _state.enabled = _state.enabled, False
     try:
         yield
     finally:
-        _allowed = before
+        _state.enabled = before
 
 
 def is_quick_map(x: Tensor) -> bool:
-    """Whether ``x`` is a map for which there are quicker ways than torch's, and nothing else compiles the model."""
+    """Whether the CPU-only fast paths apply to ``x``. They leave a model alone that torch.compile is tracing."""
     return (
-        _allowed
+        _state.enabled
         and x.device.type == "cpu"
         and (x.dtype == torch.bfloat16 or x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"))
         and x.dim() == 4
@@ -73,7 +83,7 @@ def is_quick_map(x: Tensor) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody listens to a part of ``module``, which would not be called where parts run together."""
+    """Whether any submodule has forward hooks, which are not called when submodules run as one function."""
     return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules() if part is not module)
 
 
@@ -83,8 +93,8 @@ def pixels_of(x: Tensor) -> Tensor:
 
 
 def patches_of(x: Tensor, stride: int = 1) -> Tensor:
-    """[B, C, H, W] in channels_last -> [B * h * w, 9 * C], the 3x3 neighbourhood of every ``stride``-th position, zeros
-    outside."""
+    """[B, C, H, W] in channels_last -> [B * h * w, 9 * C], the 3x3 neighbourhood of every ``stride``-th position,
+    with zeros outside the map."""
     batch, channels, height, width = x.shape
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     image, row, column, _ = padded.stride()
@@ -93,7 +103,7 @@ def patches_of(x: Tensor, stride: int = 1) -> Tensor:
 
 
 def _product(pixels: Tensor, matrix: Tensor, bias: Tensor | None, size: tuple[int, int, int]) -> Tensor:
-    """[M, K] @ [K, O] + [O] -> [B, O, H, W] in channels_last, no view, as autograd wants it of a function."""
+    """[M, K] @ [K, O] + [O] -> [B, O, H, W] in channels_last; not a view, which autograd.Function must not return."""
     count, height, width = size
     channels = matrix.shape[1]
     strides = (height * width * channels, 1, width * channels, channels)
@@ -103,8 +113,8 @@ def _product(pixels: Tensor, matrix: Tensor, bias: Tensor | None, size: tuple[in
     return maps
 
 
-class Geometry(NamedTuple):
-    """How a convolution moves over its map; all for (rows, columns)."""
+class ConvParams(NamedTuple):
+    """The parameters of a convolution beside its kernel, each for (rows, columns)."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -112,21 +122,23 @@ class Geometry(NamedTuple):
     groups: int
 
     @classmethod
-    def of(cls, conv: nn.Conv2d) -> Geometry:
-        return cls(conv.stride, conv.padding, conv.dilation, conv.groups)
+    def of(cls, conv: nn.Conv2d) -> ConvParams:
+        """Those of a layer with explicit padding."""
+        assert not isinstance(conv.padding, str)  # "same" and "valid" are not used by mmdet's layers
+        return cls(conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
 
 
-POINTWISE = Geometry((1, 1), (0, 0), (1, 1), 1)  # with a 1x1 kernel
-SAME = Geometry((1, 1), (1, 1), (1, 1), 1)  # with a 3x3 kernel
+POINTWISE = ConvParams((1, 1), (0, 0), (1, 1), 1)  # with a 1x1 kernel
+SAME = ConvParams((1, 1), (1, 1), (1, 1), 1)  # with a 3x3 kernel
 
 
 def thinned(x: Tensor, stride: int) -> Tensor:
-    """The positions that a 1x1 convolution of this stride reads, in channels_last."""
+    """The positions of ``x`` [B, C, H, W] that a 1x1 convolution of this stride reads, in channels_last."""
     return x if stride == 1 else x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
 
 
 def spread(near: Tensor, shape: Sequence[int], stride: int) -> Tensor:
-    """The reverse of :func:`thinned`, with zeros elsewhere: [B, C, H, W] of ``shape``."""
+    """The inverse of :func:`thinned`: [B, C, H, W] of ``shape``, with zeros at the positions that were left out."""
     if stride == 1:
         return near
     batch, channels, height, width = shape
@@ -135,12 +147,12 @@ def spread(near: Tensor, shape: Sequence[int], stride: int) -> Tensor:
     return wide
 
 
-def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, onto: Tensor | None = None) -> Tensor:
-    """Gradient of the input.
+def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: ConvParams, onto: Tensor | None = None) -> Tensor:
+    """Gradient of a convolution with respect to its input, [B, C, H, W].
 
     Args:
-        grad, x: [B, O, h, w] and [B, C, H, W] in channels_last. weight: [O, C / groups, k, k]. All of one type.
-        onto: as x; the gradient is added to it in its memory. None: a new tensor.
+        grad, x: [B, O, h, w] and [B, C, H, W] in channels_last. weight: [O, C / groups, k, k]. All of one dtype.
+        onto: tensor like x to which the gradient is added in place; None for a new tensor.
     """
     plain = where == POINTWISE and weight.shape[2:] == (1, 1)
     if plain and onto is not None:
@@ -158,8 +170,8 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, onto: Ten
     return found if onto is None else onto.add_(found)
 
 
-def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry) -> Tensor:
-    """Gradient of the weight; arguments as for :func:`by_input`."""
+def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: ConvParams) -> Tensor:
+    """Gradient of a convolution with respect to its weight; arguments as in :func:`by_input`."""
     if where == POINTWISE and weight.shape[2:] == (1, 1) and (HAS_AMX or x[:, 0].numel() <= MOST_PIXELS):
         return (pixels_of(grad).t() @ pixels_of(x)).view_as(weight)
     if _is_narrow(weight, where):
@@ -171,13 +183,13 @@ def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry) -> Tenso
     return _backward(grad, x, weight, where, 1)
 
 
-def _is_narrow(weight: Tensor, where: Geometry) -> bool:
-    """A 3x3 convolution with so few outputs that the patches of the gradient are small."""
+def _is_narrow(weight: Tensor, where: ConvParams) -> bool:
+    """Whether this is a 3x3 convolution with so few output channels that patches of its gradient are small."""
     return where == SAME and weight.shape[2:] == (3, 3) and len(weight) <= NARROW
 
 
-def _backward(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, which: int) -> Tensor:
-    """torch's own gradient of the input (0) or of the weight (1)."""
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, where: ConvParams, which: int) -> Tensor:
+    """torch's own gradient of the input (``which`` 0) or of the weight (1)."""
     stride, padding, dilation, groups = where
     wanted = [index == which for index in range(3)]
     rest = (stride, padding, dilation, False, (0, 0), groups, wanted)
@@ -185,10 +197,11 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, where: Geometry, which: i
 
 
 class _PointwiseConv(torch.autograd.Function):
-    """1x1 convolution of any stride: x [B, C, H, W], weight [O, C, 1, 1], bias [O] or None, of one type."""
+    """1x1 convolution of any stride."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        """x [B, C, H, W], weight [O, C, 1, 1], bias [O] or None, all of one dtype -> [B, O, h, w]."""
         near = thinned(x, stride)
         ctx.save_for_backward(near, weight)
         ctx.shape, ctx.stride = x.shape, stride
@@ -199,7 +212,8 @@ class _PointwiseConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
         near, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         wanted = ctx.needs_input_grad
@@ -212,17 +226,19 @@ class _PointwiseConv(torch.autograd.Function):
 
 
 class _SmallConv(torch.autograd.Function):
-    """3x3 convolution with padding 1, of a small map or with few outputs; arguments as in :class:`_PointwiseConv`."""
+    """3x3 convolution with padding 1 of a small map, or with few output channels."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        """x [B, C, H, W], weight [O, C, 3, 3], bias [O] or None, all of one dtype -> [B, O, h, w]."""
         ctx.save_for_backward(x, weight)
         ctx.where = SAME._replace(stride=(stride, stride))
         return F.conv2d(x, weight, bias, stride, padding=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         wanted = ctx.needs_input_grad
@@ -235,17 +251,17 @@ class _SmallConv(torch.autograd.Function):
 
 
 class QuickConv2d(nn.Conv2d):
-    """The same layer as ``nn.Conv2d``; made by :func:`quick_conv`."""
+    """The same layer as ``nn.Conv2d``; created by :func:`quick_conv`."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         kind = self._quick_kind(x, weight)
         if kind is None:
-            return super()._conv_forward(
-                x, cast(weight, x.dtype) if _casts is not None and is_quick_map(x) else weight, bias
-            )
+            shares = _state.casts is not None and is_quick_map(x)
+            return super()._conv_forward(x, cast(weight, x.dtype) if shares else weight, bias)
         return kind.apply(x, cast(weight, x.dtype), None if bias is None else bias.to(x.dtype), self.stride[0])
 
-    def _quick_kind(self, x: Tensor, weight: Tensor) -> type | None:
+    def _quick_kind(self, x: Tensor, weight: Tensor) -> type[_PointwiseConv] | type[_SmallConv] | None:
+        """The function that replaces torch's convolution of this map, or None."""
         plain = (
             is_quick_map(x)
             and weight.requires_grad
@@ -258,13 +274,20 @@ class QuickConv2d(nn.Conv2d):
         positions = -(-x.shape[2] // self.stride[0]) * -(-x.shape[3] // self.stride[0])
         if (self.kernel_size, self.padding) == ((1, 1), (0, 0)):
             return _PointwiseConv if HAS_AMX or len(x) * positions <= MOST_PIXELS else None
-        small = positions <= SMALL_MAP or _is_narrow(weight, Geometry.of(self))
+        small = positions <= SMALL_MAP or _is_narrow(weight, ConvParams.of(self))
         return _SmallConv if (self.kernel_size, self.padding) == ((3, 3), (1, 1)) and small else None
 
 
+class QuickFoldedConv2d(QuickConv2d, FoldedConv2d):
+    """The same layer as :class:`FoldedConv2d`; created by :func:`quick_conv`."""
+
+
+QUICK: dict[type, type] = {nn.Conv2d: QuickConv2d, FoldedConv2d: QuickFoldedConv2d}
+
+
 def quick_conv(model: nn.Module) -> int:
-    """Turn every ``nn.Conv2d`` of ``model`` into a :class:`QuickConv2d`. Returns how many."""
-    layers = [module for module in model.modules() if type(module) is nn.Conv2d]
+    """Turn every ``nn.Conv2d`` and :class:`FoldedConv2d` of ``model`` into its fast form. Returns their number."""
+    layers = [module for module in model.modules() if type(module) in QUICK]
     for layer in layers:
-        layer.__class__ = QuickConv2d
+        layer.__class__ = QUICK[type(layer)]
     return len(layers)

@@ -1,39 +1,44 @@
 """Frozen BatchNorm folded into the convolution before it, at forward time.
 
-A frozen norm is y = x * scale + shift with constants, so conv followed by norm is one conv with weight * scale and
-bias shift. The parameters, their names and their gradients stay those of the unfolded model; only the pass over the
-activations, forward and backward, goes away. (MLPerf's RetinaNet does the same; mmengine's efficient_conv_bn_eval
-handles norms with trainable affine parameters, which this module leaves alone.)
+A frozen norm is y = x * scale + shift with constants, so a convolution followed by such a norm is one convolution with
+weight * scale and bias shift. Parameters, their names and their gradients remain those of the unfolded model; only the
+pass over the activations, forward and backward, is saved. (MLPerf's RetinaNet does the same; mmengine's
+efficient_conv_bn_eval covers norms with trainable affine parameters, which this module leaves alone.)
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.backbones import resnet, resnext
 from torch import Tensor, nn
 
-from fcos_train.models.fast.cpu_conv import QuickConv2d
-
 FOLDED = ("folded_scale", "folded_bias", "folded_weight")
-_BLOCKS = (resnet.BasicBlock, resnet.Bottleneck, resnext.Bottleneck)
+# Blocks whose conv<i> feeds norm<i> and nothing else. A subclass may connect them differently, so each class is listed.
+BLOCKS = (resnet.BasicBlock, resnet.Bottleneck, resnext.Bottleneck)
 
 
-class FoldedConv2d(QuickConv2d):
-    """A Conv2d that applies the frozen norm behind it; made by :func:`fold_frozen_bn` alone.
+class FoldedConv2d(nn.Conv2d):
+    """A Conv2d that also applies the frozen norm after it; created by :func:`fold_frozen_bn` only.
 
-    ``folded_scale`` [O, 1, 1, 1] and ``folded_bias`` [O] are constants; ``folded_weight`` too where the convolution
-    is frozen, else None. None of them is saved, nor a buffer: an EMA pairs the buffers of the model with those of a copy
-    that was made before the folding, by their order.
+    ``folded_scale`` [O, 1, 1, 1] and ``folded_bias`` [O] are constants; so is ``folded_weight`` if the convolution is
+    frozen, otherwise it is None. They are neither saved nor buffers, because an EMA pairs the buffers of the model by
+    order with those of a copy that was made before the folding.
     """
+
+    folded_scale: Tensor | None
+    folded_bias: Tensor
+    folded_weight: Tensor | None
+    _partner: tuple[FoldedBatchNorm2d]  # in a tuple, so that it does not become a submodule
 
     @property
     def is_active(self) -> bool:
-        """False while the norm is thawed: both layers are themselves then, and the constants are computed anew after."""
+        """False while the norm is thawed: both layers are unfolded then; later the constants are computed again."""
         if self._partner[0].is_thawed:
             self.folded_scale = None
             return False
@@ -42,16 +47,18 @@ class FoldedConv2d(QuickConv2d):
         return True
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> norm(conv(x)); only conv(x) while the norm is thawed."""
         if not self.is_active:
             return super().forward(x)
-        constant = self.constant_weight
-        return self._conv_forward(
-            x, self.weight * self.folded_scale if constant is None else constant, self.folded_bias
-        )
+        weight = self.constant_weight
+        if weight is None:
+            assert self.folded_scale is not None  # the layer is active
+            weight = self.weight * self.folded_scale
+        return self._conv_forward(x, weight, self.folded_bias)
 
     @property
     def constant_weight(self) -> Tensor | None:
-        """weight * scale of the norm where the weight is not trained."""
+        """weight * scale of the norm [O, C, k, k] if the weight is not trained, otherwise None."""
         if self.weight.requires_grad:
             if self.folded_weight is not None:
                 self.folded_weight = None  # a hook has unfrozen the weight
@@ -62,8 +69,9 @@ class FoldedConv2d(QuickConv2d):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Compute the constants anew, after a change of the norm or of a frozen weight."""
+        """Recompute the constants after a change of the norm or of a frozen weight."""
         norm = self._partner[0]
+        assert norm.running_mean is not None and norm.running_var is not None  # see _is_foldable
         scale = torch.rsqrt(norm.running_var + norm.eps)
         scale = scale if norm.weight is None else scale * norm.weight
         mean = norm.running_mean if self.bias is None else norm.running_mean - self.bias
@@ -73,29 +81,32 @@ class FoldedConv2d(QuickConv2d):
         for name, value in (("scale", scale), ("bias", bias), ("weight", weight)):
             setattr(self, f"folded_{name}", value)
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedConv2d:
         for name in FOLDED:
             value = getattr(self, name)
             setattr(self, name, None if value is None else fn(value))
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.refresh()
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """The norm of a :class:`FoldedConv2d`: nothing is left to do while it is frozen."""
+    """The norm of a :class:`FoldedConv2d`: the identity while it is frozen."""
+
+    _partner: tuple[FoldedConv2d]
 
     @property
     def is_thawed(self) -> bool:
-        """Somebody collects statistics, or has unfrozen a parameter."""
+        """Whether the norm is in training mode, or a parameter was unfrozen."""
         return self.training or (self.affine and (self.weight.requires_grad or self.bias.requires_grad))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> x, or norm(x) while the norm is thawed."""
         return super().forward(x) if self.is_thawed else x
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._partner[0].refresh()
 
@@ -103,39 +114,57 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 def fold_frozen_bn(model: nn.Module) -> list[str]:
     """Fold every BatchNorm2d without trainable parameters into the Conv2d that feeds it.
 
-    Covers ResNet and ResNeXt (stem, blocks, downsampling), ConvModule and plain Sequential. A norm works as folded
-    only while it is in evaluation mode (``norm_eval=True``). The state_dict, checkpoints loaded later, ``.to()``
-    and ``copy.deepcopy`` work as before, and so does a change of ``requires_grad``: an unfrozen norm is itself again.
+    Covers ResNet and ResNeXt (stem, blocks, downsampling), ConvModule and plain Sequential; :func:`unfolded_norms`
+    counts the rest. A norm is folded only while it is in evaluation mode (``norm_eval=True``). The state_dict,
+    checkpoints loaded later, ``.to()`` and ``copy.deepcopy`` work as before, and so does a change of
+    ``requires_grad``: a norm that is unfrozen acts as a norm again.
 
     Returns:
-        names of the convolutions that were folded; those of an earlier call are refreshed and not named.
+        names of the convolutions that were folded; those folded by an earlier call are refreshed and not named.
     """
     names = {module: name for name, module in model.named_modules()}
     pairs = list(_pairs(model))
     uses = Counter(conv for conv, _ in pairs)
     folded = []
     for conv, norm in pairs:
-        if type(conv) is FoldedConv2d:
+        if isinstance(conv, FoldedConv2d):
             conv.refresh()
         elif uses[conv] == 1 and _is_foldable(conv, norm):
-            conv.__class__, norm.__class__ = FoldedConv2d, FoldedBatchNorm2d
-            conv._partner, norm._partner = (norm,), (conv,)  # in tuples, so that neither becomes a submodule
-            conv.refresh()
+            _fold(conv, norm)
             folded.append(names[conv])
     return folded
 
 
+def _fold(conv: Any, norm: Any) -> None:
+    conv.__class__, norm.__class__ = FoldedConv2d, FoldedBatchNorm2d
+    conv._partner, norm._partner = (norm,), (conv,)
+    conv.refresh()
+
+
+def unfolded_norms(model: nn.Module) -> Counter[str]:
+    """How many frozen norms :func:`fold_frozen_bn` left as they are, by the class of the module that has them."""
+    modules, found = dict(model.named_modules()), Counter[str]()
+    for path, norm in modules.items():
+        if type(norm) is nn.BatchNorm2d and norm.affine and not any(p.requires_grad for p in norm.parameters()):
+            while path and (isinstance(modules[path], nn.ModuleList) or modules[path] is norm):
+                path = path.rpartition(".")[0]
+            found[type(modules[path]).__name__] += 1
+    return found
+
+
 def unfold_frozen_bn(model: nn.Module) -> None:
-    """Give every folded layer its own work back."""
+    """Turn every folded layer back into the layer it was."""
     for module in model.modules():
-        if type(module) is FoldedConv2d:
-            for name in FOLDED:
-                delattr(module, name)
-            module.__class__ = nn.Conv2d
-            del module._partner
-        elif type(module) is FoldedBatchNorm2d:
-            module.__class__ = nn.BatchNorm2d
-            del module._partner
+        if isinstance(module, FoldedConv2d):
+            _unfold(module, nn.Conv2d, (*FOLDED, "_partner"))
+        elif isinstance(module, FoldedBatchNorm2d):
+            _unfold(module, nn.BatchNorm2d, ("_partner",))
+
+
+def _unfold(layer: Any, kind: type[nn.Module], attributes: tuple[str, ...]) -> None:
+    for name in attributes:
+        delattr(layer, name)
+    layer.__class__ = kind
 
 
 @contextmanager
@@ -158,9 +187,9 @@ def _is_foldable(conv: nn.Module, norm: nn.Module) -> bool:
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Convolutions with the norm that alone consumes their output."""
+    """Pairs of a convolution and the norm that is the only consumer of its output."""
     for module in model.modules():
-        if getattr(module, "origin", type(module)) in _BLOCKS:
+        if getattr(module, "origin", type(module)) in BLOCKS:
             for index in (1, 2, 3):
                 if hasattr(module, f"conv{index}"):
                     yield (

@@ -1,14 +1,16 @@
-"""GroupNorm that is quick for maps in channels_last, where torch's kernels are not.
+"""GroupNorm for channels_last maps, where torch's own kernels are slow.
 
-On a CPU for bf16: torch's backward kernel takes 3 to 4 times as long as the same sums written as tensor operations, and
-so does its forward kernel for small maps. On a CUDA device both passes, by Triton (:mod:`.group_norm_triton`), with the
-ReLU behind them. Everywhere else, and under ``torch.compile``, which writes such kernels itself, torch's own run.
+* CPU, bf16: torch's backward kernel takes 3 to 4 times as long as the same sums written as tensor operations, and so
+  does its forward kernel for small maps.
+* CUDA: Triton kernels for both passes, fused with the ReLU that follows (:mod:`.group_norm_triton`).
+* Everywhere else, and under ``torch.compile``, which generates such kernels itself: torch's own.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from functools import cache
+from typing import Any
 
 import torch
 from mmcv.cnn import ConvModule
@@ -17,16 +19,17 @@ from torch.nn import functional as F
 
 from fcos_train.models.fast.cpu_conv import is_quick_map
 
-SLOW_MAPS = range(64, 1024)  # positions for which torch's forward kernel on a CPU takes another, slower way
+SLOW_MAPS = range(64, 1024)  # positions at which torch's forward kernel on a CPU uses a slower algorithm
 MOST_CHANNELS = 4096  # a program of the Triton kernels holds all channels of a position
 
 
-class _GroupNorm(torch.autograd.Function):
-    """The formulas of Wu and He (arXiv 1803.08494), derived once by hand: dx = a dy + b x + c, with a for each
-    channel and b, c for each group; letters B images, N positions, C channels, G groups, K channels of a group."""
+class _ChannelsLastGroupNorm(torch.autograd.Function):
+    """GroupNorm (arXiv 1803.08494) of channels_last maps on a CPU. The gradient is dx = a dy + b x + c, with a per
+    channel and b, c per group. Shape symbols: B images, N positions, C channels, G groups of K channels."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        """x [B, C, H, W], weight and bias [C] -> y like x."""
         batch, channels = x.shape[:2]
         if x[0, 0].numel() in SLOW_MAPS:
             y, mean, rstd = _forward(x, weight, bias, groups, eps)
@@ -37,13 +40,14 @@ class _GroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
         x, weight, mean, rstd = ctx.saved_tensors
         batch, channels, height, width = x.shape
         grad = grad.contiguous(memory_format=torch.channels_last)
         rows, own = (t.permute(0, 2, 3, 1).reshape(batch, height * width, channels) for t in (grad, x))  # [B, N, C]
         split = (batch, ctx.groups, -1)
-        # added up in float32 and rounded once, as a gradient of a weight is; asking for float32 would copy the maps
+        # summed in float32 and rounded once, like the gradient of a weight; converting to float32 would copy the maps
         sums = rows.sum(1).float().view(split)  # [B, G, K]
         scratch = rows * own
         products = scratch.sum(1).float().view(split)
@@ -62,7 +66,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``torch.native_group_norm``: y like x, mean and rstd [B, G]."""
+    """As ``torch.native_group_norm``: y like x, mean and 1 / deviation [B, G]."""
     batch, channels, height, width = x.shape
     wide = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels).float()
     size = height * width * channels // groups
@@ -71,21 +75,22 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -
     scale = rstd.unsqueeze(2) * weight.float().view(groups, -1)  # [B, G, K]
     shift = torch.addcmul(bias.float().view(groups, -1), mean.unsqueeze(2), scale, value=-1)
     wide = wide.mul_(scale.view(batch, 1, channels)).add_(shift.view(batch, 1, channels))
-    y = torch.empty_like(x)  # no view, as autograd wants it of a function
+    y = torch.empty_like(x)  # autograd.Function must not return a view here
     y.permute(0, 2, 3, 1).copy_(wide.view(batch, height, width, channels))
     return y, mean, rstd
 
 
 class QuickGroupNorm(nn.GroupNorm):
-    """The same layer as ``nn.GroupNorm``; made by :func:`quick_group_norm`. ``relu=True`` adds a ReLU."""
+    """The same layer as ``nn.GroupNorm``; created by :func:`quick_group_norm`."""
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """x [B, C, H, W] -> the norm of x, followed by ReLU with ``relu=True``."""
         if self._is_for_triton(x):
             from fcos_train.models.fast.group_norm_triton import group_norm
 
             return group_norm(x, self.weight, self.bias, self.num_groups, self.eps, relu)
         if self.affine and x.dtype == torch.bfloat16 and is_quick_map(x):
-            y = _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+            y = _ChannelsLastGroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         else:
             y = super().forward(x)
         return F.relu(y, inplace=True) if relu else y
@@ -105,9 +110,10 @@ class QuickGroupNorm(nn.GroupNorm):
 
 
 class ConvGroupNormReLU(ConvModule):
-    """A ConvModule whose norm does the activation too; made by :func:`quick_group_norm`."""
+    """A ConvModule whose norm also applies the activation; created by :func:`quick_group_norm`."""
 
     def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
+        """[B, C, H, W] -> [B, O, h, w], as ConvModule."""
         if activate and norm:
             return self.norm(self.conv(x), relu=True)
         return super().forward(x, activate, norm)
@@ -115,7 +121,7 @@ class ConvGroupNormReLU(ConvModule):
 
 @cache
 def triton_fault() -> str | None:
-    """None where the Triton kernels run on the current CUDA device; otherwise the reason."""
+    """Why the Triton kernels cannot run on the current CUDA device; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if not torch.cuda.is_available():
@@ -125,8 +131,8 @@ def triton_fault() -> str | None:
 
 
 def quick_group_norm(model: nn.Module) -> int:
-    """Turn every ``nn.GroupNorm`` of ``model`` into a :class:`QuickGroupNorm`, with the ReLU that follows it in a
-    ConvModule. Parameters and their names stay. Returns how many norms."""
+    """Turn every ``nn.GroupNorm`` of ``model`` into a :class:`QuickGroupNorm`, fused with the ReLU that follows it in a
+    ConvModule. Parameters keep their names. Returns the number of norms."""
     layers = [module for module in model.modules() if type(module) is nn.GroupNorm]
     for layer in layers:
         layer.__class__ = QuickGroupNorm

@@ -1,30 +1,33 @@
-"""GroupNorm, with or without the ReLU behind it, for maps in channels_last: Triton kernels, forward and backward.
+"""GroupNorm of channels_last maps, with or without the ReLU after it: Triton kernels, forward and backward.
 
-torch's own CUDA kernel knows NCHW alone and copies a channels_last map to it and back; under autocast it also runs in
-fp32. These kernels read and write channels_last in the type of the map, with all sums in fp32. Forward: two passes over
-the map (mean and spread, then the result), backward: two over the map and its gradient. The ReLU costs nothing.
+torch's own CUDA kernel supports NCHW only and copies a channels_last map to NCHW and back; under autocast it also runs
+in fp32. These kernels read and write channels_last in the dtype of the map, with all sums in fp32. The forward pass
+reads the map twice (statistics, then the result), the backward pass reads the map and its gradient twice. The ReLU adds
+no pass.
 
-Letters: B images, N positions of a map, C channels, G groups of K channels, S slices of the positions; PG and PK are G
-and K rounded up to the powers of two that Triton takes. G and K are constants of a compiled kernel, or it would load
-element by element. One program works on one slice of one image. Group statistics of slices are merged as Chan, Golub and
-LeVeque do (Updating formulae and a pairwise algorithm for computing sample variances, 1979), so nothing cancels. The
-derivative is that of :mod:`.group_norm`: with y' the gradient where the ReLU let through, and x^ the normalised map,
+Shape symbols: B images, N positions of a map, C channels, G groups of K channels, S slices of the positions; PG and PK
+are G and K rounded up to powers of two, as Triton requires. G and K are constants of a compiled kernel; otherwise it
+would load element by element. One program handles one slice of one image. The statistics of slices are merged as in
+Chan, Golub and LeVeque (Updating formulae and a pairwise algorithm for computing sample variances, 1979), which avoids
+cancellation. The derivative is that of :mod:`.group_norm`: with y' the gradient masked by the ReLU and x^ the
+normalised map,
 
     dx = rstd (w y' - (A + x^ D) / (N K)),  A = sum of w y' and D = sum of w y' x^ over the group.
 
-Import this module only where Triton is installed. With ``TRITON_INTERPRET=1`` it runs on CPU tensors, for tests.
+Import this module only if Triton is installed. With ``TRITON_INTERPRET=1`` it runs on CPU tensors, for tests.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 8192  # elements of a map that a program holds at a time; its warps hold 32 of them a thread
+TILE = 8192  # elements of a map that a program holds at a time: 32 per thread
 WARPS = 8
 MOST_SLICES = 128
 PROGRAMS_PER_PROCESSOR = 4
@@ -33,8 +36,8 @@ PROGRAMS_PER_PROCESSOR = 4
 @triton.jit
 def _slice_tile(
     row, first, end, STEP: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr
-):
-    """Offsets within an image and the mask of a tile [STEP, G, K] that starts at position ``first``."""
+) -> tuple[tl.tensor, tl.tensor]:
+    """Offsets and mask of the tile [STEP, G, K] that starts at position ``first``."""
     n = first + tl.arange(0, STEP)[:, None, None]
     g = tl.arange(0, PG)[None, :, None]
     k = tl.arange(0, PK)[None, None, :]
@@ -43,15 +46,15 @@ def _slice_tile(
 
 
 @triton.jit
-def _channels(pointer, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):
-    """[G, K] of a vector over channels, fp32."""
+def _channels(pointer, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> tl.tensor:
+    """A vector over channels as [G, K], fp32."""
     g, k = tl.arange(0, PG)[:, None], tl.arange(0, PK)[None, :]
     return tl.load(pointer + g * K + k, mask=(g < G) & (k < K), other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _moments(x_ptr, part_ptr, positions, rows,
-             STEP: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
+def _moments(x_ptr, part_ptr, positions, rows, STEP: tl.constexpr,
+             G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> None:  # fmt: skip
     """Mean and sum of squared deviations of every group within one slice -> part [B, S, 2, G]."""
     s, b = tl.program_id(0), tl.program_id(1)
     row = b.to(tl.int64) * positions * G * K
@@ -75,8 +78,9 @@ def _moments(x_ptr, part_ptr, positions, rows,
 
 @triton.jit
 def _merged_moments(part_ptr, b, slices, positions, rows, eps,
-                    SLICES: tl.constexpr, G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr):  # fmt: skip
-    """Mean and 1 / deviation [G] of an image from those of its slices."""
+                    SLICES: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
+                    PG: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
+    """Mean and 1 / deviation [G] of an image, from the statistics of its slices."""
     s, g = tl.arange(0, SLICES)[:, None], tl.arange(0, PG)[None, :]
     known = (s < slices) & (g < G)
     at = part_ptr + (b * slices + s) * 2 * G + g
@@ -93,7 +97,7 @@ def _merged_moments(part_ptr, b, slices, positions, rows, eps,
 @triton.jit
 def _normalise(x_ptr, y_ptr, part_ptr, stats_ptr, weight_ptr, bias_ptr, slices, positions, rows, eps,
                RELU: tl.constexpr, STEP: tl.constexpr, SLICES: tl.constexpr,
-               G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
+               G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> None:  # fmt: skip
     """The result for one slice; the first slice stores mean and 1 / deviation -> stats [B, 2, G]."""
     s, b = tl.program_id(0), tl.program_id(1)
     mean, rstd = _merged_moments(part_ptr, b, slices, positions, rows, eps, SLICES, G, K, PG)
@@ -108,7 +112,7 @@ def _normalise(x_ptr, y_ptr, part_ptr, stats_ptr, weight_ptr, bias_ptr, slices, 
     first, end = s * rows, tl.minimum(s * rows + rows, positions)
     tiles = tl.cdiv(end - first, STEP)
     for tile in range(0, tiles):
-        # Last tile first: the end of the slice was read last by the pass before, so it may still be in the cache.
+        # Last tile first: the previous pass read the end of the slice last, so it may still be in the cache.
         at, inside = _slice_tile(row, first + (tiles - 1 - tile) * STEP, end, STEP, G, K, PG, PK)
         x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
         y = (x - mean[None, :, None]) * scale + bias
@@ -118,8 +122,8 @@ def _normalise(x_ptr, y_ptr, part_ptr, stats_ptr, weight_ptr, bias_ptr, slices, 
 
 
 @triton.jit
-def _let_through(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU: tl.constexpr):
-    """The normalised map and its gradient where the ReLU let it through, fp32."""
+def _masked(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """The normalised map, and the gradient masked by the ReLU, fp32."""
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     grad = tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
     x = tl.where(inside, (x - mean[None, :, None]) * rstd[None, :, None], 0.0)
@@ -131,8 +135,8 @@ def _let_through(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU: tl
 @triton.jit
 def _gradient_sums(x_ptr, grad_ptr, stats_ptr, weight_ptr, bias_ptr, by_channel_ptr, by_group_ptr,
                    positions, rows, RELU: tl.constexpr, STEP: tl.constexpr,
-                   G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
-    """Sums of y' x^ and of y' within one slice, for every channel [B, S, 2, C] and weighted for every group."""
+                   G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> None:  # fmt: skip
+    """Sums of y' x^ and of y' over one slice: per channel [B, S, 2, C], and weighted per group [B, S, 2, G]."""
     s, b = tl.program_id(0), tl.program_id(1)
     g = tl.arange(0, PG)
     k = tl.arange(0, PK)
@@ -145,7 +149,7 @@ def _gradient_sums(x_ptr, grad_ptr, stats_ptr, weight_ptr, bias_ptr, by_channel_
     first, end = s * rows, tl.minimum(s * rows + rows, positions)
     for start in range(first, end, STEP):
         at, inside = _slice_tile(row, start, end, STEP, G, K, PG, PK)
-        x, grad = _let_through(x_ptr, grad_ptr, at, inside, mean, rstd, weight[None], bias[None], RELU)
+        x, grad = _masked(x_ptr, grad_ptr, at, inside, mean, rstd, weight[None], bias[None], RELU)
         products += tl.sum(grad * x, 0)
         sums += tl.sum(grad, 0)
     program = b * tl.num_programs(0) + s
@@ -161,8 +165,8 @@ def _gradient_sums(x_ptr, grad_ptr, stats_ptr, weight_ptr, bias_ptr, by_channel_
 @triton.jit
 def _input_gradient(x_ptr, grad_ptr, out_ptr, stats_ptr, weight_ptr, bias_ptr, by_group_ptr,
                     slices, positions, rows, RELU: tl.constexpr, STEP: tl.constexpr, SLICES: tl.constexpr,
-                    G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr):  # fmt: skip
-    """The gradient of the map for one slice."""
+                    G: tl.constexpr, K: tl.constexpr, PG: tl.constexpr, PK: tl.constexpr) -> None:  # fmt: skip
+    """The gradient of the map on one slice."""
     s, b = tl.program_id(0), tl.program_id(1)
     i, g = tl.arange(0, SLICES)[:, None], tl.arange(0, PG)
     sums = by_group_ptr + (b * slices + i) * 2 * G + g[None, :]
@@ -179,20 +183,21 @@ def _input_gradient(x_ptr, grad_ptr, out_ptr, stats_ptr, weight_ptr, bias_ptr, b
     tiles = tl.cdiv(end - first, STEP)
     for tile in range(0, tiles):
         at, inside = _slice_tile(row, first + (tiles - 1 - tile) * STEP, end, STEP, G, K, PG, PK)
-        x, grad = _let_through(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU)
+        x, grad = _masked(x_ptr, grad_ptr, at, inside, mean, rstd, weight, bias, RELU)
         out = rstd[None, :, None] * (weight * grad - (by_one[None, :, None] + x * by_x[None, :, None]))
         tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @cache
 def _processors(index: int | None) -> int:
+    """Multiprocessors of a device; those of an H100 without one."""
     return 132 if index is None else torch.cuda.get_device_properties(index).multi_processor_count
 
 
 class _Plan:
-    """How a map is cut: slices of ``rows`` positions, tiles of ``STEP`` positions."""
+    """The partition of a map: slices of ``rows`` positions, tiles of ``STEP`` positions."""
 
-    def __init__(self, x: Tensor, groups: int):
+    def __init__(self, x: Tensor, groups: int) -> None:
         batch, channels, height, width = x.shape
         self.positions = height * width
         per_group = channels // groups
@@ -207,9 +212,12 @@ class _Plan:
         self.all_slices = {"SLICES": triton.next_power_of_2(self.slices)}
 
 
-class _GroupNormRelu(torch.autograd.Function):
+class _TritonGroupNormReLU(torch.autograd.Function):
+    """GroupNorm of channels_last maps on a GPU, with ReLU if ``relu``."""
+
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, relu: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, relu: bool) -> Tensor:
+        """x [B, C, H, W], weight and bias [C] -> y like x."""
         plan = _Plan(x, groups)
         y = torch.empty_like(x)
         part = torch.empty((x.shape[0], plan.slices, 2, groups), device=x.device)
@@ -225,7 +233,8 @@ class _GroupNormRelu(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
         x, weight, bias, stats = ctx.saved_tensors
         plan = _Plan(x, ctx.groups)
         grad = grad.contiguous(memory_format=torch.channels_last)
@@ -255,10 +264,10 @@ class _GroupNormRelu(torch.autograd.Function):
 
 
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, relu: bool = False) -> Tensor:
-    """GroupNorm of ``x`` [B, C, H, W] in channels_last, then ReLU if asked for; the type and order of ``x``.
+    """GroupNorm of ``x`` [B, C, H, W], then ReLU if ``relu``; dtype and memory format are those of ``x``.
 
     Args:
         x: fp32, bf16 or fp16, contiguous in channels_last, on the current CUDA device.
-        weight, bias: [C], any of these types.
+        weight, bias: [C], any of these dtypes.
     """
-    return _GroupNormRelu.apply(x, weight, bias, groups, eps, relu)
+    return _TritonGroupNormReLU.apply(x, weight, bias, groups, eps, relu)

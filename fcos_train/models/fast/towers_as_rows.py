@@ -1,17 +1,18 @@
 """The small levels of a dense head as the rows of one matrix: few large products instead of many tiny convolutions.
 
-Of a 320x320 image P5 to P7 are 6 % of the points, but took 12 % of a step on a CPU: kernels and normalisation of such maps
-wait for themselves. Here both towers run over all of these levels together: 3x3 patches are gathered by a table, a
-convolution is one product, and a norm takes its sums from a product with 0/1 rows: GroupNorm per image and level,
-BatchNorm per level. The result is that of the levels one by one.
+In a 320x320 image P5 to P7 are 6 % of the points but took 12 % of a step on a CPU: on such small maps launch overhead
+dominates. Here both towers run over all of these levels together. 3x3 patches are gathered through an index table, a
+convolution is one product, and the sums of a norm are a product with 0/1 rows: per image and level for GroupNorm, per
+level for BatchNorm. The result equals that of running level by level.
 
-Letters as in :mod:`fcos_train.geometry.level_rows`; T towers, C channels in, O out.
+Shape symbols as in :mod:`fcos_train.geometry.level_rows`; T towers, C input channels, O output channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,41 +29,43 @@ from fcos_train.models.level_norm import LevelNorm
 
 @dataclass(frozen=True)
 class Rows:
-    """Which maps lie in the rows: (rows, columns) of each, and how many images."""
+    """The maps that the rows hold: (rows, columns) of each, and the number of images."""
 
     sizes: Sizes
     batch: int
 
-    def patches(self, x: Tensor, table=neighbours) -> Tensor:
-        """[T, M, C] -> [T, M, 9 * C], zeros outside the maps."""
+    def patches(self, x: Tensor, table: Callable[[Sizes, int, torch.device], Tensor] = neighbours) -> Tensor:
+        """[T, M, C] -> [T, M, 9 * C], with zeros outside the maps."""
         towers, count, channels = x.shape
         index = table(self.sizes, towers * self.batch, x.device)
         padded = F.pad(x.reshape(-1, channels), (0, 0, 0, 1))
         return padded.index_select(0, index).view(towers, count, -1)
 
     def predict(self, layer: nn.Conv2d, feature: Tensor) -> Tensor:
-        """The layer's output for a feature [M, C]: [B, O, Q]."""
+        """Feature [M, C] -> the output [B, O, Q] of the layer."""
         out = convolve(self, feature.unsqueeze(0), [layer])
         return out.view(self.batch, -1, out.shape[2]).transpose(1, 2)
 
 
 class _Convolve(torch.autograd.Function):
-    """3x3 convolutions of stride 1 and padding 1: x [T, M, C] with T weights [O, C, 3, 3], or one x for all weights."""
+    """3x3 convolutions with stride 1 and padding 1."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Rows, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Rows, *weights: Tensor) -> Tensor:
+        """x [T, M, C], or [1, M, C] for all towers, with T weights [O, C, 3, 3] -> [T, M, O]."""
         patches = rows.patches(x)
         out = x.new_empty(len(weights), x.shape[1], len(weights[0]))
         for tower, (weight, target) in enumerate(zip(weights, out, strict=True)):
             matrix = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
             torch.mm(patches[tower % len(x)], matrix.t(), out=target)
-        ctx.save_for_backward(x, *weights)  # the patches are nine times as large, and quickly gathered again
+        ctx.save_for_backward(x, *weights)  # not the patches: they are nine times as large and cheap to gather
         ctx.rows = rows
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x and of the weights."""
         x, *weights = ctx.saved_tensors
         patches, by_weights = ctx.rows.patches(x), []
         for tower, (weight, needed) in enumerate(zip(weights, ctx.needs_input_grad[2:], strict=True)):
@@ -81,12 +84,13 @@ class _Convolve(torch.autograd.Function):
         return by_x, None, *by_weights
 
 
-class _GroupNormReLU(torch.autograd.Function):
-    """GroupNorm (arXiv 1803.08494) with sums per image and level, then ReLU: x [T, M, C], weight and bias [T, 1, C].
-    f32 inside. Letters beside the module's: G groups of K channels."""
+class _RowsGroupNormReLU(torch.autograd.Function):
+    """GroupNorm (arXiv 1803.08494) with statistics per image and level, then ReLU. Computes in f32.
+    Further shape symbols: G groups of K channels."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, groups: int, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rows: Rows, groups: int, eps: float) -> Tensor:
+        """x [T, M, C], weight and bias [T, 1, C] -> y like x."""
         place = rows.sizes, rows.batch, x.device
         with torch.autocast(x.device.type, enabled=False):
             wide, weight, dtype = x.float(), weight.float(), weight.dtype
@@ -107,7 +111,8 @@ class _GroupNormReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
         x, y, weight, mean, rstd, scale = ctx.saved_tensors
         place = ctx.rows.sizes, ctx.rows.batch, x.device
         wide = x.float()
@@ -130,14 +135,15 @@ class _GroupNormReLU(torch.autograd.Function):
         return by_input, by_weight.to(ctx.dtype), by_bias.to(ctx.dtype), None, None, None
 
 
-def run_towers(
+def run_as_rows(
     maps: Sequence[Tensor], first: Sequence[ConvModule], second: Sequence[ConvModule], level: int = 0
 ) -> tuple[Rows, Tensor]:
     """Features of both towers, [2, M, C].
 
     Args:
-        maps: [B, C, H, W] of each level. first, second: towers without :func:`fcos_train.models.fast.towers_on_canvas.obstacle`.
-        level: index of the first of these levels.
+        maps: [B, C, H, W] of each level.
+        first, second: the layers of each tower; see :func:`fcos_train.models.fast.towers.obstacle`.
+        level: index of the first of these levels in the pyramid.
     """
     rows = Rows(tuple((int(level.shape[2]), int(level.shape[3])) for level in maps), len(maps[0]))
     x = rows_of(maps).unsqueeze(0)
@@ -150,15 +156,14 @@ def run_towers(
             weight, bias = (
                 torch.stack([getattr(norm, name) for norm in norms]).unsqueeze(1) for name in ("weight", "bias")
             )
-            x = _GroupNormReLU.apply(x, weight, bias, rows, norms[0].num_groups, norms[0].eps)
+            x = _RowsGroupNormReLU.apply(x, weight, bias, rows, norms[0].num_groups, norms[0].eps)
         else:
             x = x.relu_()
     return rows, x
 
 
 def convolve(rows: Rows, x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
-    """x [T, M, C] or [1, M, C] through T layers of one width -> [T, M, O]."""
+    """x [T, M, C] or [1, M, C] through T layers of the same width -> [T, M, O]."""
     y = _Convolve.apply(x, rows, *(cast(conv.weight, x.dtype) for conv in convs))
-    if convs[0].bias is None:
-        return y
-    return y + torch.stack([conv.bias for conv in convs]).unsqueeze(1).to(y.dtype)
+    biases = [conv.bias for conv in convs if conv.bias is not None]
+    return y + torch.stack(biases).unsqueeze(1).to(y.dtype) if biases else y

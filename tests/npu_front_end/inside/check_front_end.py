@@ -1,4 +1,4 @@
-"""What the real torch_npu registers, casts and refuses. Run by ``test_front_end.py`` in a process of its own."""
+"""What the real torch_npu registers, casts and refuses. Run by ``test_front_end.py`` in a separate process."""
 
 import json
 import warnings
@@ -31,7 +31,7 @@ def listed(namespace: str, key: str) -> set[str]:
 
 
 def registered(namespace: str) -> set[str]:
-    """With a schema: torch_npu also registers its own operators' names in PyTorch's namespace, which calls nothing."""
+    """Operators with a schema: torch_npu also registers names of its own operators in PyTorch's namespace, to no effect."""
     return {name for name in npu_front_end.REGISTERED if name.startswith(f"{namespace}::")} & SCHEMAS
 
 
@@ -44,15 +44,21 @@ def test_the_native_list_is_what_is_registered():
     assert len(live) > 1000
     assert live - native == set()
     assert native - live == {"aten::_coalesce"}  # of sparse tensors: registered under their key
-    # in the list because the wheel's file has them among PyTorch's; they are torch_npu's own
+    # listed among PyTorch's operators in the wheel's file, but they are torch_npu's own
     assert {name for name in LISTS["native"] if f"aten::{name}" not in SCHEMAS} == {"copy_memory_", "empty_with_format"}
 
 
 def test_the_list_of_its_own_operators():
     live, own = registered("npu"), listed("npu", "npu")
-    # made without a tensor to tell the device by: not registered under the device's key
-    factories = "empty_with_format empty_with_swapped_memory npu_dropout_gen_mask obfuscation_initialize unsafe_empty_with_format"
-    assert own - live == {f"npu::{name}" for name in factories.split()}
+    # no tensor argument to dispatch on, so these are not registered under the device's key
+    factories = (
+        "empty_with_format",
+        "empty_with_swapped_memory",
+        "npu_dropout_gen_mask",
+        "obfuscation_initialize",
+        "unsafe_empty_with_format",
+    )
+    assert own - live == {f"npu::{name}" for name in factories}
     assert all(name.startswith(("npu::print_", "npu::save_", "npu::set_", "npu::super_kernel_")) for name in live - own)
 
 
@@ -76,7 +82,7 @@ def test_autocast_leaves_upsampling_in_half():
         assert torch.softmax(y, 1).dtype == torch.float32
 
 
-DIFFERENTIABLE = {  # of x, t [5, 4] and w [4]; among them all that torch_npu implements together with their derivative
+DIFFERENTIABLE = {  # of x, t [5, 4] and w [4]; includes all operators that torch_npu implements together with their derivative
     "binary_cross_entropy_with_logits": lambda x, t, w: F.binary_cross_entropy_with_logits(x, t, t * 2, pos_weight=w),
     "l1_loss": lambda x, t, w: F.l1_loss(x, t),
     "smooth_l1_loss": lambda x, t, w: F.smooth_l1_loss(x, t, reduction="sum"),

@@ -28,7 +28,7 @@ OBJECTS = [5, 8, 1]
 
 
 def wrapped(model, seen: list):
-    """The trainer's optimizer step; each step's losses are appended to ``seen`` as tensors on the device."""
+    """The optimizer step of the trainer; appends the losses of each step to ``seen``, as tensors on the device."""
     parse = model.parse_losses
 
     def noted(losses):

@@ -1,4 +1,4 @@
-"""CPU kernels behind the real torch_npu: the last line of its ``__init__`` calls :func:`install`.
+"""CPU kernels for the real torch_npu: the last line of its ``__init__`` calls :func:`install`.
 
 ``REGISTERED`` is what torch_npu had registered for the NPU before any of it was replaced.
 """
@@ -14,12 +14,12 @@ REGISTERED: frozenset[str] = frozenset()
 ADAPTER = None
 _LIBRARIES = []
 _MEMORY = Path(__file__).resolve().parents[2] / "npu_sim" / "memory_operators.txt"
-# Of these torch_npu's own launch operators where memory has to be rearranged.
+# torch_npu's own versions of these launch operators if memory has to be rearranged.
 _LAUNCHES = {"clone", "contiguous", "copy_", "isnan"}
 
 
 def forbid_waits(on: bool) -> None:
-    """Raise where the host waits for the device: by torch_npu's own check, and in the operators whose kernels were replaced."""
+    """Raise if the host waits for the device: by torch_npu's own check, and in the operators with replaced kernels."""
     import torch
 
     torch.npu.set_sync_debug_mode("error" if on else "default")
@@ -34,7 +34,7 @@ def install() -> None:
     REGISTERED = frozenset(torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1"))
     ADAPTER = load_extension("NPU_FRONT_END_ADAPTER")
     distributed._new_process_group_hccl_helper = hccl_over_gloo(ADAPTER)
-    torch.npu.get_device_name = lambda device=None: "Simulated NPU"  # the stub's SoC has a real one's name
+    torch.npu.get_device_name = lambda device=None: "Simulated NPU"  # the stub reports the name of a real SoC
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these replace registrations
         ADAPTER.replace(_kernels(torch, REGISTERED) + _own_kernels(torch))
@@ -42,7 +42,7 @@ def install() -> None:
 
 
 def _kernels(torch, registered: frozenset[str]) -> list[str]:
-    """The registered aten operators, without those on memory and shapes: these stay torch_npu's own."""
+    """The registered aten operators, without those on memory and shapes, which remain torch_npu's own."""
     memory = set(_MEMORY.read_text().split()) - _LAUNCHES
     found = []
     for schema in torch._C._jit_get_all_schemas():
@@ -55,7 +55,7 @@ def _kernels(torch, registered: frozenset[str]) -> list[str]:
 
 
 def _own_kernels(torch) -> list[str]:
-    """CPU kernels for the operators of torch_npu that its autograd and its casts go through; their names."""
+    """Register CPU kernels for the operators of torch_npu that its autograd and its casts use. Returns their names."""
     aten = torch.ops.aten
 
     def convolution(x, weight, bias, stride, padding, dilation, groups):
@@ -82,7 +82,7 @@ def _own_kernels(torch) -> list[str]:
 
 
 def _composites(torch) -> None:
-    """torch_npu implements these together with their derivative, above the kernels that were replaced."""
+    """Kernels for operators that torch_npu implements together with their derivative, above the replaced kernels."""
     aten = torch.ops.aten
     device = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
 
@@ -106,5 +106,5 @@ def _composites(torch) -> None:
     library.impl("binary_cross_entropy_with_logits", binary_cross_entropy_with_logits, "AutogradPrivateUse1")
     for name in ("l1_loss", "kl_div"):
         library.impl(name, getattr(aten, name).default.decompose, "AutogradPrivateUse1")
-    library.impl("matmul_backward", matmul_backward, "CPU")  # which has none of its own
+    library.impl("matmul_backward", matmul_backward, "CPU")  # the CPU has no kernel of its own
     _LIBRARIES.append(library)

@@ -1,4 +1,4 @@
-"""The simulated device itself, against the CPU. Run by ``test_device.py`` in a process of its own."""
+"""The simulated device against the CPU. Run by ``test_device.py`` in a separate process."""
 
 import copy
 

@@ -1,9 +1,9 @@
-"""Training steps on the simulated NPU, counted. Prints one JSON line: the counts of each step and of all.
+"""Counts training steps on the simulated NPU. Prints one line of JSON: the counts of each step and of all.
 
 usage: steps.py HEAD[:NORM] STEPS [padded|samples] [PRECISION] [OBJECTS,OBJECTS,...]
 
-``padded`` hands the head a batch of fixed shape that is on the device already; ``samples`` goes mmdet's way: lists of
-images and objects on the host through the data preprocessor. ResNet-18, FPN with 64 channels, 2 x 256 x 320.
+``padded`` passes the head a batch of fixed shape that is on the device already; ``samples`` is mmdet's path: lists of
+images and objects on the host, through the data preprocessor. ResNet-18, FPN with 64 channels, 2 x 256 x 320.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ mmcv_overrides.activate()
 
 import mmdet
 import torch
-import torch_npu  # the stand-in
+import torch_npu  # the simulated device
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
@@ -34,7 +34,7 @@ SIZE, BATCH = (256, 320), 2
 
 
 def build(head: str):
-    """mmdet's shipped model of that kind, made small; with another norm in its head where one is named."""
+    """The model of that head shipped with mmdet, scaled down, with the norm that is given for the head."""
     head, _, norm = head.partition(":")
     folder = mmdet.__path__[0] + "/.mim/configs/"
     shipped = "fsaf/fsaf_r50_fpn_1x_coco.py" if "FSAF" in head else "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"
@@ -46,8 +46,8 @@ def build(head: str):
         cfg.bbox_head["norm_cfg"] = dict(type=norm)
     model = MODELS.build(cfg)
     precision.keep_losses_fp32(model)
-    if head.startswith("Static"):
-        fold_frozen_bn(model)  # both as the trainer does for its fixed-shape step
+    if head.startswith("FixedShape"):
+        fold_frozen_bn(model)  # both as in the trainer's fixed-shape step
         model.bbox_head.merge_levels = True
     return model.to(device.current().set_device(0)).train()
 

@@ -51,8 +51,8 @@ def test_faults_of_the_user(args, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_ways_for_cpus_alone_are_not_counted():
-    """A CPU's step has operators of oneDNN; the counts are to be those of a device that has none of them."""
+def test_cpu_only_paths_are_not_counted():
+    """A step on a CPU has oneDNN operators; the audit counts those of other devices."""
     config = "fcos/fcos_r50_caffe_fpn_gn-head_4x4_1x_coco"
     options = step.AuditOptions(config, batch_size=1, shape=(96, 128), device="cpu", opt_level="O0", steps=2)
     trained = step.build(options)

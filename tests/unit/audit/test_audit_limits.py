@@ -26,7 +26,7 @@ TINY = (
 
 @pytest.fixture
 def figures(monkeypatch):
-    """An audit whose every figure is another number, without a model."""
+    """An audit without a model, in which every figure is a different number."""
     values = {name: 11 + index for index, name in enumerate(LIMITS)}
     made = reports.Report(**{**values, "graph_breaks": None}, first_signatures=0, varying_launches=False)
     trained = SimpleNamespace(shape=(96, 128), accelerator=SimpleNamespace(name="cpu"), notes=[])
@@ -61,7 +61,7 @@ def test_breaks_that_cannot_be_told_are_above_any_limit(figures, monkeypatch, ca
 
 
 def test_graph_breaks_of_the_real_step(capsys):
-    """Ours is one graph; mmdet's head leaves it where it asks for the objects."""
+    """Ours is one graph; mmdet's head breaks it where it reads the objects."""
     assert main([*TINY, "--max-graph-breaks", "0"]) == 0
     assert main([*TINY, "--max-graph-breaks", "0", "--step-mode", "mmdet"]) == 1
     assert "above the limit: graph breaks: " in capsys.readouterr().out

@@ -36,13 +36,13 @@ def hooks(cfg):
 
 def test_default_is_the_fixed_shape_head_and_the_log_says_so():
     cfg, (line, *_) = prepared()
-    assert cfg.model.bbox_head.type == "StaticFCOSHead" and "FixedStepHook" in hooks(cfg)
+    assert cfg.model.bbox_head.type == "FixedShapeFCOSHead" and "FixedStepHook" in hooks(cfg)
     assert line.startswith("fixed-shape step: FCOS head, mode eager")
 
 
 def test_fsaf_is_covered():
     cfg, (line, *_) = prepared(name="mmdet::fsaf/fsaf_r50_fpn_1x_coco")
-    assert cfg.model.bbox_head.type == "StaticFSAFHead" and "FSAF head" in line
+    assert cfg.model.bbox_head.type == "FixedShapeFSAFHead" and "FSAF head" in line
 
 
 def test_mmdet_mode_brings_the_stock_parts_back():
@@ -53,7 +53,7 @@ def test_mmdet_mode_brings_the_stock_parts_back():
     assert lines == ["step mode mmdet: asked for"]
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("auto", "StaticFCOSHead"), ("mmdet", "LevelFCOSHead")])
+@pytest.mark.parametrize(("mode", "kind"), [("auto", "FixedShapeFCOSHead"), ("mmdet", "LevelFCOSHead")])
 def test_batch_norm_is_per_level_in_every_mode(mode, kind):
     """And a config that one mode wrote is taken by the other."""
     name = "fcos/fcos_r18_fpn_shapes_bn-head"
@@ -62,7 +62,7 @@ def test_batch_norm_is_per_level_in_every_mode(mode, kind):
     assert any("FCOSHead with BatchNorm: LevelFCOSHead" in line for line in lines) is (mode == "mmdet")
     accelerator, other = device.Accelerator("cpu", "gloo", torch.bfloat16, ""), {"auto": "mmdet", "mmdet": "auto"}[mode]
     step_mode.set_step(cfg, TrainOptions(config=name, step_mode=other), accelerator)
-    assert cfg.model.bbox_head.type == {"mmdet": "LevelFCOSHead", "auto": "StaticFCOSHead"}[other]
+    assert cfg.model.bbox_head.type == {"mmdet": "LevelFCOSHead", "auto": "FixedShapeFCOSHead"}[other]
 
 
 def test_batch_norm_of_a_head_without_a_fixed_shape_form():

@@ -27,7 +27,7 @@ def checkpoints(tmp_path_factory):
     for name, norm in NORMS.items():
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(small_detectors.NORMS, "fcos-bn", norm)
-            config, model = small_config("fcos-bn", static=True), small_model("fcos-bn")
+            config, model = small_config("fcos-bn", fixed_shape=True), small_model("fcos-bn")
         scattered(model.bbox_head)
         made[name] = str(folder / f"{name}.pth".replace(" ", "-"))
         meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}

@@ -62,7 +62,7 @@ def test_each_model_and_end_is_the_same_as_pytorch(name, end, checkpoints, tmp_p
 def test_fixed_shape_heads_export_as_well(name, checkpoints, tmp_path):
     path = tmp_path / "model.onnx"
     export(ExportOptions(checkpoints(name, static=True), end="nms", output=str(path), shape=(96, 128)), lambda _: None)
-    assert json.loads(path.with_suffix(".json").read_text())["head"].startswith("Static")
+    assert json.loads(path.with_suffix(".json").read_text())["head"].startswith("FixedShape")
 
 
 @pytest.mark.parametrize("end", ["raw", "decoded", "nms"])

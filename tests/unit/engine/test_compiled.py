@@ -1,4 +1,4 @@
-"""``--step-mode compile``: one graph for a shape, the losses and gradients of the step as it stands, clear refusals."""
+"""``--step-mode compile``: one graph per shape, losses and gradients equal to those of eager, clear errors."""
 
 import copy
 
@@ -30,7 +30,7 @@ def ready(name):
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_running_statistics_of_a_graph(merge):
-    """BatchNorm per level, one by one and on the canvas: the graph updates each level's statistics as the step does."""
+    """BatchNorm per level, with and without the canvas: the graph updates the statistics of each level as eager does."""
     model = ready("fcos-bn")
     model.bbox_head.merge_levels = merge
     eager, wrapper = copy.deepcopy(model), sgd(model)

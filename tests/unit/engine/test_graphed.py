@@ -1,4 +1,4 @@
-"""``--step-mode graph`` without a GPU: tapes in the place of CUDA graphs, the results of the ordinary step."""
+"""``--step-mode graph`` without a GPU: tapes replace CUDA graphs; results must equal those of the ordinary step."""
 
 import copy
 import inspect
@@ -18,7 +18,8 @@ from mmcv_overrides.optimizer import StepOptimWrapper
 from tests.support.steps import batch, sgd, small_model
 from tests.support.tape import Tape, TapedGraphs
 
-# Not narrower: torch's bf16 weight gradient of a stride-2 convolution on a map one pixel wide is wrong on a CPU (docs/log.md).
+# Not narrower: on a CPU torch's bf16 weight gradient of a stride-2 convolution is wrong for a map of one column
+# (docs/log.md).
 WIDE, HIGH = (96, 128), (128, 96)
 
 
@@ -42,7 +43,7 @@ def weights(model):
 
 
 def run(model, wrapper, plan, rates):
-    """Steps of the seeds and sizes in ``plan`` with the learning rates as a schedule sets them; None poisons a weight."""
+    """Steps with the image sizes in ``plan`` and the learning rates in ``rates``; None: with a NaN in a weight."""
     results = []
     for seed, (size, rate) in enumerate(zip(plan, rates, strict=True)):
         poisoned = rate is None
@@ -58,7 +59,7 @@ def run(model, wrapper, plan, rates):
         if poisoned:
             bias.data.copy_(kept)
         results.append((shown, wrapper.last_bad, wrapper.last_loss_bad, wrapper.last_grad_norm, wrapper.last_norms))
-    return results  # read by nobody until all steps are done, as between two log lines
+    return results  # not read until all steps are done, as between two log lines
 
 
 def adamw(model, **kwargs):
@@ -119,7 +120,7 @@ def test_learning_rate_zero_after_the_capture_moves_nothing(monkeypatch):
 
 
 def test_weights_written_between_replays_reach_the_masters(monkeypatch):
-    """A replay runs nothing on the host, where a write is noticed."""
+    """Writes are detected by code on the host, which a replay does not run."""
     model = precision.cast_weights(small_model("fsaf"), torch.bfloat16)
     wrapper = sgd(model, opt_level="O2", amp_dtype="bf16")
     taped = graphs_of(model, wrapper, None, 1, monkeypatch)
@@ -190,7 +191,7 @@ def test_what_cannot_be_captured_is_refused(monkeypatch):
     with pytest.raises(UserError, match="cannot be captured .RuntimeError: operation not permitted.*--step-mode eager"):
         model.train_step(batch(0), wrapper)
     monkeypatch.setattr(graphed, "MOST_GRAPHS", 1)
-    with pytest.raises(UserError, match="more than 1 shapes"):
+    with pytest.raises(UserError, match="more than 1 combinations of batch shapes"):
         model.train_step(batch(0, HIGH), wrapper)
 
 
@@ -210,7 +211,7 @@ def test_refused_at_the_start(kind, launcher, counts, message):
 
 
 def test_the_capture_itself_with_torch_cuda_replaced(monkeypatch):
-    """Streams, pool and graph are used as torch's documentation asks; what they do is left to a tape."""
+    """Streams, pool and graph are used as torch's documentation requires; a tape replaces the graph itself."""
     calls, here = [], mock.Mock(name="current stream")
     side = mock.Mock(name="side stream")
     side.wait_stream.side_effect = lambda stream: calls.append(("side waits", stream))
@@ -228,8 +229,15 @@ def test_the_capture_itself_with_torch_cuda_replaced(monkeypatch):
             yield
         target.tape.rewind()
 
-    for name, value in {"Stream": lambda: side, "current_stream": lambda: here, "graph_pool_handle": lambda: (0, 7),
-                        "CUDAGraph": Graph, "graph": graph, "stream": lambda stream: nullcontext()}.items():  # fmt: skip
+    replacements = {
+        "Stream": lambda: side,
+        "current_stream": lambda: here,
+        "graph_pool_handle": lambda: (0, 7),
+        "CUDAGraph": Graph,
+        "graph": graph,
+        "stream": lambda stream: nullcontext(),
+    }
+    for name, value in replacements.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(graphed, "WARM_UP", 1)
     one, two = ready(), ready()

@@ -1,4 +1,4 @@
-"""Assignment on cases small enough to be decided by hand."""
+"""Assignment of cases that are small enough to be checked by hand."""
 
 import pytest
 import torch
@@ -120,12 +120,12 @@ def test_fsaf_claims_the_shrunk_box():
     assert targets.labels[targets.foreground].tolist() == [2] * 25
 
 
-def test_fsaf_smaller_box_wins_and_silences_the_larger():
+def test_fsaf_smaller_box_wins_and_the_larger_is_ignored():
     targets = _fsaf([[0.0, 0, 64, 64], [24, 24, 40, 40]], [0, 1], positive=0.5, negative=0.5)
     centre = 4 * 8 + 4
-    assert targets.labels[0, centre] == 1 and targets.silenced[0, :, centre].tolist() == [True, True, False]
+    assert targets.labels[0, centre] == 1 and targets.ignored[0, :, centre].tolist() == [True, True, False]
     same = _fsaf([[0.0, 0, 64, 64], [24, 24, 40, 40]], [1, 1], positive=0.5, negative=0.5)
-    assert same.labels[0, centre] == 3 and same.silenced[0, 1, centre]  # silent for its own class: background
+    assert same.labels[0, centre] == 3 and same.ignored[0, 1, centre]  # ignored for its own class: background
     kept = _fsaf([[0.0, 0, 64, 64], [24, 24, 40, 40]], [1, 1], positive=0.5, negative=0.5, foreground_first=True)
     assert kept.labels[0, centre] == 1
 

@@ -1,4 +1,4 @@
-"""Overlaps from side distances against corner boxes, and their written-out derivatives against autograd."""
+"""IoU from side distances against corner boxes, and its derivatives against autograd."""
 
 import pytest
 import torch

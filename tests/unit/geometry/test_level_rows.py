@@ -14,8 +14,8 @@ def test_neighbours():
     out = 16
     assert table[0].tolist() == [out, out, out, out, 0, 1, out, 3, 4]  # the corner of the first map
     assert table[4].tolist() == [0, 1, 2, 3, 4, 5, out, out, out]
-    assert table[7].tolist() == [out, out, out, 6, 7, out, out, out, out]  # the second map knows nothing of the first
-    assert table[12].tolist() == [8, 9, 10, 11, 12, 13, out, out, out]  # nor an image of another
+    assert table[7].tolist() == [out, out, out, 6, 7, out, out, out, out]  # maps have no neighbours in other maps
+    assert table[12].tolist() == [8, 9, 10, 11, 12, 13, out, out, out]  # nor in other images
     assert torch.equal(mirrored(SIZES, 2, CPU).view(16, 9), table.flip(1))
 
 

@@ -1,4 +1,4 @@
-"""Padding of objects: no object is ever lost."""
+"""Padding of objects: no object is dropped."""
 
 import pytest
 import torch

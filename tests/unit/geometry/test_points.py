@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fcos_train.geometry.points import LevelSpec, merge_levels, point_grid
+from fcos_train.geometry.points import LevelSpec, flatten_levels, point_grid
 
 CPU = torch.device("cpu")
 
@@ -43,9 +43,9 @@ def test_wrong_number_of_maps():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_merge_levels(layout):
+def test_flatten_levels(layout):
     maps = [torch.arange(2.0 * 3 * h * w).view(2, 3, h, w).to(memory_format=layout) for h, w in ((2, 4), (1, 2))]
-    merged = merge_levels(maps)
+    merged = flatten_levels(maps)
     assert merged.shape == (2, 3, 10)
     assert torch.equal(merged[:, :, :8], maps[0].flatten(2)) and torch.equal(merged[:, :, 8:], maps[1].flatten(2))
     memory = merged if layout == torch.contiguous_format else merged.transpose(1, 2)

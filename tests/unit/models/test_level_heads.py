@@ -1,4 +1,4 @@
-"""BatchNorm per level is the default of a config's head, in every step mode; what is shared says so."""
+"""BatchNorm in a head is per level by default, in every step mode; shared statistics cause a warning."""
 
 import copy
 import logging
@@ -11,6 +11,7 @@ from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 
 from fcos_train.models import describe_norms, use_level_norms
+from fcos_train.models.fast.towers import can_merge
 from fcos_train.models.level_norm import LevelNorm
 from mmcv_overrides import checkpoint
 from mmcv_overrides.errors import UserError
@@ -20,9 +21,9 @@ from tests.support.small_detectors import small_config
 from tests.support.steps import sgd
 
 
-def model_of(name="fcos-bn", static=False, **head):
+def model_of(name="fcos-bn", fixed_shape=False, **head):
     """A small detector of a configuration, as evaluation builds it."""
-    model = small_config(name, static).model
+    model = small_config(name, fixed_shape).model
     model.bbox_head.update(head)
     use_level_norms(model)
     return build(model)
@@ -62,29 +63,29 @@ def test_other_norms_leave_the_head(norm):
 
 
 def test_the_same_checkpoint_in_both_step_modes():
-    stock, static = model_of(norm_cfg=BN), model_of(static=True, norm_cfg=BN)
-    assert list(stock.state_dict()) == list(static.state_dict())
+    stock, fixed_shape = model_of(norm_cfg=BN), model_of(fixed_shape=True, norm_cfg=BN)
+    assert list(stock.state_dict()) == list(fixed_shape.state_dict())
     assert "bbox_head.cls_convs.0.bn.4.running_var" in stock.state_dict()
 
 
 @pytest.mark.parametrize(
-    ("name", "static", "head", "words"),
+    ("name", "fixed_shape", "head", "words"),
     [
         ("fcos-bn", False, {"norm_cfg": SHARED}, ("bbox_head.norm_cfg", "FCOSHead", "type='BN'")),
-        ("fcos-bn", True, {"norm_cfg": SHARED}, ("bbox_head.norm_cfg", "StaticFCOSHead", "type='BN'")),
+        ("fcos-bn", True, {"norm_cfg": SHARED}, ("bbox_head.norm_cfg", "FixedShapeFCOSHead", "type='BN'")),
         ("retinanet", False, {"norm_cfg": SHARED}, ("bbox_head.norm_cfg", "RetinaHead", "type='BN'")),
         ("retinanet", False, {"type": "FreeAnchorRetinaHead", "norm_cfg": BN, "loss_bbox": {"type": "SmoothL1Loss"}},
          ("bbox_head.norm_cfg", "FreeAnchorRetinaHead", "type='BN'")),
     ],
 )  # fmt: skip
-def test_shared_statistics_are_a_warning_that_names_the_key(name, static, head, words):
-    lines, (warning,) = describe_norms(model_of(name, static, **head))
+def test_shared_statistics_are_a_warning_that_names_the_key(name, fixed_shape, head, words):
+    lines, (warning,) = describe_norms(model_of(name, fixed_shape, **head))
     assert lines == [] and all(word in warning for word in words)
     assert "running statistics mix the distributions of all levels" in warning
 
 
 def test_norms_that_are_not_shared_are_no_warning():
-    """The backbone's BatchNorm, and heads with GroupNorm or towers of their own for each level."""
+    """BatchNorm of the backbone, and heads with GroupNorm or with separate towers per level."""
     assert describe_norms(model_of("fcos-gn")) == ([], [])
     assert describe_norms(model_of("retinanet")) == ([], [])
     own = {"type": "RetinaSepBNHead", "num_ins": 5, "norm_cfg": BN}
@@ -97,10 +98,10 @@ def test_a_number_of_levels_that_is_not_the_heads_is_refused():
 
 
 def test_options_of_another_norm_are_refused():
-    """As they remain from a base config with GroupNorm."""
+    """Such options remain from a base config with GroupNorm."""
     for kind in ("BN", "SharedBN"):
         with pytest.raises(UserError, match=r"bbox_head.norm_cfg: .*'num_groups'; .*_delete_=True"):
-            model_of(static=True, norm_cfg={"type": kind, "num_groups": 4})
+            model_of(fixed_shape=True, norm_cfg={"type": kind, "num_groups": 4})
 
 
 class Lines(logging.Logger):
@@ -113,10 +114,10 @@ class Lines(logging.Logger):
 
 
 def test_a_checkpoint_with_one_norm_for_all_levels(monkeypatch):
-    """Its values reach every level, its predictions are unchanged, and a warning says what it is worth."""
+    """Its values are copied to every level, predictions are unchanged, and a warning is logged."""
     old = build(small_config("fcos-bn").model)  # mmdet's own head
     scattered(old.bbox_head)
-    new, lines = model_of(static=True), Lines()
+    new, lines = model_of(fixed_shape=True), Lines()
     monkeypatch.setattr("fcos_train.models.level_norm.print_log", lambda text, **_: lines.texts.append(text))
     report = checkpoint.load_weights(new, {"state_dict": old.state_dict()}, lines)
     assert report.complete and report.matched and not report.missing
@@ -147,7 +148,7 @@ def test_resuming_a_training_with_shared_norms_is_refused_in_words():
 def test_a_checkpoint_per_level_loads_without_a_warning(monkeypatch):
     texts = []
     monkeypatch.setattr("fcos_train.models.level_norm.print_log", lambda text, **_: texts.append(text))
-    one, other = model_of(static=True), model_of()
+    one, other = model_of(fixed_shape=True), model_of()
     scattered(one.bbox_head)
     assert checkpoint.load_weights(other, one.state_dict(), Lines()).complete and not texts
     assert all(torch.equal(other.state_dict()[name], value) for name, value in one.state_dict().items())
@@ -169,9 +170,9 @@ def test_copies_of_a_head_have_norms_of_their_own(kind):
 
 
 def test_synchronised_norms_of_one_process():
-    """mmengine turns SyncBN into layers for one process: they are still found by their level."""
-    model = revert_sync_batchnorm(model_of(static=True, norm_cfg={"type": "SyncBN"}))
+    """mmengine converts SyncBN for a single process; the converted layers are still per level."""
+    model = revert_sync_batchnorm(model_of(fixed_shape=True, norm_cfg={"type": "SyncBN"}))
     head, scene = model.bbox_head, Scene("some", classes=4)
-    assert isinstance(head.cls_convs[0].norm, LevelNorm) and head.canvas_obstacle() is None
+    assert isinstance(head.cls_convs[0].norm, LevelNorm) and can_merge(head.cls_convs, head.reg_convs)
     losses_and_gradients_of_padded(head, scene)
     assert [int(norm.num_batches_tracked) for norm in norms_of(head)] == [1] * 10

@@ -1,4 +1,4 @@
-"""Stands in for ``torch_npu`` in tests: importing it registers the simulated device as ``npu`` and ``hccl``.
+"""Replaces ``torch_npu`` in tests: importing it registers the simulated device as ``npu`` and ``hccl``.
 
 The environment says how: ``NPU_SIM_LIBRARY`` (the built extension), ``NPU_SIM_STRICT`` (refuse what a real NPU
 would run on the host or change), ``NPU_SIM_REPORT`` (a file for the counts of the process, JSON, written at exit).
@@ -20,9 +20,9 @@ from tests.support.npu import hccl_over_gloo, load_extension
 
 __version__ = "2.13.0+simulated"
 OPERATORS = Path(__file__).resolve().parents[4] / "fcos_train" / "audit" / "native_operators.json"
-# Native on the NPU, but storage, views and copies: the simulated device keeps PyTorch's own.
+# Native on the NPU, but storage, views and copies, for which the simulated device keeps PyTorch's own.
 MEMORY = Path(__file__).resolve().parents[2] / "memory_operators.txt"
-# torch_npu's autocast leaves these as they come, unlike CUDA's.
+# Unlike CUDA's, torch_npu's autocast does not convert the inputs of these.
 NOT_AUTOCAST = MEMORY.with_name("not_autocast.txt")
 
 

@@ -1,4 +1,4 @@
-"""Residual blocks in one function: the values and gradients of mmdet's blocks, with the noise of bf16."""
+"""Residual blocks as one function: values and gradients equal those of mmdet's blocks, up to bf16 rounding."""
 
 import copy
 
@@ -9,12 +9,21 @@ from torch import nn
 
 from fcos_train.models.fast import cpu_block, cpu_conv
 from fcos_train.models.fast.cpu_block import QuickBlock, quick_blocks
-from fcos_train.models.fast.cpu_conv import POINTWISE, SAME, Geometry, by_input, by_weight, quick_conv, spread, thinned
+from fcos_train.models.fast.cpu_conv import (
+    POINTWISE,
+    SAME,
+    ConvParams,
+    by_input,
+    by_weight,
+    quick_conv,
+    spread,
+    thinned,
+)
 from fcos_train.models.fast.fold_bn import fold_frozen_bn
 from tests.support.noise import relative_error
 
 DENSE = {"memory_format": torch.channels_last}
-# Processors that only emulate bf16 have these convolutions in fp32 alone.
+# On processors that only emulate bf16, oneDNN has these convolutions in fp32 only.
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 TYPES = [
     pytest.param(
@@ -83,7 +92,7 @@ def results(layer, x, half, grad=None):
 def test_no_noisier_than_mmdets(name, amx, monkeypatch):
     monkeypatch.setattr(cpu_conv, "HAS_AMX", amx)
     monkeypatch.setattr(cpu_conv, "MOST_PIXELS", 200)  # below and above it in one test: 468 and 140 pixels
-    squares = {}  # a value near 0 on the other side of a ReLU is luck: sums over seeds
+    squares = {}  # summed over seeds, because a single value near 0 may change sign at a ReLU
     for seed in range(8):
         layer, x = block(name, seed)
         truth, theirs, ours = results(layer, x, False), results(layer, x, True), results(quick(layer), x, True)
@@ -114,7 +123,7 @@ def test_it_runs_as_one_function(name, dtype):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", ["basic", "caffe, stride 2"])
 def test_frozen_weights(name, dtype):
-    """What needs no gradient gets none, and a block without any is not in the graph."""
+    """Frozen weights have no gradient, and a block of frozen weights is not part of the graph."""
     layer, x = block(name)
     layer.conv1.weight.requires_grad_(False)
     layer = quick(layer)
@@ -130,7 +139,7 @@ def test_frozen_weights(name, dtype):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", ["conv1", "conv2", "conv3"])
 def test_a_broken_weight_shows(name, dtype):
-    """A ReLU of oneDNN's would make 0 of it; no guard would see it."""
+    """oneDNN's ReLU would turn NaN into 0 and hide it from the guard."""
     layer, x = block("bottleneck")
     layer = quick(layer)
     getattr(layer, name).weight.data[3, 2] = float("nan")
@@ -147,7 +156,7 @@ def test_processors_without_these_convolutions(monkeypatch):
 
 
 def test_the_input_is_left_as_it_was():
-    """Sums in place are done in memory of the block's own, forward and backward."""
+    """In-place operations only touch memory that the block owns, forward and backward."""
     layer, x = block("bottleneck")
     layer = quick(layer)
     before, x = x.clone(), x.requires_grad_()
@@ -231,24 +240,24 @@ def test_a_whole_network_and_a_second_call():
         assert relative_error(one.float(), other) < 0.02
     before = net.layer2[0].conv2.folded_bias
     net.layer2[0].norm2.bias.data.add_(1)
-    assert fold_frozen_bn(net) == []  # nothing new, but the constants of blocks too are computed anew
+    assert fold_frozen_bn(net) == []  # nothing new is folded, but constants are recomputed in blocks too
     assert torch.allclose(net.layer2[0].conv2.folded_bias, before + 1)
 
 
-GEOMETRIES = {  # kernel, outputs, how it moves
+CONVOLUTIONS = {  # kernel, output channels, parameters
     "1x1": (1, 12, POINTWISE),
     "3x3": (3, 12, SAME),
     "3x3, few outputs": (3, 4, SAME),
-    "3x3, stride 2": (3, 12, Geometry((2, 2), (1, 1), (1, 1), 1)),
-    "3x3, groups": (3, 12, Geometry((1, 1), (1, 1), (1, 1), 2)),
+    "3x3, stride 2": (3, 12, ConvParams((2, 2), (1, 1), (1, 1), 1)),
+    "3x3, groups": (3, 12, ConvParams((1, 1), (1, 1), (1, 1), 2)),
 }
 
 
-@pytest.mark.parametrize("size", [(7, 5), (13, 14)])  # at most, and over 144 positions
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("size", [(7, 5), (13, 14)])  # below and above SMALL_MAP = 144 positions
+@pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_gradients_of_a_convolution(name, size):
-    """Float64, so that sums in another order are no excuse."""
-    kernel, outputs, where = GEOMETRIES[name]
+    """In float64, where the order of a sum does not matter."""
+    kernel, outputs, where = CONVOLUTIONS[name]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 6, *size, generator=generator, dtype=torch.float64).contiguous(**DENSE).requires_grad_()
     shape = (outputs, 6 // where.groups, kernel, kernel)

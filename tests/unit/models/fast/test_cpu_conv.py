@@ -1,4 +1,4 @@
-"""Convolutions as matrix products: the values and gradients of torch's own, with its noise of bf16."""
+"""Convolutions as matrix products: values and gradients equal those of torch, up to bf16 rounding."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from fcos_train.models.fast.cpu_conv import QuickConv2d, patches_of, quick_conv,
 from fcos_train.models.fast.fold_bn import fold_frozen_bn
 from tests.support.noise import relative_error
 
-# kernel, stride, padding, size of the map, outputs (24 where none are given)
+# kernel, stride, padding, size of the map, output channels (default 24)
 LAYERS = {
     "1x1, few pixels": (1, 1, 0, (9, 7)),
     "1x1, many pixels": (1, 1, 0, (20, 19)),
@@ -54,7 +54,7 @@ def test_as_exact_as_torchs_own(name, bias):
 
 
 def test_stride_2_on_a_map_of_one_column():
-    """As FPN's P7 of an image up to 64 px wide: torch's own weight gradient reads memory that was never written there."""
+    """P7 of an image up to 64 px wide: torch's own weight gradient reads uninitialised memory there."""
     torch.manual_seed(0)
     layer = nn.Conv2d(16, 24, 3, 2, 1).to(**DENSE)
     x = torch.randn(4, 16, 4, 1)
@@ -66,7 +66,7 @@ def test_stride_2_on_a_map_of_one_column():
 
 
 def test_patches():
-    """The unfolding of torch, in another order."""
+    """Equal to torch's unfold, in another order."""
     x = torch.randn(2, 3, 4, 5).contiguous(**DENSE)
     expected = F.unfold(x, 3, padding=1).view(2, 3, 9, 20).permute(0, 3, 2, 1).reshape(40, 27)
     assert torch.equal(patches_of(x), expected)
@@ -95,13 +95,13 @@ def test_other_inputs_are_torchs_own():
     layer = nn.Conv2d(8, 8, 1).to(torch.bfloat16)
     layer.__class__ = QuickConv2d
     x = torch.randn(2, 8, 6, 6).bfloat16()
-    assert layer._quick_kind(x, layer.weight) is None  # rows of channels are not together
+    assert layer._quick_kind(x, layer.weight) is None  # not channels_last
     dense = x.contiguous(**DENSE)
     assert layer._quick_kind(dense, layer.weight) is not None
     assert layer._quick_kind(dense.float(), layer.weight) is not None
     assert layer._quick_kind(dense.double(), layer.weight) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer._quick_kind(dense.float(), layer.weight) is None  # autocast has yet to make it bf16
+        assert layer._quick_kind(dense.float(), layer.weight) is None  # autocast would convert it to bf16
     with torch.no_grad():
         assert layer._quick_kind(dense, layer.weight) is None
     layer.weight.requires_grad_(False)
@@ -134,7 +134,7 @@ def test_folded_norms_are_quick_too():
     model[1].requires_grad_(False)
     x = torch.randn(2, 16, 8, 8)
     expected = model(x)
-    assert fold_frozen_bn(model) == ["0"]
+    assert fold_frozen_bn(model) == ["0"] and quick_conv(model) == 1
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = model(x.to(torch.bfloat16, **DENSE))
     assert type(y.grad_fn).__name__ == "_PointwiseConvBackward"

@@ -101,7 +101,7 @@ def test_copies_stand_alone():
     assert torch.equal(twin(x)[-1], before) and not torch.equal(net(x)[-1], before)
 
 
-def test_an_average_begun_before_the_folding_goes_on():
+def test_an_ema_made_before_the_folding_goes_on():
     net = _net(depth=18, style="pytorch")
     average = ExponentialMovingAverage(net, momentum=0.5)
     fold_frozen_bn(net)
@@ -154,7 +154,7 @@ def test_folded_net_is_one_graph():
 
 
 def test_unfrozen_and_frozen_again():
-    """What requires gradients now counts, and constants of what was trained meanwhile are computed anew."""
+    """requires_grad may change at any time; constants of weights that were trained meanwhile are recomputed."""
     net = _net(depth=18).double()
     plain = copy.deepcopy(net)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The quick GroupNorm is as near to fp32 as torch's own, and is torch's own where that is quick."""
+"""The fast GroupNorm is as close to fp32 as torch's own, and uses torch's own where that is fast."""
 
 import pytest
 import torch

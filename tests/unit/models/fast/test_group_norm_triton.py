@@ -9,7 +9,7 @@ from tests.support.commands import ROOT, _finish, ok
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install '.[dev]' brings it on Linux)")
 
-# What rounding the result to the type alone costs at most; Triton's interpreter cuts bf16 off instead.
+# Upper limit of the rounding error of the result in this dtype; Triton's interpreter truncates to bf16 instead.
 ROUNDING = {"float32": 1e-5, "bfloat16": 2**-7, "float16": 2**-11}
 
 
@@ -40,7 +40,7 @@ def test_nan_is_not_hidden_by_the_relu(found):
 
 
 def test_the_compiler_takes_the_kernels_and_they_move_16_bytes_at_a_time(tmp_path):
-    """A thread holds 32 of a tile's 8,192 bf16 values: four accesses for each map that a kernel reads or writes."""
+    """A thread holds 32 of the 8,192 bf16 values of a tile: four accesses per map that a kernel reads or writes."""
     script = ROOT / "tests" / "support" / "triton_compile.py"
     done = ok(_finish([sys.executable, str(script)], None, 300, {"TRITON_CACHE_DIR": str(tmp_path)}))
     found = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Small levels as rows: the same losses and gradients as mmdet's heads, level by level."""
+"""Small levels as rows: losses and gradients equal those of mmdet's heads."""
 
 import copy
 
@@ -8,7 +8,8 @@ from mmcv.cnn import ConvModule
 from torch import nn
 
 from fcos_train.geometry.level_rows import membership
-from fcos_train.models.fast.towers_as_rows import _GroupNormReLU, convolve, run_towers
+from fcos_train.models.fast import towers
+from fcos_train.models.fast.towers_as_rows import _RowsGroupNormReLU, convolve, run_as_rows
 from tests.support.heads import (
     MERGED_FCOS,
     SCENES,
@@ -22,31 +23,34 @@ from tests.support.heads import (
 SIZES = ((5, 7), (3, 4), (1, 2))
 
 
-def with_rows_from(head, first):
-    head._first_small = lambda x: first
-    return head
+@pytest.fixture
+def rows_from(monkeypatch):
+    """A function that makes every head run the levels from the given one on as rows; None: no level."""
+    return lambda first: monkeypatch.setattr(towers, "first_in_rows", lambda head, x: first)
 
 
 @pytest.mark.parametrize("option", MERGED_FCOS)
 @pytest.mark.parametrize("scene", SCENES)
-def test_fcos_equal_to_mmdet(option, scene):
+def test_fcos_equal_to_mmdet(option, scene, rows_from):
     ours, theirs = fcos_pair(**MERGED_FCOS[option])
-    assert ours.canvas_obstacle() is None
-    assert_equal(with_rows_from(ours, 2), theirs, Scene(scene), run=losses_and_gradients_of_padded)
+    assert towers.can_merge(ours.cls_convs, ours.reg_convs)
+    rows_from(2)
+    assert_equal(ours, theirs, Scene(scene), run=losses_and_gradients_of_padded)
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_fsaf_equal_to_mmdet(scene):
+def test_fsaf_equal_to_mmdet(scene, rows_from):
     ours, theirs = fsaf_pair()
-    assert_equal(with_rows_from(ours, 2), theirs, Scene(scene), run=losses_and_gradients_of_padded)
+    rows_from(2)
+    assert_equal(ours, theirs, Scene(scene), run=losses_and_gradients_of_padded)
 
 
 @pytest.mark.parametrize("first", [0, 1, 4])
 @pytest.mark.parametrize("size", [(256, 192), (250, 130)])
-def test_any_number_of_levels(first, size):
+def test_any_number_of_levels(first, size, rows_from):
+    rows_from(first)
     for ours, theirs in (fcos_pair(), fsaf_pair()):
-        scene = Scene("some", size=size)
-        assert_equal(with_rows_from(ours, first), theirs, scene, run=losses_and_gradients_of_padded)
+        assert_equal(ours, theirs, Scene("some", size=size), run=losses_and_gradients_of_padded)
 
 
 def layers(norm):
@@ -64,7 +68,7 @@ def layers(norm):
 
 @pytest.mark.parametrize("norm", [{"type": "GN", "num_groups": 2}, None], ids=["group norm", "no norm"])
 def test_towers(norm):
-    """Against the layers themselves on each map, gradients of maps and parameters included."""
+    """Against the layers themselves on each map, including gradients of maps and parameters."""
     first, second = layers(norm), layers(norm)
     nn.init.normal_(second[0].conv.weight)
     generator = torch.Generator().manual_seed(1)
@@ -73,7 +77,7 @@ def test_towers(norm):
     grads = [torch.randn(t.shape, generator=generator) for t in expected]
     inputs = [*maps, *first.parameters(), *second.parameters()]
     reference = torch.autograd.grad(expected, inputs, grads)
-    rows, found = run_towers(maps, list(first), list(second))
+    rows, found = run_as_rows(maps, list(first), list(second))
     found = [tower.view(2, -1, 8).transpose(1, 2) for tower in found]
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -91,7 +95,7 @@ def test_towers(norm):
 def test_group_norm_formulas(monkeypatch):
     """Finite differences, in float64."""
     generator = torch.Generator().manual_seed(0)
-    rows, _ = run_towers([torch.randn(2, 6, *size) for size in ((2, 2), (1, 3))], *[list(layers(None))] * 2)
+    rows, _ = run_as_rows([torch.randn(2, 6, *size) for size in ((2, 2), (1, 3))], *[list(layers(None))] * 2)
     x, weight, bias = (
         torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
         for shape in ((2, 14, 4), (2, 1, 4), (2, 1, 4))
@@ -99,7 +103,9 @@ def test_group_norm_formulas(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "float", lambda self: self)
     monkeypatch.setattr("fcos_train.models.fast.towers_as_rows.membership", lambda *place: membership(*place).double())
-    assert torch.autograd.gradcheck(lambda *tensors: _GroupNormReLU.apply(*tensors, rows, 2, 1e-5), (x, weight, bias))
+    assert torch.autograd.gradcheck(
+        lambda *tensors: _RowsGroupNormReLU.apply(*tensors, rows, 2, 1e-5), (x, weight, bias)
+    )
 
 
 def bf16_scene(kind, seed):
@@ -114,20 +120,22 @@ def distance(found, truth):
 
 
 @pytest.mark.parametrize("pair", [fcos_pair, fsaf_pair])
-def test_as_training_runs_it_in_bf16(pair):
-    """Chosen for the small levels only, and no noisier than the levels one by one."""
+def test_as_training_runs_it_in_bf16(pair, monkeypatch):
+    """Used for small levels only, and no noisier than running level by level."""
     own, reference = 0.0, 0.0
     for seed in range(3):
         scene = bf16_scene("mixed", seed)
         ours, _ = pair()
-        assert ours._first_small(scene.feats) == 1  # 16 x 24 is over 144 positions, 8 x 12 is not
+        assert towers.first_in_rows(ours, scene.feats) == 1  # 16 x 24 is over 144 positions, 8 x 12 is not
         exact = copy.copy(scene)
         exact.feats = [feat.float() for feat in scene.feats]
         _, truth = losses_and_gradients_of_padded(copy.deepcopy(ours), exact)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             _, found = losses_and_gradients_of_padded(ours, scene)
             own += distance(found, truth) ** 2
-            _, found = losses_and_gradients_of_padded(with_rows_from(ours, None), scene)
+            with monkeypatch.context() as patched:
+                patched.setattr(towers, "first_in_rows", lambda head, x: None)
+                _, found = losses_and_gradients_of_padded(ours, scene)
             reference += distance(found, truth) ** 2
     assert own**0.5 <= 1.3 * reference**0.5
     assert (reference / 3) ** 0.5 < 0.1
@@ -136,26 +144,26 @@ def test_as_training_runs_it_in_bf16(pair):
 def test_when():
     head, _ = fcos_pair()
     x = bf16_scene("some", 0).feats
-    assert head._first_small(x) == 1
-    assert head._first_small(x[1:]) == 0
-    assert head._first_small(x[:1]) is None  # too large
-    assert head._first_small([level.float() for level in x]) == 1
-    assert head._first_small([level.half() for level in x]) is None
+    assert towers.first_in_rows(head, x) == 1
+    assert towers.first_in_rows(head, x[1:]) == 0
+    assert towers.first_in_rows(head, x[:1]) is None  # too large
+    assert towers.first_in_rows(head, [level.float() for level in x]) == 1
+    assert towers.first_in_rows(head, [level.half() for level in x]) is None
     head.eval()
-    assert head._first_small(x) is None
+    assert towers.first_in_rows(head, x) is None
     head.train()
     handle = head.cls_convs[0].register_forward_hook(lambda *_: None)
-    assert head._first_small(x) is None
+    assert towers.first_in_rows(head, x) is None
     handle.remove()
-    assert fcos_pair(norm_cfg={"type": "BN"})[0]._first_small(x) == 1
-    assert fcos_pair(norm_cfg={"type": "SharedBN"})[0]._first_small(x) is None
+    assert towers.first_in_rows(fcos_pair(norm_cfg={"type": "BN"})[0], x) == 1
+    assert towers.first_in_rows(fcos_pair(norm_cfg={"type": "SharedBN"})[0], x) is None
 
 
 def test_weights_of_16_bits():
-    """O2: gradients have the type of their weights."""
+    """O2: gradients have the dtype of their weights."""
     head, _ = fcos_pair()
     head = copy.deepcopy(head).bfloat16()
     maps = bf16_scene("some", 0).feats[2:]
-    rows, features = run_towers(maps, head.cls_convs, head.reg_convs)
+    rows, features = run_as_rows(maps, head.cls_convs, head.reg_convs)
     convolve(rows, features[:1], [head.conv_cls]).sum().backward()
     assert {p.grad.dtype for p in head.cls_convs.parameters()} == {torch.bfloat16}

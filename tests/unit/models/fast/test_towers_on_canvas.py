@@ -1,4 +1,4 @@
-"""Levels merged on a canvas: the same losses and gradients as mmdet's heads, level by level."""
+"""All levels on one canvas: losses and gradients equal those of mmdet's heads."""
 
 import copy
 
@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from fcos_train.geometry.level_canvas import canvas_of, inside, level_rows, level_shares
-from fcos_train.models.fast.towers_on_canvas import _GroupNormReLU, _Pack
+from fcos_train.models.fast.towers import can_merge, obstacle
+from fcos_train.models.fast.towers_on_canvas import _CanvasGroupNormReLU, _Pack
 from tests.support.heads import (
     FCOS_TRICKS,
     MERGED_FCOS,
@@ -66,7 +67,7 @@ def test_membership():
 def test_fcos_equal_to_mmdet(option, scene):
     ours, theirs = fcos_pair(**FCOS[option])
     ours.merge_levels = True
-    assert ours.canvas_obstacle() is None
+    assert can_merge(ours.cls_convs, ours.reg_convs)
     assert_equal(ours, theirs, Scene(scene), run=losses_and_gradients_of_padded)
 
 
@@ -74,7 +75,7 @@ def test_fcos_equal_to_mmdet(option, scene):
 def test_fsaf_equal_to_mmdet(scene):
     ours, theirs = fsaf_pair()
     ours.merge_levels = True
-    assert ours.canvas_obstacle() is None
+    assert can_merge(ours.cls_convs, ours.reg_convs)
     assert_equal(ours, theirs, Scene(scene), run=losses_and_gradients_of_padded)
 
 
@@ -86,11 +87,11 @@ def test_equal_for_other_sizes(size):
 
 
 def test_group_norm_of_a_large_mean():
-    """Sums of squares would lose the variance; the values are centred first."""
+    """The variance is exact, because values are centred before they are squared."""
     canvas, layer = canvas_of(((6, 8), (3, 4))), nn.GroupNorm(2, 4)
     exact = copy.deepcopy(layer).double()
     maps = [torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(3)) + 300 for size in canvas.sizes]
-    merged = _GroupNormReLU.apply(_Pack.apply(canvas, *maps), layer.weight, layer.bias, canvas, 2, layer.eps)
+    merged = _CanvasGroupNormReLU.apply(_Pack.apply(canvas, *maps), layer.weight, layer.bias, canvas, 2, layer.eps)
     for level, (rows, columns) in zip(maps, canvas.regions(), strict=True):
         assert torch.allclose(merged[:, :, rows, columns].double(), exact(level.double()).relu(), atol=1e-4)
     assert merged.flatten(2)[:, :, inside(canvas, torch.device("cpu")) == 0].abs().max() == 0
@@ -98,7 +99,7 @@ def test_group_norm_of_a_large_mean():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
-    """Under autocast the canvas strays from float32 no further than the levels one by one, by a factor of two."""
+    """Under autocast the canvas deviates from float32 at most twice as far as running level by level."""
     ours, _ = fcos_pair()
     scene = Scene("some")
     exact, _ = losses_and_gradients_of_padded(ours, scene)
@@ -121,4 +122,4 @@ OBSTACLES = {
 @pytest.mark.parametrize("word", OBSTACLES)
 def test_other_towers_are_named(word):
     ours, _ = fcos_pair(**OBSTACLES[word])
-    assert word in ours.canvas_obstacle()
+    assert word in obstacle(ours.cls_convs, ours.reg_convs)

@@ -1,11 +1,11 @@
-"""StaticFSAFHead against mmdet's FSAFHead: regions, online choice of levels, losses, gradients, log values."""
+"""FixedShapeFSAFHead against mmdet's FSAFHead: regions, online selection of levels, losses, gradients, log values."""
 
 import pytest
 import torch
 from mmdet.models.dense_heads import FSAFHead
 from mmengine.structures import InstanceData
 
-from fcos_train.models import StaticFSAFHead
+from fcos_train.models import FixedShapeFSAFHead
 from mmcv_overrides.errors import UserError
 from tests.support.heads import (
     GN,
@@ -81,8 +81,8 @@ def test_points_beyond_the_padding_of_an_image_do_not_count():
     assert expected["loss_cls"] != plain["loss_cls"]
 
 
-def test_the_choice_of_levels_follows_the_loss():
-    """The same objects, but other weights: another number of positives, still mmdet's."""
+def test_the_selection_of_levels_depends_on_the_loss():
+    """With other weights the number of positives changes, and still equals that of mmdet."""
     counts = set()
     for seed in range(3):
         ours, theirs = fsaf_pair(assigner=WIDE_REGIONS)
@@ -95,7 +95,7 @@ def test_the_choice_of_levels_follows_the_loss():
 def test_state_dict_and_predictions_are_mmdets():
     ours, theirs = fsaf_pair()
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert StaticFSAFHead.predict_by_feat is FSAFHead.predict_by_feat
+    assert FixedShapeFSAFHead.predict_by_feat is FSAFHead.predict_by_feat
     scene = Scene("some")
     for found, expected in zip(ours(scene.feats), theirs(scene.feats), strict=True):
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

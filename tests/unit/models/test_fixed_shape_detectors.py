@@ -1,4 +1,4 @@
-"""Whole mmdet detectors with the fixed-shape heads in place of mmdet's: the same training losses and detections."""
+"""Whole mmdet detectors with fixed-shape heads: training losses and detections equal those with mmdet's heads."""
 
 import copy
 from importlib.util import find_spec
@@ -18,13 +18,13 @@ SHIPPED = {"FCOS": "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", "FSAF": "fsaf/f
 
 
 def _detectors(name):
-    """mmdet's shipped model, made small, and the same with our head and its weights."""
+    """A model shipped with mmdet, scaled down, and the same model with our head and equal weights."""
     config = Config.fromfile(_shipped(SHIPPED[name])).model
     config.backbone.update(depth=18, base_channels=8, init_cfg=None, norm_cfg={"type": "BN"}, style="pytorch")
     config.neck.update(in_channels=[8, 16, 32, 64], out_channels=32)
     config.bbox_head.update(in_channels=32, feat_channels=32, stacked_convs=1, num_classes=4)
     ours = copy.deepcopy(config)
-    ours.bbox_head.type = "Static" + config.bbox_head.type
+    ours.bbox_head.type = "FixedShape" + config.bbox_head.type
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         theirs, ours = MODELS.build(config), MODELS.build(ours)

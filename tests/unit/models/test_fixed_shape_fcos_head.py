@@ -1,13 +1,14 @@
-"""StaticFCOSHead against mmdet's FCOSHead: the same losses and gradients for every option and scene."""
+"""FixedShapeFCOSHead against mmdet's FCOSHead: equal losses and gradients for every option and scene."""
 
 import pytest
 import torch
 from mmdet.models.dense_heads import FCOSHead
 
-from fcos_train.geometry.boxes import pad_objects
-from fcos_train.models import StaticFCOSHead
+from fcos_train.geometry.padded import PaddedObjects
+from fcos_train.models import FixedShapeFCOSHead
+from fcos_train.models.fast.towers import by_levels
 from mmcv_overrides.errors import UserError
-from tests.support.heads import FCOS_TRICKS, SCENES, Scene, assert_equal, fcos_pair, losses_and_gradients
+from tests.support.heads import FCOS_TRICKS, SCENES, Scene, assert_equal, fcos_pair, losses_and_gradients, padded
 
 OPTIONS = {
     "plain": {},
@@ -67,7 +68,7 @@ def test_objects_outside_every_range_leave_only_the_class_loss():
 def test_state_dict_and_predictions_are_mmdets():
     ours, theirs = fcos_pair()
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert StaticFCOSHead.predict_by_feat is FCOSHead.predict_by_feat
+    assert FixedShapeFCOSHead.predict_by_feat is FCOSHead.predict_by_feat
     ours.eval(), theirs.eval()
     feats = Scene("one").feats
     for mine, reference in zip(ours(feats), theirs(feats), strict=True):
@@ -92,10 +93,12 @@ def test_padding_has_no_effect():
     maps = ours(scene.feats)
     results = []
     for size in (8, 64):
-        boxes, labels, count = pad_objects(scene.boxes, scene.labels, size)
-        filler = torch.arange(size) >= count[:, None]
-        boxes = torch.where(filler[..., None], torch.tensor([0.0, 0.0, 100.0, 100.0]), boxes)
-        results.append(ours.loss_by_padded(*maps, boxes, labels, count))
+        objects = padded(scene)
+        filler = torch.tensor([0.0, 0.0, 100.0, 100.0, 0.0]).expand(len(objects), size, 5)
+        table = torch.cat((objects.table, filler), 1)[:, : 1 + size]
+        behind = torch.arange(size) >= objects.count[:, None]
+        table[:, 1:] = torch.where(behind[..., None], filler, table[:, 1:])
+        results.append(ours.loss_of_objects(*by_levels(ours, maps), PaddedObjects(table, size)))
     for name in results[0]:
         assert results[0][name] == results[1][name]
 
@@ -119,7 +122,7 @@ def test_an_overflow_at_a_background_point_stays_there():
     scene = Scene("one")
     scores, sides, centers = ours(scene.feats)
     sides[0] = sides[0].clone()
-    sides[0][0, :, -1, -1] = float("inf")  # the last point of the finest level lies in no box
+    sides[0][0, :, -1, -1] = float("inf")  # the last point of the finest level is in no box
     sides[0].requires_grad_() if not sides[0].requires_grad else None
     losses = ours.loss_by_feat(scores, sides, centers, scene.instances, scene.metas)
     sum(losses.values()).backward()
