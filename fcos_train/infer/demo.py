@@ -14,14 +14,13 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from fcos_train.data.inside import readable
 from fcos_train.infer.detector import Detections, Detector
 from fcos_train.infer.draw import draw, zoom_for
 from fcos_train.infer.images import write_image
 from fcos_train.infer.sources import Frame, Pictures, Video, open_source
+from fcos_train.infer.validation_images import validation_images
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
-from mmcv_overrides.regular_files import read_json
 
 WINDOW = "FCOS-Train"
 FRAMES_PER_LINE = 50  # a video prints one line per so many frames, a picture one each
@@ -110,30 +109,12 @@ def default_image(config: Config, scratch: Path) -> tuple[Path, str]:
     for folder in (Path.cwd(), ROOT):
         if (folder / "demo" / "demo.jpg").is_file():
             return folder / "demo" / "demo.jpg", "the demo image"
-    for loader in ("val_dataloader", "test_dataloader"):
-        path = _first_image((config.get(loader) or {}).get("dataset") or {})
-        if path is not None:
-            return path, "the first validation image with an object"
+    for path in validation_images(config, annotated=True)[:1]:
+        return path, "the first validation image with an object"
     from fcos_train.data.shapes import draw_image
 
     image, _, _ = draw_image(np.random.default_rng(0), (320, 240))
     return write_image(scratch / "demo_shapes.jpg", image), "generated; the validation images are not on this machine"
-
-
-def _first_image(dataset: dict) -> Path | None:
-    """The first image of a COCO data set that has an annotation and exists; None also when anything is amiss.
-
-    The paths come from the checkpoint, so they are not trusted more than a data set's.
-    """
-    root = dataset.get("data_root") or ""
-    try:
-        data = read_json(Path(root, dataset["ann_file"]), "annotation file")
-        names = {image["id"]: image["file_name"] for image in data["images"]}
-        folder = Path(root, (dataset.get("data_prefix") or {}).get("img", ""))
-        found = readable(folder, [names[ann["image_id"]] for ann in data["annotations"]])
-    except (UserError, OSError, ValueError, KeyError, TypeError):
-        return None
-    return folder / found[0] if found else None
 
 
 def _detected(detector: Detector, source: Pictures | Video):

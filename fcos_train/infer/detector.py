@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from fcos_train.config.load import load_config, test_pipeline
 from fcos_train.config.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
+from fcos_train.data.coco_names import COCO_NAMES
 from fcos_train.infer.images import as_bgr
 from fcos_train.start import start
 from mmcv_overrides import device as devices
@@ -149,8 +151,6 @@ def _device(requested: str) -> tuple[torch.device, str]:
 def _given(config: str | Path | Config, safe: bool) -> Config:
     if isinstance(config, Config):
         return config
-    from fcos_train.config.load import load_config
-
     return load_config(str(config), safe)
 
 
@@ -218,7 +218,7 @@ def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable:
     """The test pipeline after its loading steps; annotations are neither there nor needed."""
     from mmcv.transforms import Compose
 
-    steps = _test_pipeline(config)
+    steps = test_pipeline(config)
     if steps is None:
         raise UserError(
             f"{where}: the configuration has no `test_dataloader` (mmdet 2.x writes `data`); "
@@ -232,17 +232,6 @@ def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable:
     if not vetted:
         check_parts(steps, "test_pipeline", where)
     return _built(lambda: Compose(steps), where, "test pipeline")
-
-
-def _test_pipeline(config: Config) -> list | None:
-    """The pipeline of the test (else validation) data set, inside whatever wrappers."""
-    for name in ("test_dataloader", "val_dataloader"):
-        node = (config.get(name) or {}).get("dataset")
-        while node:
-            if node.get("pipeline"):
-                return list(node["pipeline"])
-            node = node.get("dataset") or (node.get("datasets") or [None])[0]
-    return config.get("test_pipeline")
 
 
 def _is(step: dict, *names: str) -> bool:
@@ -273,7 +262,5 @@ def _classes(state: dict, config: Config, model: torch.nn.Module) -> list[str]:
             return [printable(name) for name in ([names] if isinstance(names, str) else names)]
     head = getattr(model, "bbox_head", None)
     if getattr(head, "num_classes", None) == 80:
-        from mmdet.evaluation import get_classes
-
-        return get_classes("coco")
+        return list(COCO_NAMES)
     return []

@@ -7,11 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fcos_train.data.images import read_image
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
-
-__all__ = ["SUFFIXES", "as_bgr", "read_image", "write_image"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 

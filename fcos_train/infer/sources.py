@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fcos_train.infer.images import SUFFIXES, read_image, write_image
+from fcos_train.data.images import read_image
+from fcos_train.infer.images import SUFFIXES, write_image
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import special
 

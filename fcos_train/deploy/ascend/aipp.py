@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.parts.input_rule import InputRule
 from fcos_train.deploy.parts.session import Session
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_text
@@ -18,7 +18,7 @@ _KNOWN = re.compile(r"aipp_mode|related_input_rank|input_format|src_image_size_[
                     r"|(mean|min|var_reci)_chn_[0-2]")  # fmt: skip
 
 
-def aipp_text(rule: Rule) -> str:
+def aipp_text(rule: InputRule) -> str:
     """A static AIPP configuration: pictures u8 of three channels in, normalised inside the `.om`.
 
     `(pixel - mean_chn - min_chn) * var_reci_chn`: the mean's whole part and the rest, as CANN takes them. The pictures

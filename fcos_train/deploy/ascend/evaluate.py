@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fcos_train.data.images import read_image
 from fcos_train.deploy.ascend.infer import inputs_of, run_files
 from fcos_train.deploy.ascend.info import bin_info, read_info, write_rows
 from fcos_train.deploy.ascend.perf import write_benchmark
 from fcos_train.deploy.ascend.postprocess import postprocess
 from fcos_train.deploy.ascend.preprocess import preprocess
-from fcos_train.deploy.ascend.rules import Rule
 from fcos_train.deploy.ascend.runs import InferOptions, ais_bench, infer
 from fcos_train.deploy.ascend.txt_to_json import txt_to_json
-from fcos_train.deploy.parts import description as sidecar
+from fcos_train.deploy.parts.accuracy import HALF_TOLERANCE, TOLERANCE, Comparison
 from fcos_train.deploy.parts.classes import read_truth
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers, coco_eval
-from fcos_train.deploy.parts.files import read_image, some, stem
+from fcos_train.deploy.parts.description import beside, read_description, read_rule
+from fcos_train.deploy.parts.files import some, stem
+from fcos_train.deploy.parts.input_rule import InputRule
 from fcos_train.deploy.parts.session import OnnxSession, Session
 from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.regular_files import read_json
-
-TOLERANCE, HALF_TOLERANCE = 0.001, 0.003
 
 
 @dataclass(frozen=True)
@@ -84,39 +84,6 @@ class EvaluateOptions:
             raise UserError("; ".join(faults))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Numbers of the checkpoint and of the export, on the same prepared images."""
-
-    pth: CocoNumbers
-    exported: CocoNumbers
-    tolerance: float
-    images: int
-
-    @property
-    def difference(self) -> float:
-        return abs(self.pth.stats[0] - self.exported.stats[0])
-
-    @property
-    def agrees(self) -> bool:
-        # Tables are compared as they are printed: to four decimals.
-        return round(self.difference, 4) <= self.tolerance
-
-    def lines(self) -> list[str]:
-        def row(name: str, values) -> str:
-            return f"{name:<14}" + "".join(f"{value:>10.4f}" for value in values)
-
-        pth, exported = self.pth.stats[:3], self.exported.stats[:3]
-        verdict = "within" if self.agrees else "ABOVE"
-        return [
-            f"{'':<14}" + "".join(f"{name:>10}" for name in ("mAP", "AP50", "AP75")),
-            row("pth", pth),
-            row("exported", exported),
-            row("difference", (abs(a - b) for a, b in zip(pth, exported, strict=True))),
-            f"{self.images} images; the difference in mAP is {verdict} the tolerance of {self.tolerance:g}",
-        ]
-
-
 def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Comparison:
     """Prepare the validation images, run export and checkpoint on them, and count both.
 
@@ -138,8 +105,8 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) 
     )
     images, annotations = _validation(options, detector.classes, work, say)
     model = Path(options.model) if options.model else _exported(options, work, say)
-    place = options.description or sidecar.beside(model)
-    description, rule = sidecar.read(place), sidecar.read_rule(place)
+    place = options.description or beside(model)
+    description, rule = read_description(place), read_rule(place)
     _same_classes(detector.classes, description["classes"], options, model)
     _prepare(images, rule, work)
     session = None if model.suffix == ".om" else _session(model, description)
@@ -201,7 +168,7 @@ def _validation(
     return [split.img_dir / entry["file_name"] for entry in entries], path
 
 
-def _prepare(images: list[Path], rule: Rule, work: Path) -> None:
+def _prepare(images: list[Path], rule: InputRule, work: Path) -> None:
     """`bin/`, `bin.info` and `images.info`."""
     bins = work / "bin"
     preprocess(images, bins, rule)
@@ -219,16 +186,18 @@ def _only(folder: Path, names: set[str]) -> None:
 
 
 def _session(model: Path, description: dict[str, Any]) -> Session:
-    from fcos_train.deploy.parts.standins import FinishedSession, ReferenceSession
+    from fcos_train.deploy.parts.reference_sessions import FinishedSession
 
     if description.get("custom_operators"):
+        from fcos_train.deploy.onnx.evaluator import ReferenceSession
+
         return ReferenceSession(model, description)
     session = OnnxSession(model, None, *description["input"]["example_shape"])
     return FinishedSession(session, description) if description.get("end") in ("raw", "decoded") else session
 
 
 def _torch_session(options: EvaluateOptions, detector, description: dict[str, Any]) -> Session:
-    from fcos_train.deploy.parts.standins import TorchSession
+    from fcos_train.deploy.parts.reference_sessions import TorchSession
 
     return TorchSession(options.checkpoint, detector, description)
 
@@ -255,7 +224,7 @@ def _run_om(options: EvaluateOptions, model: Path, work: Path) -> Path:
 
 
 def _count(
-    dumps: Path, annotations: Path, rule: Rule, description: dict[str, Any], work: Path, name: str
+    dumps: Path, annotations: Path, rule: InputRule, description: dict[str, Any], work: Path, name: str
 ) -> CocoNumbers:
     """Dumps to text, text to JSON, JSON to numbers; every result counts, as in training's evaluation."""
     texts = work / f"detection-results-{name}"

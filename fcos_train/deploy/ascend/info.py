@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcos_train.deploy.parts.files import UnreadableImage, decode, listed, progress, stem, undecodable
+from fcos_train.data.images import UnreadableImage, try_read_image
+from fcos_train.deploy.parts.files import listed, progress, stem, undecodable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
@@ -50,7 +51,7 @@ def image_info(folder: str, out: str | Path) -> int:
     rows, bad = [], []
     for index, name in progress([item for group in groups for item in enumerate(group)], "info"):
         path = os.path.join(folder, name)
-        image = decode(path)
+        image = try_read_image(path)
         if isinstance(image, UnreadableImage):
             bad.append((path, image))
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcos_train.deploy.ascend.aipp import aipp_text
-from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.parts.input_rule import InputRule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
@@ -118,7 +118,7 @@ def command(options: OmOptions, aipp_file: Path | None = None) -> list[str]:
     return [*words, *options.extra]
 
 
-def convert(options: OmOptions, rule: Rule | None = None, dry: bool = False) -> tuple[list[str], Path, bool]:
+def convert(options: OmOptions, rule: InputRule | None = None, dry: bool = False) -> tuple[list[str], Path, bool]:
     """Write the command to `<output>.atc.sh` (or `.aoe.sh`) and run it where the tool is installed.
 
     Args:

@@ -11,8 +11,9 @@ import numpy as np
 from fcos_train.data.images import read_image
 from fcos_train.deploy.ascend.dumps import Dumps, Found
 from fcos_train.deploy.ascend.info import Row, by_stem, read_info
-from fcos_train.deploy.ascend.rules import Rule
 from fcos_train.deploy.parts.files import progress
+from fcos_train.deploy.parts.input_rule import InputRule
+from fcos_train.infer.draw import draw_plain
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
@@ -24,7 +25,7 @@ def postprocess(
     dumps: str | Path,
     info: str | Path,
     results: str | Path,
-    rule: Rule,
+    rule: InputRule,
     classes: Sequence[str],
     base: int | None = None,
     draw: bool = False,
@@ -58,7 +59,7 @@ def postprocess(
     return total
 
 
-def objects_of(found: Found, rule: Rule, row: Row, classes: Sequence[str]) -> list[tuple[str, list[float]]]:
+def objects_of(found: Found, rule: InputRule, row: Row, classes: Sequence[str]) -> list[tuple[str, list[float]]]:
     """(class name, [score, x1, y1, x2, y2]) of one image; rows of zeros that only fill up are dropped."""
     score = found.rows[:, 4]
     # Compared in single precision, as the score was computed: a score of exactly the threshold stays.
@@ -77,8 +78,7 @@ def _draw(row: Row, objects: Sequence[tuple[str, list[float]]], path: Path) -> N
         image = read_image(row.path)
     except UserError as error:
         raise UserError(f"nothing can be drawn on {printable(row.path)}: {error}") from error
-    for name, (score, *box) in objects:
-        x1, y1, x2, y2 = (int(value) for value in box)
-        cv2.rectangle(image, (x1, y1), (x2, y2), GREEN, 1)
-        cv2.putText(image, f"{name}|{score:.2f}", (x1, max(y1 - 2, 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.5, RED, 1)
+    boxes = [np.trunc(values[1:]) for _, values in objects]
+    texts = [f"{name}|{values[0]:.2f}" for name, values in objects]
+    image = draw_plain(image, boxes, texts, GREEN, RED)
     write_whole(path, cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())

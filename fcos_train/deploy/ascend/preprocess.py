@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fcos_train.deploy.ascend.rules import Rule
-from fcos_train.deploy.parts.files import UnreadableImage, decode, listed, progress, undecodable, unique_stems
+from fcos_train.data.images import UnreadableImage, try_read_image
+from fcos_train.deploy.parts.files import listed, progress, undecodable, unique_stems
+from fcos_train.deploy.parts.input_rule import InputRule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
@@ -19,7 +20,11 @@ SUFFIXES = {
 
 
 def preprocess(
-    images: str | Path | Sequence[Path], bins: str | Path, rule: Rule, workers: int | None = None, pixels: bool = False
+    images: str | Path | Sequence[Path],
+    bins: str | Path,
+    rule: InputRule,
+    workers: int | None = None,
+    pixels: bool = False,
 ) -> int:
     """Write `<bins>/<text before the first dot>.bin` for every image: float32 little-endian, [3, H, W].
 
@@ -43,7 +48,7 @@ def preprocess(
 
     def convert(item: tuple[str, Path]) -> tuple[Path, UnreadableImage] | None:
         name, path = item
-        image = decode(path)
+        image = try_read_image(path)
         if isinstance(image, UnreadableImage):
             return path, image
         write_whole(bins / f"{name}.bin", prepare(image).tobytes())

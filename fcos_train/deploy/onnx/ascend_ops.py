@@ -10,6 +10,7 @@ import numpy as np
 from onnx.reference.op_run import OpRun
 
 from fcos_train.deploy.onnx.ascend_two_stage import DeformableConv2D, RoiExtractor
+from fcos_train.deploy.parts.suppression import suppress
 
 # While torch writes the graph, the operators carry this domain; it is taken off before the file is written.
 DOMAIN = "fcos_train"
@@ -51,24 +52,6 @@ def batch_multi_class_nms(
             out_scores[image, place], out_classes[image, place] = values[row], label
         number[image] = min(len(rows), max_total_size)
     return out_boxes, out_scores, out_classes, number
-
-
-def suppress(boxes: np.ndarray, scores: np.ndarray, score_thr: float, iou_thr: float, most: int) -> list[int]:
-    """Greedy suppression of one class; overlaps are computed in float32. Indices, best first."""
-    boxes = boxes.astype(np.float32)
-    size = boxes[:, 2:] - boxes[:, :2]
-    order = np.flatnonzero((scores > scores.dtype.type(score_thr)) & (size > 0).all(1))
-    order = order[np.argsort(-scores[order], kind="stable")]
-    area = size[:, 0] * size[:, 1]
-    kept: list[int] = []
-    while order.size and len(kept) < most:
-        best, order = order[0], order[1:]
-        kept.append(int(best))
-        low = np.maximum(boxes[best, :2], boxes[order, :2])
-        high = np.minimum(boxes[best, 2:], boxes[order, 2:])
-        inside = np.clip(high - low, 0, None).prod(1)
-        order = order[inside <= iou_thr * (area[best] + area[order] - inside)]
-    return kept
 
 
 class BatchMultiClassNMS(OpRun):

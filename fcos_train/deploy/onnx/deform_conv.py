@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ FIRST_WITH_GRID_SAMPLE = 16
 
 
 @dataclass(frozen=True)
-class Geometry:
+class ConvSettings:
     """Stride, padding and dilation as (y, x), and the two kinds of groups."""
 
     stride: tuple[int, int]
@@ -42,20 +42,20 @@ def traceable(graph: ExportGraph) -> Iterator[None]:
     def plain(
         x, offset, weight, stride=1, padding=0, dilation=1, groups=1, deform_groups=1, bias=False, im2col_step=32
     ):
-        geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups, deform_groups)
+        settings = ConvSettings(_pair(stride), _pair(padding), _pair(dilation), groups, deform_groups)
 
         def run():
             return v1(x, offset, weight, stride, padding, dilation, groups, deform_groups, bias, im2col_step)
 
-        return _convolve(graph.spec.end, run, x, offset, None, weight, None, geometry)
+        return graph.end.deform_conv(x, offset, None, weight, None, settings, run)
 
     def modulated(x, offset, mask, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, deform_groups=1):
-        geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups, deform_groups)
+        settings = ConvSettings(_pair(stride), _pair(padding), _pair(dilation), groups, deform_groups)
 
         def run():
             return v2(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups)
 
-        return _convolve(graph.spec.end, run, x, offset, mask, weight, bias, geometry)
+        return graph.end.deform_conv(x, offset, mask, weight, bias, settings, run)
 
     deform_conv.deform_conv2d, modulated_deform_conv.modulated_deform_conv2d = plain, modulated
     try:
@@ -64,15 +64,40 @@ def traceable(graph: ExportGraph) -> Iterator[None]:
         deform_conv.deform_conv2d, modulated_deform_conv.modulated_deform_conv2d = v1, v2
 
 
-def _convolve(end, run, x, offset, mask, weight, bias, geometry: Geometry) -> Tensor:
-    if end == "ascend":
-        factor = torch.ones_like(offset[:, ::2]) if mask is None else mask
-        # mmcv has y and x of each tap in turn; Ascend wants all x, all y, all factors.
-        offsets = torch.cat((offset[:, 1::2], offset[:, 0::2], factor), 1)
-        return _AscendConv.apply(x, weight, offsets, bias, geometry, run)
+def standard(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: ConvSettings,
+    run: Callable[[], Tensor],
+) -> Tensor:
+    """Trace ONNX's DeformConv, or older operators where the opset does not have it.
+
+    Args:
+        x, offset, mask, weight, bias: as for :func:`decomposed`.
+        run: computes the result [B, O, h, w] with mmcv's operator.
+    """
     if _opset() >= FIRST_WITH_OPERATOR:
-        return _StandardConv.apply(x, weight, offset, bias, mask, geometry, run)
-    return decomposed(x, offset, mask, weight, bias, geometry, grid_sample=_opset() >= FIRST_WITH_GRID_SAMPLE)
+        return _StandardConv.apply(x, weight, offset, bias, mask, settings, run)
+    return decomposed(x, offset, mask, weight, bias, settings, grid_sample=_opset() >= FIRST_WITH_GRID_SAMPLE)
+
+
+def on_ascend(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: ConvSettings,
+    run: Callable[[], Tensor],
+) -> Tensor:
+    """Trace Ascend's DeformableConv2D; arguments as for :func:`standard`."""
+    factor = torch.ones_like(offset[:, ::2]) if mask is None else mask
+    # mmcv alternates y and x of each tap; Ascend takes all x, all y, all factors.
+    offsets = torch.cat((offset[:, 1::2], offset[:, 0::2], factor), 1)
+    return _AscendConv.apply(x, weight, offsets, bias, settings, run)
 
 
 def decomposed(
@@ -81,7 +106,7 @@ def decomposed(
     mask: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
-    geometry: Geometry,
+    settings: ConvSettings,
     grid_sample: bool = True,
 ) -> Tensor:
     """Deformable convolution [B, O, h, w] of sampling and a product of matrices; sizes are constants.
@@ -93,9 +118,9 @@ def decomposed(
     """
     batch, channels, high, wide = (int(side) for side in x.shape)
     height, width = int(offset.shape[2]), int(offset.shape[3])
-    taps, parts = int(weight.shape[2] * weight.shape[3]), geometry.deform_groups
+    taps, parts = int(weight.shape[2] * weight.shape[3]), settings.deform_groups
     moves = offset.reshape(batch, parts, taps, 2, height, width)
-    base_y, base_x = _base(weight, height, width, geometry)
+    base_y, base_x = _base(weight, height, width, settings)
     y = (moves[:, :, :, 0] + base_y).reshape(batch * parts, taps * height, width)
     x_at = (moves[:, :, :, 1] + base_x).reshape(batch * parts, taps * height, width)
     image = x.reshape(batch * parts, channels // parts, high, wide)
@@ -107,22 +132,22 @@ def decomposed(
     columns = columns.reshape(batch, parts, channels // parts, taps, height * width)
     if mask is not None:
         columns = columns * mask.reshape(batch, parts, 1, taps, height * width)
-    columns = columns.reshape(batch, geometry.groups, -1, height * width)
-    kernels = weight.reshape(geometry.groups, int(weight.shape[0]) // geometry.groups, -1)
+    columns = columns.reshape(batch, settings.groups, -1, height * width)
+    kernels = weight.reshape(settings.groups, int(weight.shape[0]) // settings.groups, -1)
     out = torch.matmul(kernels, columns).reshape(batch, -1, height, width)
     return out if bias is None else out + bias.reshape(1, -1, 1, 1)
 
 
-def _base(weight: Tensor, height: int, width: int, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def _base(weight: Tensor, height: int, width: int, settings: ConvSettings) -> tuple[Tensor, Tensor]:
     """Where each tap samples without offset: y [T, h, 1] and x [T, 1, w], in px of the padded input."""
     rows, columns = int(weight.shape[2]), int(weight.shape[3])
     tap = torch.arange(rows * columns)
     tap_y, tap_x = (
-        torch.div(tap, columns, rounding_mode="floor") * geometry.dilation[0],
-        tap % columns * geometry.dilation[1],
+        torch.div(tap, columns, rounding_mode="floor") * settings.dilation[0],
+        tap % columns * settings.dilation[1],
     )
-    y = torch.arange(height) * geometry.stride[0] - geometry.padding[0]
-    x = torch.arange(width) * geometry.stride[1] - geometry.padding[1]
+    y = torch.arange(height) * settings.stride[0] - settings.padding[0]
+    x = torch.arange(width) * settings.stride[1] - settings.padding[1]
     return (tap_y[:, None, None] + y[None, :, None]).float(), (tap_x[:, None, None] + x[None, None, :]).float()
 
 
@@ -144,12 +169,12 @@ def _gathered(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 class _StandardConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, offset, bias, mask, geometry, run):
+    def forward(ctx, x, weight, offset, bias, mask, settings, run):
         with untraced():
             return run()
 
     @staticmethod
-    def symbolic(g, x, weight, offset, bias, mask, geometry: Geometry, run):
+    def symbolic(g, x, weight, offset, bias, mask, settings: ConvSettings, run):
         nothing = g.op("Constant", value_t=torch.zeros(weight.type().sizes()[0]))
         inputs = [x, weight, offset]
         if not _absent(bias) or not _absent(mask):
@@ -159,31 +184,31 @@ class _StandardConv(torch.autograd.Function):
         return g.op(
             "DeformConv",
             *inputs,
-            strides_i=geometry.stride,
-            pads_i=geometry.padding * 2,
-            dilations_i=geometry.dilation,
-            group_i=geometry.groups,
-            offset_group_i=geometry.deform_groups,
+            strides_i=settings.stride,
+            pads_i=settings.padding * 2,
+            dilations_i=settings.dilation,
+            group_i=settings.groups,
+            offset_group_i=settings.deform_groups,
             kernel_shape_i=weight.type().sizes()[2:],
         ).setType(_result(x, weight, offset))
 
 
 class _AscendConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, offsets, bias, geometry, run):
+    def forward(ctx, x, weight, offsets, bias, settings, run):
         with untraced():
             return run()
 
     @staticmethod
-    def symbolic(g, x, weight, offsets, bias, geometry: Geometry, run):
+    def symbolic(g, x, weight, offsets, bias, settings: ConvSettings, run):
         return g.op(
             f"{DOMAIN}::DeformableConv2D",
             *((x, weight, offsets) if _absent(bias) else (x, weight, offsets, bias)),
-            strides_i=geometry.stride,
-            pads_i=geometry.padding,
-            dilations_i=geometry.dilation,
-            groups_i=geometry.groups,
-            deformable_groups_i=geometry.deform_groups,
+            strides_i=settings.stride,
+            pads_i=settings.padding,
+            dilations_i=settings.dilation,
+            groups_i=settings.groups,
+            deformable_groups_i=settings.deform_groups,
             bias_i=0,
             im2col_step_i=32,
             data_format_s="NCHW",

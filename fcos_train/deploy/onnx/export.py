@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from fcos_train.data.inside import readable
+from fcos_train.data.images import read_image
 from fcos_train.deploy.onnx import metadata
 from fcos_train.deploy.onnx.compare import Difference
 from fcos_train.deploy.onnx.graphs import build_graph
@@ -20,9 +20,10 @@ from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec
 from fcos_train.deploy.onnx.verify import beside_mmdet, verify
 from fcos_train.deploy.onnx.writing import write
 from fcos_train.infer.detector import Detector
+from fcos_train.infer.sources import open_source
+from fcos_train.infer.validation_images import validation_images
 from mmcv_overrides.checkpoint.writing import replacing
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.regular_files import read_json
 
 DOCUMENTED_SHAPE = (800, 1216)
 PICTURES = 2
@@ -93,7 +94,7 @@ class Exported:
     """Attributes: path of the ONNX file, of the JSON beside it, the opset, and how PyTorch and the file differ."""
 
     path: Path
-    sidecar: Path
+    description: Path
     opset: int
     differences: tuple[Difference, ...]
 
@@ -127,7 +128,7 @@ def export_detector(
     shape = options.shape or default_shape(detector)
     graph = build_graph(detector.model, options.spec(shape))
     if options.score_thr is not None:
-        graph.rules = replace(graph.rules, score_thr=options.score_thr)
+        graph.selection = replace(graph.selection, score_thr=options.score_thr)
     opset, reason = choose(graph, options.opset, options.usual_opset)
     _announce(graph, f"{opset} ({reason})", say)
     images, source = verification_images(detector, options.input_img)
@@ -139,11 +140,11 @@ def export_detector(
         failed = path.with_name(f"{path.stem}.failed.onnx")
         _put(failed, model.SerializeToString(deterministic=True))
         raise NotTheSame(f"the ONNX model does not answer as PyTorch does ({fault}); it is kept aside in {failed}")
-    sidecar = path.with_suffix(".json")
+    description = path.with_suffix(".json")
     _put(path, model.SerializeToString(deterministic=True))
-    _put(sidecar, metadata.as_json(content).encode())
-    say(f"Successfully exported ONNX model: {path}  (description: {sidecar})")
-    return Exported(path, sidecar, opset, tuple(differences))
+    _put(description, metadata.as_json(content).encode())
+    say(f"Successfully exported ONNX model: {path}  (description: {description})")
+    return Exported(path, description, opset, tuple(differences))
 
 
 def default_shape(detector: Detector) -> tuple[int, int]:
@@ -162,13 +163,11 @@ def verification_images(detector: Detector, given: str | None) -> tuple[list[np.
     Raises:
         UserError: what was given is not a readable image or a folder with one.
     """
-    from fcos_train.infer.images import read_image
-
     if given is not None:
         files = _files(Path(given))
         images, source = [read_image(file) for file in files], given
     else:
-        files = _validation_files(detector.config)
+        files = validation_images(detector.config)[:PICTURES]
         images, source = [read_image(file) for file in files], "validation images"
     if not images:
         source = "generated images"
@@ -182,8 +181,6 @@ def verification_images(detector: Detector, given: str | None) -> tuple[list[np.
 
 
 def _files(path: Path) -> list[Path]:
-    from fcos_train.infer.sources import open_source
-
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp"))
         if not found:
@@ -193,23 +190,6 @@ def _files(path: Path) -> list[Path]:
         open_source(path)  # says what is wrong
         raise UserError(f"--input-img {path}: there is no such image")
     return [path]
-
-
-def _validation_files(config: Any) -> list[Path]:
-    """The first images of the validation set that exist; none when anything is amiss."""
-    for loader in ("val_dataloader", "test_dataloader"):
-        dataset = (config.get(loader) or {}).get("dataset") or {}
-        root = dataset.get("data_root") or ""
-        try:
-            data = read_json(Path(root, dataset["ann_file"]), "annotation file")
-            names = [entry["file_name"] for entry in data["images"][:50]]
-            folder = Path(root, (dataset.get("data_prefix") or {}).get("img", ""))
-            found = [folder / name for name in readable(folder, names)]
-        except (UserError, OSError, ValueError, KeyError, TypeError):
-            continue
-        if found:
-            return found[:PICTURES]
-    return []
 
 
 def _override(model, options: ExportOptions, say: Callable[[str], None]) -> None:
@@ -253,16 +233,16 @@ def _prove(
     fault = _fault(differences)
     dets = next((output.name for output in graph.outputs if output.kind == "dets"), None)
     empty = dets is not None and not next(d.count for d in differences if d.name == dets)
-    if fault is None and empty and graph.rules.score_thr > 0:
-        say(f"no object above {graph.rules.score_thr:g} in these images; the same graph with threshold 0:")
-        rules, graph.rules = graph.rules, replace(graph.rules, score_thr=0.0)
+    if fault is None and empty and graph.selection.score_thr > 0:
+        say(f"no object above {graph.selection.score_thr:g} in these images; the same graph with threshold 0:")
+        selection, graph.selection = graph.selection, replace(graph.selection, score_thr=0.0)
         try:
             more, _, _ = verify(graph, write(graph, opset), images)
         finally:
-            graph.rules = rules
+            graph.selection = selection
         _report(more, say)
         fault = _fault(more)
-    if fault is None and graph.spec.end == "ascend":
+    if fault is None and not graph.end.selects_as_mmdet:
         shared, own, mmdets = beside_mmdet(graph, images)
         why = "" if shared == own == mmdets else " (its order of selection and half precision; see docs/deployment.md)"
         say(f"beside mmdet's own prediction: {shared} detections the same, of {own} and {mmdets}{why}")

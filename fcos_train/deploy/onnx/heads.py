@@ -102,7 +102,7 @@ class AnchorReader(DenseHead):
         self.coder = _require_coder(head, "DeltaXYWHBBoxCoder", "TBLRBBoxCoder")
 
     def decode(self, priors: Tensor, box: Tensor) -> Tensor:
-        return (_decode_tblr if self.coder == "TBLRBBoxCoder" else _decode_delta)(self.head.bbox_coder, priors, box)
+        return (decode_tblr if self.coder == "TBLRBBoxCoder" else decode_delta)(self.head.bbox_coder, priors, box)
 
     def info(self) -> dict[str, Any]:
         coder = self.head.bbox_coder
@@ -124,7 +124,7 @@ class AnchorReader(DenseHead):
         }
 
 
-def _decode_delta(coder, anchors: Tensor, deltas: Tensor) -> Tensor:
+def decode_delta(coder, anchors: Tensor, deltas: Tensor) -> Tensor:
     """Ren et al., Faster R-CNN, eq. 2, with mmdet's bound on the growth of a side."""
     deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
     centre = (anchors[:, :2] + anchors[:, 2:]) * 0.5
@@ -140,7 +140,7 @@ def _decode_delta(coder, anchors: Tensor, deltas: Tensor) -> Tensor:
     return torch.cat((centre + shift - half, centre + shift + half), dim=-1)
 
 
-def _decode_tblr(coder, anchors: Tensor, sides: Tensor) -> Tensor:
+def decode_tblr(coder, anchors: Tensor, sides: Tensor) -> Tensor:
     """FSAF (Zhu et al., 2019): top, bottom, left, right, in units of normalizer times the anchor's sides."""
     centre = (anchors[:, :2] + anchors[:, 2:]) * 0.5
     size = anchors[:, 2:] - anchors[:, :2]

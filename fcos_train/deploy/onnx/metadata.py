@@ -8,6 +8,7 @@ from typing import Any
 from onnx import ModelProto
 from torch import nn
 
+from fcos_train.config.load import test_pipeline
 from fcos_train.deploy.onnx.spec import AXES, ExportGraph, normalisation
 from fcos_train.deploy.onnx.writing import INPUT, custom_operators
 
@@ -22,7 +23,7 @@ def describe(graph: ExportGraph, model: ModelProto, detector: nn.Module, config:
         detector: the mmdet model; config: its whole configuration; classes: names by label.
     """
     mean, std, flip = normalisation(detector)
-    spec, rules = graph.spec, graph.rules
+    spec, rules = graph.spec, graph.selection
     shape = [spec.batch, 3, *spec.shape]
     for axis, index in zip(AXES, (0, 2, 3), strict=True):
         if axis in spec.dynamic:
@@ -78,7 +79,7 @@ def resize_rule(detector: nn.Module, config: Any) -> dict[str, Any]:
     Returns:
         scale (width, height) px or None, keep_ratio, pad_size_divisor, pad_value, pad_position.
     """
-    steps = _test_steps(config)
+    steps = test_pipeline(config) or []
     resize = next((step for step in steps if str(step.get("type", "")).endswith("Resize")), {})
     scale = resize.get("scale")
     processor = getattr(detector, "data_preprocessor", None)
@@ -89,16 +90,6 @@ def resize_rule(detector: nn.Module, config: Any) -> dict[str, Any]:
         "pad_value": float(getattr(processor, "pad_value", 0) or 0),
         "pad_position": "right and below, after the normalisation",
     }
-
-
-def _test_steps(config: Any) -> list[dict]:
-    for name in ("test_dataloader", "val_dataloader"):
-        node = (config.get(name) or {}).get("dataset") or {}
-        while node:
-            if node.get("pipeline"):
-                return list(node["pipeline"])
-            node = node.get("dataset") or (node.get("datasets") or [None])[0]
-    return list(config.get("test_pipeline") or [])
 
 
 def embed(model: ModelProto, content: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from fcos_train.deploy.onnx.ascend_ops import DOMAIN
 from fcos_train.deploy.onnx.untraced import untraced
 
-# RoiAlign places pixel centres at halves from opset 16 on; before, boxes under a pixel were widened to one.
-MIN_OPSET = {"nms": 16, "ascend": 11}
+# Opset from which RoiAlign has coordinate_transformation_mode=half_pixel; before, boxes below a pixel were widened.
+FIRST_WITH_HALF_PIXEL = 16
 
 
 def extract(extractor: nn.Module, feats: tuple[Tensor, ...], boxes: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcos_train.deploy.onnx.ascend_ops import DOMAIN, batch_multi_class_nms, suppress
+from fcos_train.deploy.onnx.ascend_ops import DOMAIN, batch_multi_class_nms
+from fcos_train.deploy.parts.suppression import suppress
 
 
 class _KeepMask(torch.autograd.Function):

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, helper
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
-from fcos_train.deploy.onnx.ascend_ops import OPERATORS
+from fcos_train.deploy.onnx.ascend_ops import DOMAIN
 from fcos_train.deploy.onnx.compare import Difference, agreement, compare
+from fcos_train.deploy.onnx.evaluator import runner
 from fcos_train.deploy.onnx.spec import ExportGraph, normalisation
-from fcos_train.deploy.onnx.writing import INPUT, custom_operators
-
-# Standard operators that the reference evaluator computes slowly: a runtime computes these nodes.
-HEAVY = ("Conv", "BatchNormalization", "MaxPool", "InstanceNormalization", "Resize", "Relu", "Add", "Mul", "Sigmoid")
+from fcos_train.deploy.onnx.writing import custom_operators
 
 
 def check(model: ModelProto) -> None:
@@ -34,71 +30,9 @@ def check(model: ModelProto) -> None:
         model = copy.deepcopy(model)
         for node in model.graph.node:
             if node.op_type in names:
-                node.domain = "ascend"
-        model.opset_import.append(helper.make_opsetid("ascend", 1))
+                node.domain = DOMAIN
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     onnx.checker.check_model(model, full_check=True)
-
-
-def runner(model: ModelProto) -> tuple[Callable[[np.ndarray], list[np.ndarray]], str]:
-    """A function from an input batch to all outputs, and the name of what computes: onnxruntime, or the reference
-    evaluator of onnx where the model has Ascend's operators."""
-    if custom_operators(model):
-        heavy = [type(name, (_RuntimeNode,), {"op_domain": ""}) for name in HEAVY]
-        evaluator = _Evaluator(model, new_ops=[*OPERATORS, *heavy])
-        return lambda images: evaluator.run(None, {INPUT: images}), "onnx reference evaluator"
-    session = _session(model)
-    return lambda images: session.run(None, {INPUT: images}), "onnxruntime"
-
-
-def _session(model: ModelProto, threads: int = 0, arena: bool = True):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads  # 0: all cores
-    options.enable_cpu_mem_arena = arena
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-class _Evaluator(ReferenceEvaluator):
-    """Forgets a value after the last node that reads it; the original keeps all, which is gigabytes at full size.
-
-    For graphs without bodies (If, Loop, Scan).
-    """
-
-    def run(self, output_names, feed_inputs, **_):
-        wanted = output_names or self.output_names
-        last = {name: place for place, node in enumerate(self.rt_nodes_) for name in node.input}
-        values = {"": None, **self.rt_inits_, **feed_inputs}
-        for place, node in enumerate(self.rt_nodes_):
-            values.update(zip(node.output, node.run(*(values[name] for name in node.input)), strict=False))
-            for name in {*node.input, *node.output} - {"", *wanted}:
-                if last.get(name, place) == place:
-                    values.pop(name, None)
-        return [values[name] for name in wanted]
-
-
-class _RuntimeNode(OpRun):
-    """One node of the standard, computed by onnxruntime."""
-
-    def _run(self, *inputs, **attributes):
-        if not hasattr(self, "_one"):
-            # a pool of threads for each of hundreds of small nodes costs more than it saves, and an arena keeps memory
-            threads = 0 if self.onnx_node.op_type == "Conv" else 1
-            self._one = _session(self._alone(inputs), threads, arena=False)
-        feed = {name: value for name, value in zip(self.onnx_node.input, inputs, strict=False) if name}
-        return tuple(self._one.run(None, feed))
-
-    def _alone(self, inputs) -> ModelProto:
-        values = []
-        for name, value in zip(self.onnx_node.input, inputs, strict=False):
-            if name:
-                kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-                values.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
-        results = [helper.make_empty_tensor_value_info(name) for name in self.onnx_node.output]
-        graph = helper.make_graph([self.onnx_node], "one", values, results)
-        opsets = [helper.make_opsetid("", self.run_params["opsets"][""])]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def verify(
@@ -120,9 +54,8 @@ def verify(
         chosen = [images[(index + i) % len(images)] for i in range(batch)]
         inputs = np.stack([fit(image, size, graph) for image in chosen])
         theirs = _answer(graph, inputs)
-        half = graph.spec.end == "ascend" and graph.spec.half
         again = functools.cache(functools.partial(_answer_again, graph, inputs))
-        for found in compare(graph.outputs, run(inputs), theirs, graph.rules, half, again):
+        for found in compare(graph.outputs, run(inputs), theirs, graph.selection, graph.half, again):
             worst[found.name] = _worse(worst.get(found.name), found)
         shapes.append(inputs.shape)
     return list(worst.values()), shapes, by
@@ -136,7 +69,7 @@ def beside_mmdet(graph: ExportGraph, images: Sequence[np.ndarray]) -> tuple[int,
         inputs = torch.from_numpy(fit(image, graph.spec.shape, graph)[None])
         with torch.no_grad():
             parts = [tensor.numpy() for tensor in (*graph(inputs), *graph.mmdets(inputs))]
-        found += agreement(*parts, graph.spec.half)
+        found += agreement(*parts, graph.half)
     return tuple(int(count) for count in found)
 
 

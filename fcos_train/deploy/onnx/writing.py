@@ -79,7 +79,7 @@ def _fixed_upsampling(graph: ExportGraph) -> Iterator[None]:
 
     Compilers for accelerators take a Resize with constants only.
     """
-    if graph.spec.moving:
+    if graph.spec.dynamic_size:
         yield
         return
     original = nn.functional.interpolate

@@ -45,7 +45,7 @@ def test_each_model_and_end_is_the_same_as_pytorch(name, end, checkpoints, tmp_p
     lines = []
     path = tmp_path / "model.onnx"
     result = export(ExportOptions(checkpoints(name), end=end, output=str(path), shape=(96, 128)), lines.append)
-    assert path.is_file() and result.sidecar.is_file()
+    assert path.is_file() and result.description.is_file()
     assert result.opset == (11 if end == "ascend" else 19 if name == "fcos-dcn" else 17)
     reason = "for DeformConv, of 15 deformable convolutions" if result.opset == 19 else "the default"
     assert lines[0].endswith(f"opset {result.opset} ({reason})")

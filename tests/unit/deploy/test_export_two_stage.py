@@ -20,7 +20,7 @@ from mmengine.config import Config
 from fcos_train.data.shapes import draw_image
 from fcos_train.deploy.onnx import roi_ops
 from fcos_train.deploy.onnx.ascend_two_stage import deformable_conv, roi_extractor
-from fcos_train.deploy.onnx.deform_conv import Geometry, decomposed
+from fcos_train.deploy.onnx.deform_conv import ConvSettings, decomposed
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.opset import choose
 from fcos_train.deploy.onnx.spec import GraphSpec
@@ -182,7 +182,7 @@ def _convolution(options):
     """x, offset, mask, weight, bias and geometry; offsets reach beyond the border."""
     generator = torch.Generator().manual_seed(0)
     filled = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "deform_groups": 1, **options}
-    geometry = Geometry(**filled)
+    geometry = ConvSettings(**filled)
     x = torch.randn(2, 4, 9, 11, generator=generator)
     size = [
         (side + 2 * pad - 2 * step - 1) // stride + 1

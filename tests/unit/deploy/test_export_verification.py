@@ -14,10 +14,11 @@ pytest.importorskip("onnxruntime")
 from fcos_train.deploy.onnx import export as exporting
 from fcos_train.deploy.onnx.ascend_ops import BatchMultiClassNMS, batch_multi_class_nms
 from fcos_train.deploy.onnx.compare import compare
+from fcos_train.deploy.onnx.evaluator import _Evaluator
 from fcos_train.deploy.onnx.export import ExportOptions, NotTheSame, export
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.spec import GraphSpec, Output, Selection
-from fcos_train.deploy.onnx.verify import _answer, _Evaluator
+from fcos_train.deploy.onnx.verify import _answer
 from fcos_train.infer.detector import Detector
 
 RULES = Selection(0.05, 1000, 0.5, 100, 0.0)

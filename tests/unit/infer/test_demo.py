@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from fcos_train.cli import demo as command
+from fcos_train.data.images import read_image
 from fcos_train.infer import demo as room
 from fcos_train.infer.demo import DemoOptions, default_image, demo
-from fcos_train.infer.images import read_image, write_image
+from fcos_train.infer.images import write_image
 from mmcv_overrides.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]

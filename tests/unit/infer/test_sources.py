@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fcos_train.infer.images import read_image, write_image
+from fcos_train.data.images import read_image
+from fcos_train.infer.images import write_image
 from fcos_train.infer.sources import Frame, Pictures, Video, open_source
 from mmcv_overrides.errors import UserError
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fcos_train.cli.main import main
-from fcos_train.deploy.ascend import evaluate as road
+from fcos_train.deploy.parts.accuracy import Comparison
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers
-from fcos_train.deploy.parts.description import beside, read, read_rule
+from fcos_train.deploy.parts.description import beside, read_description, read_rule
 from mmcv_overrides.errors import UserError
 from tests.support import ais_bench
 from tests.support.labelled_road import label_with, table
@@ -116,8 +116,8 @@ def test_another_model_is_told_apart(labelled, tmp_path, capsys):
 
 
 def test_tolerance_is_met_by_what_is_printed():
-    def found(pth: float, exported: float) -> road.Comparison:
-        return road.Comparison(CocoNumbers((pth,) * 12), CocoNumbers((exported,) * 12), 0.001, 1)
+    def found(pth: float, exported: float) -> Comparison:
+        return Comparison(CocoNumbers((pth,) * 12), CocoNumbers((exported,) * 12), 0.001, 1)
 
     assert found(0.5, 0.501).agrees and found(0.501, 0.5).agrees
     assert not found(0.5, 0.5011).agrees and not found(0.5011, 0.5).agrees
@@ -157,7 +157,7 @@ def test_rule_of_the_description(tmp_path):
     del content["mean"]
     (tmp_path / "m.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="lacks mean"):
-        read(tmp_path / "m.json")
+        read_description(tmp_path / "m.json")
     with pytest.raises(UserError, match=r"other.onnx has no description beside it"):
         beside(tmp_path / "other.onnx")
 
