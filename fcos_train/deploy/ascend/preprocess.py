@@ -1,4 +1,4 @@
-"""Images to headerless `.bin` files, one per image: float32 planes, or pixels for an `.om` with AIPP."""
+"""Converts images to headerless `.bin` files: float32 planes, or pixels for an `.om` with AIPP."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def preprocess(
 
     Args:
         images: a folder, or the image files.
-        bins: where the files go; those of other images stay.
-        workers: threads; default one per processor.
+        bins: output folder; files of other images are kept.
+        workers: number of threads; default one per processor.
         pixels: u8 [H, W, 3] instead, not normalised, for an `.om` with an AIPP file.
 
     Returns:
         the number of files written.
 
     Raises:
-        UserError: no images, two with one stem, or images that cannot be decoded; the others are written then.
+        UserError: no images, two with the same stem, or images that cannot be decoded; the others are written then.
     """
     if isinstance(images, (str, Path)):
         images = listed(images, SUFFIXES.get(rule.name, SUFFIXES["other"]), "images")

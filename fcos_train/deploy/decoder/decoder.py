@@ -25,6 +25,8 @@ from .arithmetic import from_delta, from_tblr, greedy, largest_of_levels, logit,
 KINDS = ("distance", "delta", "tblr")
 BLOCK = 256  # candidates decoded and suppressed at once: bounds the number of pairs when one class has many boxes
 
+Scales = list[np.ndarray | None]  # of one kind of maps, per level
+
 
 class DecoderError(ValueError):
     """An invalid rule, or maps that do not fit the rule."""
@@ -99,7 +101,8 @@ class DecodeRule:
                 raise DecoderError(f"decoder: {name} is {getattr(self, name)!r}; it must be one of {legal}")
         if self.kind != "distance" and len(self.anchors) != len(self.strides):
             raise DecoderError(
-                f"decoder: kind {self.kind!r} needs base anchors for {len(self.strides)} levels, got {len(self.anchors)}"
+                f"decoder: kind {self.kind!r} needs base anchors for {len(self.strides)} levels, "
+                f"got {len(self.anchors)}"
             )
 
 
@@ -115,7 +118,7 @@ class _Found(NamedTuple):
     """Candidates of all levels, ordered by (point, anchor, class); each field is [K]."""
 
     place: np.ndarray  # index of the point: level by level, row by row
-    anchor: np.ndarray | int
+    anchor: np.ndarray
     label: np.ndarray
     score: np.ndarray
     level: np.ndarray
@@ -138,7 +141,7 @@ class Decoder:
         if any(len(base) != self._anchors for base in self._base):
             raise DecoderError(f"decoder: levels differ in their number of anchors: {[len(b) for b in self._base]}")
         self._hits = np.zeros(0, bool)
-        self._planes: tuple = ()
+        self._planes: tuple[tuple[int, ...], ...] = ()
 
     def __call__(
         self,
@@ -161,28 +164,28 @@ class Decoder:
         Raises:
             DecoderError: the maps do not fit one another or the rule.
         """
-        cls, box, factor = self._checked(cls, box, centerness)
-        cls_scale, box_scale, factor_scale = _checked_scales((cls, box, factor), scales)
-        if factor is not None:
+        given = self._checked([maps for maps in (cls, box, centerness) if maps is not None])
+        cls_scale, box_scale, *factor_scale = _checked_scales(given, scales)
+        factor = None
+        if centerness is not None:
             flat = [
                 f.reshape(-1) if s is None else f.reshape(-1).astype(np.float32) * s
-                for f, s in zip(factor, factor_scale)
+                for f, s in zip(given[2], factor_scale[0])
             ]
             factor = np.concatenate(flat)
-        found = self._candidates(cls, cls_scale, factor)
+        found = self._candidates(given[0], cls_scale, factor)
         order = np.argsort(-found.score, kind="stable")
         if self.rule.best_class_only:
             point = (found.place * self._anchors + found.anchor)[order]
             order = order[np.sort(np.unique(point, return_index=True)[1])]
-        found = _Found(*(column[order] if isinstance(column, np.ndarray) else column for column in found))
-        return self._suppress(found, self._box_rows(box), box_scale, image_size)
+        found = _Found(*(column[order] for column in found))
+        return self._suppress(found, self._box_rows(given[1]), box_scale, image_size)
 
-    def _checked(self, *maps: Sequence[np.ndarray] | None) -> list[list[np.ndarray] | None]:
+    def _checked(self, maps: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         """Remove the batch axis of classes, boxes and centerness, check their shapes, and set the priors."""
         levels = len(self.rule.strides)
         axis, plane = (0, slice(1, 3)) if self.rule.layout == "NCHW" else (2, slice(0, 2))
-        out = [m if m is None else [x[0] if x.ndim == 4 and len(x) == 1 else x for x in m] for m in maps]
-        given = [m for m in out if m is not None]
+        given = [[x[0] if x.ndim == 4 and len(x) == 1 else x for x in m] for m in maps]
         if any(len(m) != levels for m in given):
             raise DecoderError(f"decoder: the rule has {levels} levels, the maps have {[len(m) for m in given]}")
         planes = tuple(x.shape[plane] for x in given[0])
@@ -196,9 +199,9 @@ class Decoder:
             )
         if planes != self._planes:
             self._set_priors(planes)
-        return out
+        return given
 
-    def _set_priors(self, planes: tuple[tuple[int, int], ...]) -> None:
+    def _set_priors(self, planes: tuple[tuple[int, ...], ...]) -> None:
         """Compute centres [P, 2] and strides [P, 1], or anchors [P * A, 4], for maps of these (height, width)."""
         corners = []
         for (height, width), stride in zip(planes, self.rule.strides):
@@ -215,11 +218,11 @@ class Decoder:
             self._priors = np.concatenate(anchors).reshape(-1, 4)
         self._planes = planes
 
-    def _candidates(self, cls: list[np.ndarray], scales: list, factor: np.ndarray | None) -> _Found:
+    def _candidates(self, cls: list[np.ndarray], scales: Scales, factor: np.ndarray | None) -> _Found:
         """Return the candidates that pass the threshold and ``nms_pre``."""
         rule = self.rule
         nchw = rule.layout == "NCHW"
-        need = np.float64(rule.score_thr)
+        need = np.asarray(rule.score_thr, np.float64)
         if rule.threshold_on == "score" and factor is not None:  # class probability needed at each point
             factor = sigmoid(factor)
             need = need ** (2 if rule.sqrt else 1) / np.maximum(factor, 1e-30, dtype=np.float64)
@@ -244,9 +247,7 @@ class Decoder:
         if nchw:
             order = np.argsort(place * cls[0].shape[0] + channel)
             place, channel, value, level = place[order], channel[order], value[order], level[order]
-        anchor, label = (
-            (0, channel) if self._anchors == 1 else np.divmod(channel, cls[0].shape[0 if nchw else 2] // self._anchors)
-        )
+        anchor, label = np.divmod(channel, cls[0].shape[0 if nchw else 2] // self._anchors)
         prob = score = sigmoid(value)
         if factor is not None:
             factor = factor[place]
@@ -255,9 +256,7 @@ class Decoder:
         kept = np.flatnonzero((prob if rule.threshold_on == "cls" else score) > np.float32(rule.score_thr))
         if 0 < rule.nms_pre < len(kept):
             kept = largest_of_levels(kept, level, prob if rule.rank_by == "cls" else score, rule.nms_pre)
-        return _Found(
-            place[kept], anchor if self._anchors == 1 else anchor[kept], label[kept], score[kept], level[kept]
-        )
+        return _Found(place[kept], anchor[kept], label[kept], score[kept], level[kept])
 
     def _above(self, logits: np.ndarray, bound: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
         """Return flat indices of the logits above the bound (one number, or one per point)."""
@@ -278,12 +277,13 @@ class Decoder:
             return np.concatenate([b.reshape(len(b), -1) for b in box], 1).reshape(self._anchors, 4, -1)
         return np.concatenate([b.reshape(-1, b.shape[2]) for b in box]).reshape(-1, self._anchors, 4)
 
-    def _suppress(self, found: _Found, box: np.ndarray, box_scale: list, image_size) -> Boxes:
+    def _suppress(self, found: _Found, box: np.ndarray, box_scale: Scales, image_size: tuple[int, int] | None) -> Boxes:
         """Decode and suppress sorted candidates block by block until ``max_per_img`` boxes are kept."""
         rule = self.rule
-        boxes, kept = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        boxes: np.ndarray = np.zeros((0, 4), np.float32)
+        kept: np.ndarray = np.zeros(0, np.int64)
         for start in range(0, len(found.score), BLOCK):
-            rows = np.arange(start, min(start + BLOCK, len(found.score)))
+            rows: np.ndarray = np.arange(start, min(start + BLOCK, len(found.score)))
             new = self._decode(found, rows, box, box_scale, image_size)
             if rule.min_size >= 0:
                 large = np.flatnonzero((new[:, 2:] - new[:, :2] > rule.min_size).all(1))
@@ -297,14 +297,20 @@ class Decoder:
         kept = kept[: rule.max_per_img]
         return Boxes(boxes[: rule.max_per_img], found.score[kept], found.label[kept])
 
-    def _decode(self, found: _Found, rows: np.ndarray, box: np.ndarray, scales: list, image_size) -> np.ndarray:
+    def _decode(
+        self, found: _Found, rows: np.ndarray, box: np.ndarray, scales: Scales, image_size: tuple[int, int] | None
+    ) -> np.ndarray:
         """Decode the candidates ``rows`` [K] to boxes [K, 4] f32, clipped to the image."""
-        rule, place = self.rule, found.place[rows]
-        anchor = found.anchor if self._anchors == 1 else found.anchor[rows]
+        rule, place, anchor = self.rule, found.place[rows], found.anchor[rows]
         raw = box[anchor, :, place] if rule.layout == "NCHW" else box[place, anchor]
         raw = raw.astype(np.float32, copy=False)
         if scales[0] is not None:
-            raw = raw * np.stack(scales).reshape(len(scales), -1, 4)[found.level[rows], anchor]
+            raw = (
+                raw
+                * np.stack([scale for scale in scales if scale is not None]).reshape(len(scales), -1, 4)[
+                    found.level[rows], anchor
+                ]
+            )
         if rule.kind == "distance":
             raw = np.exp(raw) if rule.exp else raw
             raw = raw * self._strides[place] if rule.stride_units else raw
@@ -322,12 +328,13 @@ class Decoder:
         return out
 
 
-def _checked_scales(maps: Sequence, scales: Sequence | None) -> list[list]:
-    """Return the f32 scales per level of classes, boxes and centerness; None for float maps."""
-    given = [m for m in maps if m is not None]
+def _checked_scales(
+    given: Sequence[Sequence[np.ndarray]], scales: Sequence[Sequence[np.ndarray]] | None
+) -> list[Scales]:
+    """Return the f32 scales per level of each kind of maps; None for float maps."""
     levels = len(given[0])
     if scales is None:
-        return [[None] * levels] * 3
+        return [[None] * levels] * len(given)
     rows = [[np.asarray(x, np.float32).reshape(-1) for x in row] for row in scales]
     if len(rows) != levels or any(
         len(row) != len(given) or any(m[i].dtype.kind != "i" or len(s) not in m[i].shape for m, s in zip(given, row))
@@ -337,5 +344,4 @@ def _checked_scales(maps: Sequence, scales: Sequence | None) -> list[list]:
             f"decoder: scales of lengths {[[len(s) for s in row] for row in rows]} are not those of integer maps "
             f"{[[(x.dtype.name, x.shape) for x in m] for m in given]}"
         )
-    columns = [list(column) for column in zip(*rows)]
-    return columns if len(columns) == 3 else [*columns, [None] * levels]
+    return [list(column) for column in zip(*rows)]

@@ -22,7 +22,9 @@ def decode_rule(description: Mapping[str, Any]) -> DecodeRule:
         decode, select = description["decode"], description["test_cfg"]
         if decode.get("score", "sigmoid") != "sigmoid":
             raise DecoderError("raw maps with softmax scores cannot be decoded here; export with --end nms or decoded")
-        values = {key: decode[key] for key in _KEYS if key in decode}
+        values: dict[str, Any] = {key: decode[key] for key in _KEYS if key in decode}
+        for key, value in values.items():
+            values[key] = tuple(value) if isinstance(value, list) else value
         return DecodeRule(
             strides=tuple(int(stride[0] if isinstance(stride, list) else stride) for stride in decode["strides"]),
             anchors=tuple(np.asarray(level, np.float32) for level in decode.get("anchors", ())),
@@ -32,7 +34,7 @@ def decode_rule(description: Mapping[str, Any]) -> DecodeRule:
             class_agnostic=select["class_agnostic"],
             min_size=select["min_bbox_size"],
             max_per_img=select["max_per_img"],
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()},
+            **values,
         )
     except (KeyError, TypeError) as error:
         raise DecoderError(f"not the description of raw maps: {error!r}") from error

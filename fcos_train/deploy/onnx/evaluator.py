@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class _Evaluator(ReferenceEvaluator):
     Only for graphs without subgraphs (If, Loop, Scan).
     """
 
-    def run(self, output_names: Sequence[str] | None, feed_inputs: Mapping[str, np.ndarray], **_: Any) -> list[Any]:
-        """The outputs of these names, or all."""
+    def run(self, output_names: Any, feed_inputs: dict[str, Any], *_: Any, **__: Any) -> list[Any]:
+        """The outputs of these names (None: all); other options of the base class are not supported."""
         wanted = output_names or self.output_names
         last = {name: place for place, node in enumerate(self.rt_nodes_) for name in node.input}
         values: dict[str, Any] = {"": None, **self.rt_inits_, **feed_inputs}

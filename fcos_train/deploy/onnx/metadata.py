@@ -1,12 +1,13 @@
-"""What a consumer of the file must know: written into the ONNX file and beside it as JSON."""
+"""Writes the description of an export, into the ONNX file and beside it as JSON; read by ``deploy.parts``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from mmengine.config import Config
 from onnx import ModelProto
-from torch import nn
 
 from fcos_train.config.load import test_pipeline
 from fcos_train.deploy.onnx.spec import AXES, ExportGraph, normalisation
@@ -15,16 +16,18 @@ from fcos_train.deploy.onnx.writing import INPUT, custom_operators
 FORMAT = 1
 
 
-def describe(graph: ExportGraph, model: ModelProto, detector: nn.Module, config: Any, classes) -> dict[str, Any]:
-    """The content of the sidecar file.
+def describe(
+    graph: ExportGraph, model: ModelProto, detector: Any, config: Config, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Compose the description: what a consumer of the file must know.
 
     Args:
         graph, model: what was exported, and the result.
-        detector: the mmdet model; config: its whole configuration; classes: names by label.
+        detector: the mmdet model. config: its whole configuration. classes: names by label.
     """
     mean, std, flip = normalisation(detector)
     spec, rules = graph.spec, graph.selection
-    shape = [spec.batch, 3, *spec.shape]
+    shape: list[int | str] = [spec.batch, 3, *spec.shape]
     for axis, index in zip(AXES, (0, 2, 3), strict=True):
         if axis in spec.dynamic:
             shape[index] = axis
@@ -73,8 +76,8 @@ def describe(graph: ExportGraph, model: ModelProto, detector: nn.Module, config:
     }
 
 
-def resize_rule(detector: nn.Module, config: Any) -> dict[str, Any]:
-    """How evaluation sizes an image: the Resize step of the test pipeline and the padding of the preprocessor.
+def resize_rule(detector: Any, config: Config) -> dict[str, Any]:
+    """How evaluation resizes an image: the Resize step of the test pipeline and the padding of the preprocessor.
 
     Returns:
         scale (width, height) px or None, keep_ratio, pad_size_divisor, pad_value, pad_position.
@@ -93,7 +96,7 @@ def resize_rule(detector: nn.Module, config: Any) -> dict[str, Any]:
 
 
 def embed(model: ModelProto, content: dict[str, Any]) -> None:
-    """Every entry of the description as a metadata property of the file; values other than text are JSON."""
+    """Store every entry of the description as a metadata property of the file; values other than text as JSON."""
     del model.metadata_props[:]
     for key in sorted(content):
         value = content[key]
@@ -102,4 +105,5 @@ def embed(model: ModelProto, content: dict[str, Any]) -> None:
 
 
 def as_json(content: dict[str, Any]) -> str:
+    """The description as the text of its file."""
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Which opset a graph is written in, and why."""
+"""Chooses the opset of a graph, and gives the reason."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def choose(graph: ExportGraph, asked: int | None = None, usual: int | None = Non
 
 def deformable_convolutions(graph: ExportGraph) -> int:
     """Number of deformable convolutions of the model."""
-    from mmcv.ops import DeformConv2d, ModulatedDeformConv2d  # not before the overrides are in place
+    from mmcv.ops import DeformConv2d, ModulatedDeformConv2d  # after the overrides are active
 
     return sum(isinstance(module, (DeformConv2d, ModulatedDeformConv2d)) for module in graph.model.modules())

@@ -100,7 +100,7 @@ class Selection:
             UserError: a suppression other than plain NMS, where the end has it in the graph.
         """
         config = dict(test_cfg or {})
-        nms = dict(config.get("nms") or {"type": "nms", "iou_threshold": 0.5})
+        nms: dict[str, Any] = dict(config.get("nms") or {"type": "nms", "iou_threshold": 0.5})
         if nms.get("type", "nms") not in ("nms", "NMS") and end_of(end).returns_detections:
             raise UserError(
                 f"--end {end}: the graph holds plain NMS, but test_cfg.nms is of type {nms['type']!r}; "
@@ -167,7 +167,7 @@ class ExportGraph(nn.Module):
         self.decode: dict[str, Any] = {}
 
     @property
-    def half(self) -> bool:
+    def half_precision(self) -> bool:
         """Whether the graph suppresses in half precision."""
         return self.end.half_precision and self.spec.half
 
@@ -198,7 +198,7 @@ def normalisation(model: Any) -> tuple[list[float], list[float], bool]:
     """Mean and std of each channel in the network's order, and whether BGR pixels are converted to RGB before."""
     processor = getattr(model, "data_preprocessor", None)
     flip = bool(getattr(processor, "_channel_conversion", False))
-    if not getattr(processor, "_enable_normalize", False):
+    if processor is None or not getattr(processor, "_enable_normalize", False):
         return [0.0] * 3, [1.0] * 3, flip
     # float32 -> the decimal number of the configuration
     mean, std = ([round(float(v), 5) for v in part.flatten()] for part in (processor.mean, processor.std))

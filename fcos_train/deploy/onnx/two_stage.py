@@ -33,7 +33,7 @@ def build(model: Any, spec: GraphSpec) -> TwoStage:
     if spec.batch != 1:
         faults.append(f"--batch {spec.batch}: a two-stage graph takes one image")
     faults += _unknown_parts(model)
-    if faults:
+    if faults or not isinstance(end, DetectionEnd):
         raise UserError(f"{type(model).__name__}: " + "; ".join(faults))
     return TwoStage(model, spec, end)
 
@@ -140,7 +140,7 @@ class TwoStage(ExportGraph):
     # ---- second stage ----
 
     def _second_stage(self, feats: tuple[Tensor, ...], boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes [P, 4] or, where a head has boxes for each class, [P, C, 4]; class probabilities [P, C]."""
+        """Boxes [P, 4], or [P, C, 4] where the last head has boxes for each class; class probabilities [P, C]."""
         total: Any = 0.0  # then a tensor
         for stage, (head, extractor) in enumerate(zip(self.heads, self.extractors, strict=True)):
             if len(self.heads) > 1 or stage == 0:
@@ -153,7 +153,7 @@ class TwoStage(ExportGraph):
         return boxes, (total / len(self.heads)).softmax(-1)[:, :-1]
 
     def _of_best_class(self, head: Any, logits: Tensor, deltas: Tensor) -> Tensor:
-        """Deltas [P, 4] of each proposal's best class."""
+        """The deltas [P, 4] of each proposal's best class."""
         if head.reg_class_agnostic:
             return deltas
         best = logits[:, :-1].argmax(1).reshape(-1, 1, 1).expand(-1, 1, 4)

@@ -40,7 +40,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
     if lacking:
         raise UserError(f"{path} does not describe an exported model: it lacks {', '.join(lacking)}")
     if not isinstance(content["classes"], list):
-        raise UserError(f"{path} does not describe an exported model: its classes are no list")
+        raise UserError(f"{path} does not describe an exported model: its classes are not a list")
     require_names(content["classes"], str(path))
     return content
 

@@ -63,8 +63,9 @@ class TorchSession(Session):
         meta = {**dict.fromkeys(names, size), "scale_factor": (1.0, 1.0)}
         samples = [DetDataSample(metainfo=meta) for _ in images]
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._detector.device)
+        model: Any = self._detector.model
         with torch.inference_mode():
-            found = [s.pred_instances for s in self._detector.model.predict(batch, samples, rescale=False)]
+            found = [s.pred_instances for s in model.predict(batch, samples, rescale=False)]
         pairs = [(torch.cat([f.bboxes, f.scores[:, None]], 1).cpu().numpy(), f.labels.cpu().numpy()) for f in found]
         return _filled(pairs, self._total)
 

@@ -66,7 +66,7 @@ class Session:
             if output.ndim <= axis or output.shape[axis] != self.batch:
                 raise UserError(
                     f"{self.path}: output {name} has the shape {output.shape} for a batch of {self.batch}, "
-                    "so it cannot be shared out among the images; this model takes one image at a time"
+                    "so it cannot be split by image; this model takes one image at a time"
                 )
         return [[output.take(index, axis) for output in outputs] for index in range(self.batch)]
 
@@ -124,7 +124,7 @@ class OnnxSession(Session):
             return fixed
         side = wanted or default
         if side is None:
-            raise UserError(f"{self.path} takes any {what}: say which with --input-width W --input-height H")
+            raise UserError(f"{self.path} takes any {what}: give one with --input-width W --input-height H")
         return side
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The numpy decoder against mmdet's own heads and against a slow definition written out here."""
+"""The numpy decoder compared with mmdet's own heads and with a slow definition in this file."""
 
 import shutil
 import subprocess
@@ -167,7 +167,10 @@ def test_is_mmdets_retinanet(nms_pre):
 def test_is_mmdets_fsaf(normalizer):
     head = FSAFHead(
         5, 16, feat_channels=16, stacked_convs=0, reg_decoded_bbox=True,
-        anchor_generator={"type": "AnchorGenerator", "octave_base_scale": 1, "scales_per_octave": 1, "ratios": [1.0], "strides": list(STRIDES)},
+        anchor_generator={
+            "type": "AnchorGenerator", "octave_base_scale": 1, "scales_per_octave": 1, "ratios": [1.0],
+            "strides": list(STRIDES),
+        },
         bbox_coder={"type": "TBLRBBoxCoder", "normalizer": normalizer if normalizer == 4.0 else list(normalizer)},
     )  # fmt: skip
     cls, box, _ = _maps(1, box=(0.5, 0.3), with_centerness=False)
@@ -244,11 +247,17 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_description_gives_the_rule_and_the_places_of_the_maps():
     content = {
-        "decode": {"kind": "tblr", "strides": [8, [16, 16]], "normalizer": [4.0, 2.0, 3.0, 5.0], "anchors": [[[0, 0, 8, 8]]] * 2},
-        "test_cfg": {
-            "score_thr": 0.1, "nms_pre": -1, "iou_threshold": 0.6, "class_agnostic": True, "min_bbox_size": 0, "max_per_img": 7,
+        "decode": {
+            "kind": "tblr", "strides": [8, [16, 16]], "normalizer": [4.0, 2.0, 3.0, 5.0],
+            "anchors": [[[0, 0, 8, 8]]] * 2,
         },
-        "outputs": [{"name": name, "part": name[:3], "level": int(name[-1])} for name in ("box_1", "cls_1", "cls_0", "box_0")],
+        "test_cfg": {
+            "score_thr": 0.1, "nms_pre": -1, "iou_threshold": 0.6, "class_agnostic": True, "min_bbox_size": 0,
+            "max_per_img": 7,
+        },
+        "outputs": [
+            {"name": name, "part": name[:3], "level": int(name[-1])} for name in ("box_1", "cls_1", "cls_0", "box_0")
+        ],
     }  # fmt: skip
     rule = decode_rule(content)
     assert (rule.kind, rule.strides, rule.normalizer) == ("tblr", (8, 16), (4.0, 2.0, 3.0, 5.0))

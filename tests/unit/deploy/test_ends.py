@@ -26,7 +26,8 @@ def test_what_differs_between_the_ends():
     assert [end.fixed_size for end in ends] == [end.half_precision for end in ends] == [False, False, False, True]
     assert [end.selects_as_mmdet for end in ends] == [True, True, True, False]
     assert detection_ends() == ("nms", "ascend")
-    assert [(end.two_stage_opset, end.max_proposals) for end in map(end_of, detection_ends())] == [(16, None), (11, 500)]
+    limits = [(end.two_stage_opset, end.max_proposals) for end in map(end_of, detection_ends())]
+    assert limits == [(16, None), (11, 500)]
 
 
 def test_ends_are_not_told_apart_by_name_elsewhere():

@@ -1,4 +1,4 @@
-"""Unfinished graphs, finished in numpy, give the detections of the checkpoint for every kind of head."""
+"""Graphs without suppression, completed in numpy, give the detections of the checkpoint for every kind of head."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_detections_are_those_of_the_checkpoint(detector, tmp_path, end, inside)
 
 
 def test_ascend_graph_with_batch_normalisation(tmp_path):
-    """Half precision moves boxes by up to half a pixel and may swap neighbours: most must be there."""
+    """Half precision moves boxes by up to half a pixel and may swap neighbours: most must be found."""
     from fcos_train.data.shapes import draw_image
     from fcos_train.deploy.onnx.export import ExportOptions, export_detector
     from fcos_train.infer.detector import Detector

@@ -75,7 +75,7 @@ def test_classes_from_the_configuration(config, make_checkpoint):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "carries no configuration"),
+        ("", "contains no configuration"),
         ("a = 1", "has no `model`"),
         ("model = dict(type='NoSuchDetector')", "asks for model.type='NoSuchDetector'"),
         ("model = dict(type='FCOS')", "cannot build the model"),

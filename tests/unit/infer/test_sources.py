@@ -1,4 +1,4 @@
-"""Image, folder and video in; drawn files out."""
+"""Images, folders and videos as sources; their output files."""
 
 import cv2
 import numpy as np

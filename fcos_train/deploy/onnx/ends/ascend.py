@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,18 +31,9 @@ class Ascend(DetectionEnd):
     selects_as_mmdet = False
     max_proposals = 500
 
-    def deform_conv(
-        self,
-        x: Tensor,
-        offset: Tensor,
-        mask: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        settings: deform_conv.ConvSettings,
-        run: Callable[[], Tensor],
-    ) -> Tensor:
+    def deform_conv(self, call: deform_conv.Call) -> Tensor:
         """DeformableConv2D."""
-        return deform_conv.on_ascend(x, offset, mask, weight, bias, settings, run)
+        return deform_conv.on_ascend(call)
 
     # ---- single-stage ----
 
@@ -101,7 +91,7 @@ def _suppressed(
     Returns:
         boxes [B, total, 4], scores [B, total] and classes [B, total], in half precision if the graph is.
     """
-    if graph.half:
+    if graph.half_precision:
         boxes, scores = boxes.half(), scores.half()
     return multi_class_nms(boxes, scores, score_thr, iou_thr, total, total)[:3]
 

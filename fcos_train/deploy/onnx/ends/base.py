@@ -6,7 +6,6 @@ Shape symbols: B images, N candidates of all levels, C classes, T detections of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -46,18 +45,9 @@ class End(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def deform_conv(
-        self,
-        x: Tensor,
-        offset: Tensor,
-        mask: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        settings: deform_conv.ConvSettings,
-        run: Callable[[], Tensor],
-    ) -> Tensor:
-        """Trace a deformable convolution; arguments as for :func:`.deform_conv.standard`."""
-        return deform_conv.standard(x, offset, mask, weight, bias, settings, run)
+    def deform_conv(self, call: deform_conv.Call) -> Tensor:
+        """Trace a deformable convolution."""
+        return deform_conv.standard(call)
 
     @abstractmethod
     def outputs(self, graph: SingleStage) -> tuple[Output, ...]:
