@@ -1,14 +1,14 @@
-"""Post-processing of FCOS maps on one core: the product's decoder beside a straightforward per-level one.
+"""Post-processing of FCOS maps on one core: the product's decoder compared with a straightforward per-level one.
 
 python benchmarks/decoder.py [--out benchmarks/results/decoder.txt]
 
 512 x 512 pixels, 80 classes, strides 8 to 128: 5,456 points, 436,480 class logits. The maps are realistic: the
-background has the logits of a trained head (normal, mean -5.5 around the prior of 0.01 at -4.6, deviation 0.7, so
-the threshold of 0.05 stays clear of it), 40 objects each raise a patch of points on the level that their size
-belongs to, most in their class, some weakly in a second one, and regress to the object with a few pixels of noise.
+background has the logits of a trained head (normal, mean -5.5, standard deviation 0.7; the prior of 0.01 is at -4.6),
+so that it stays below the threshold of 0.05. Each of 40 objects raises the logits of some points on the level of its
+size, most in its class, some weakly in a second class; their boxes are those of the object with a few pixels of noise.
 
 The other implementation is the plain definition, level by level: sigmoid of everything, threshold, top-k, decode;
-then suppression class by class. Both are numpy and called in turn; each figure is the median.
+then suppression class by class. Both use numpy and are called in turn; each figure is a median.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_train.deploy.decoder.decoder import Boxes, Decoder, DecodeRule
+from fcos_train.deploy.decoder import Boxes, Decoder, DecodeRule
 from mmcv_overrides.device import ACCELERATORS
 
 SIZE, CLASSES, STRIDES, OBJECTS = 512, 80, (8, 16, 32, 64, 128), 40
@@ -61,7 +61,7 @@ def scene(seed: int = 0, objects: int = OBJECTS) -> tuple[list, list, list]:
 def per_level(
     cls: list, box: list, ctr: list, score_thr: float = 0.05, nms_pre: int = 1000, iou_thr: float = 0.5
 ) -> Boxes:
-    """The plain definition (mmdet's FCOS): every step for every level, then class by class."""
+    """The plain definition (mmdet's FCOS): all steps level by level, then suppression class by class."""
     boxes, scores, labels = [], [], []
     for stride, logits, distance, centerness in zip(STRIDES, cls, box, ctr):
         height, width = logits.shape[1:]
@@ -98,6 +98,7 @@ def _iou_of_one(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def measure(maps: tuple, thr: float, rounds: int) -> str:
+    """Time both implementations on the maps of one image; returns a line with the medians in milliseconds."""
     decoder = Decoder(DecodeRule(score_thr=thr))
     ours = lambda: decoder(*maps, image_size=(SIZE, SIZE))  # noqa: E731
     plain = lambda: per_level(*maps, score_thr=thr)  # noqa: E731
@@ -113,12 +114,14 @@ def measure(maps: tuple, thr: float, rounds: int) -> str:
     least = min(times[ours])
     candidates = sum(int((1 / (1 + np.exp(-c)) > thr).sum()) for c in maps[0])
     return (
-        f"score_thr {thr:4}: {candidates:5} candidates, {len(a.boxes):3} boxes | decoder {fast:6.3f} ms (fastest {least:.3f}) | "
-        f"per level {slow:6.3f} ms | {slow / fast:5.1f} x | boxes identical"
+        f"score_thr {thr:4}: {candidates:5} candidates, {len(a.boxes):3} boxes | "
+        f"decoder {fast:6.3f} ms (fastest {least:.3f}) | per level {slow:6.3f} ms | {slow / fast:5.1f} x | "
+        "boxes identical"
     )
 
 
 def main() -> None:
+    """Print a line per scene and threshold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"))
@@ -126,7 +129,8 @@ def main() -> None:
     args = parser.parse_args()
     lines = [
         "python benchmarks/decoder.py",
-        f"{args.date}, {ACCELERATORS['cpu'].title()}, one core, numpy {np.__version__}, Python {platform.python_version()}",
+        f"{args.date}, {ACCELERATORS['cpu'].title()}, one core, "
+        f"numpy {np.__version__}, Python {platform.python_version()}",
         f"{SIZE}x{SIZE}, {CLASSES} classes, {sum((SIZE // s) ** 2 for s in STRIDES)} points, {OBJECTS} objects; "
         f"medians of {args.rounds} calls each, in turn; other load of the machine: {os.getloadavg()[0]:.1f} processes",
     ]

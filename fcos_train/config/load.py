@@ -125,6 +125,18 @@ def leaf_datasets(dataset: ConfigDict) -> list[ConfigDict]:
     return [dataset]
 
 
+def test_pipeline(config: Config) -> list[dict] | None:
+    """The pipeline of the test (else validation) data set, inside any wrappers; None if the config has none."""
+    for name in ("test_dataloader", "val_dataloader"):
+        node = (config.get(name) or {}).get("dataset")
+        while node:
+            if node.get("pipeline"):
+                return list(node["pipeline"])
+            node = node.get("dataset") or (node.get("datasets") or [None])[0]
+    steps = config.get("test_pipeline")
+    return None if steps is None else list(steps)
+
+
 def stem(name: str) -> str:
     """Name of a run: that of its config file."""
     return re.sub(r"\.py$", "", Path(name.removeprefix("mmdet::")).name)

@@ -99,6 +99,14 @@ def read_image(path: str | Path) -> np.ndarray:
     return image
 
 
+def try_read_image(path: str | Path) -> np.ndarray | UnreadableImage:
+    """:func:`read_image`, but returns the fault instead of raising it."""
+    try:
+        return read_image(path)
+    except UnreadableImage as fault:
+        return fault
+
+
 def read_size(path: Path | str) -> tuple[int, int] | None:
     """(width, height) of an image file as it is decoded, or None if it cannot be."""
     try:
@@ -150,8 +158,5 @@ def decode_split(split: Split, workers: int = 4) -> DecodeReport:
 
 
 def _size_or_fault(path: Path) -> tuple[int, int] | UnreadableImage:
-    try:
-        image = read_image(path)
-    except UnreadableImage as fault:
-        return fault
-    return image.shape[1], image.shape[0]
+    image = try_read_image(path)
+    return image if isinstance(image, UnreadableImage) else (image.shape[1], image.shape[0])

@@ -1,1 +1,1 @@
-"""Shipping a trained detector: one room per target."""
+"""Deployment of trained detectors: ONNX export, a decoder in numpy, and one package per target."""

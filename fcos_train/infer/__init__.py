@@ -1,1 +1,1 @@
-"""Load a trained detector once, call it on many images, draw what it finds."""
+"""Inference: load a trained detector once, call it on many images, draw the detections."""

@@ -1,11 +1,11 @@
-"""A checkpoint and pictures in; drawn pictures and one printed line each out."""
+"""Runs a checkpoint on images or a video: writes them with the detections drawn, and prints one line each."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,16 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from fcos_train.data.inside import readable
 from fcos_train.infer.detector import Detections, Detector
 from fcos_train.infer.draw import draw, zoom_for
 from fcos_train.infer.images import write_image
 from fcos_train.infer.sources import Frame, Pictures, Video, open_source
+from fcos_train.infer.validation_images import validation_images
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
-from mmcv_overrides.regular_files import read_json
 
 WINDOW = "FCOS-Train"
-FRAMES_PER_LINE = 50  # a video prints one line per so many frames, a picture one each
+FRAMES_PER_LINE = 50  # a video prints one line per this number of frames
 TOP = 3
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,8 +54,11 @@ class DemoOptions:
 def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]:
     """Detect, draw and write.
 
+    Args:
+        say: prints a line.
+
     Returns:
-        the files that were written: ``<stem>_pred.jpg`` per picture, ``<stem>_pred.mp4`` or ``.avi`` for a video.
+        the files that were written: ``<stem>_pred.jpg`` per image, ``<stem>_pred.mp4`` or ``.avi`` for a video.
 
     Raises:
         UserError: a fault in the checkpoint, its configuration, the device or the input.
@@ -89,7 +91,7 @@ def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]
 
 
 def describe(name: str, found: Detections, detector: Detector, seconds: float) -> str:
-    """``street.jpg: 5 objects: car 0.93, car 0.88, person 0.71 and 2 more, 35 ms``"""
+    """A line such as ``street.jpg: 5 objects: car 0.93, car 0.88, person 0.71 and 2 more, 35 ms``."""
     best = np.argsort(-found.scores, kind="stable")[:TOP]
     tops = ", ".join(f"{detector.name(int(found.labels[i]))} {found.scores[i]:.2f}" for i in best)
     more = f" and {len(found) - TOP} more" if len(found) > TOP else ""
@@ -98,46 +100,28 @@ def describe(name: str, found: Detections, detector: Detector, seconds: float) -
 
 
 def default_image(config: Config, scratch: Path) -> tuple[Path, str]:
-    """An image to show something on: ``demo/demo.jpg``, the first validation image, or a generated one.
+    """Choose an image for a demonstration: ``demo/demo.jpg``, the first validation image, or a generated one.
 
     Args:
-        config: of the checkpoint; its validation set is looked for.
+        config: of the checkpoint; its validation set is used if it is on this machine.
         scratch: folder for a generated image.
 
     Returns:
-        the path, and why it was taken.
+        the path, and why it was chosen.
     """
     for folder in (Path.cwd(), ROOT):
         if (folder / "demo" / "demo.jpg").is_file():
             return folder / "demo" / "demo.jpg", "the demo image"
-    for loader in ("val_dataloader", "test_dataloader"):
-        path = _first_image((config.get(loader) or {}).get("dataset") or {})
-        if path is not None:
-            return path, "the first validation image with an object"
+    for path in validation_images(config, annotated=True)[:1]:
+        return path, "the first validation image with an object"
     from fcos_train.data.shapes import draw_image
 
     image, _, _ = draw_image(np.random.default_rng(0), (320, 240))
     return write_image(scratch / "demo_shapes.jpg", image), "generated; the validation images are not on this machine"
 
 
-def _first_image(dataset: dict) -> Path | None:
-    """The first image of a COCO data set that has an annotation and exists; None also when anything is amiss.
-
-    The paths come from the checkpoint, so they are not trusted more than a data set's.
-    """
-    root = dataset.get("data_root") or ""
-    try:
-        data = read_json(Path(root, dataset["ann_file"]), "annotation file")
-        names = {image["id"]: image["file_name"] for image in data["images"]}
-        folder = Path(root, (dataset.get("data_prefix") or {}).get("img", ""))
-        found = readable(folder, [names[ann["image_id"]] for ann in data["annotations"]])
-    except (UserError, OSError, ValueError, KeyError, TypeError):
-        return None
-    return folder / found[0] if found else None
-
-
-def _detected(detector: Detector, source: Pictures | Video):
-    """Frames with their detections and the seconds that detecting took; the first includes warm-up."""
+def _detected(detector: Detector, source: Pictures | Video) -> Iterator[tuple[Frame, Detections, float]]:
+    """Frames with their detections and the seconds of the detection; the first includes the warm-up."""
     for frame in source:
         start = time.perf_counter()
         found = detector(frame.image)
@@ -145,6 +129,7 @@ def _detected(detector: Detector, source: Pictures | Video):
 
 
 def _where(written: list[Path]) -> str:
+    """The file, or the folder and number of files, for the last line."""
     if len(written) == 1:
         return str(written[0])
     folder = written[0].parent if written else Path(".")
@@ -152,24 +137,24 @@ def _where(written: list[Path]) -> str:
 
 
 class _Window:
-    """A window on a screen; closed with q or Esc."""
+    """A window on the screen; closed with q or Esc."""
 
     @classmethod
     def open(cls, say: Callable[[str], None]) -> _Window | None:
-        """None, with a line that says why, where no window can be opened."""
-        # Checked first: OpenCV's Qt ends the process when it cannot reach a display.
+        """Open the window; None, with a line that says why, if that is not possible."""
+        # Checked first, because OpenCV's Qt ends the process when it cannot connect to a display.
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            say("--show: there is no display here (DISPLAY is not set); pictures are only written")
+            say("--show: no display is available (DISPLAY is not set); pictures are only written to files")
             return None
         try:
             cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
         except cv2.error:
-            say("--show: this OpenCV is built without windows (opencv-python-headless); pictures are only written")
+            say("--show: this build of OpenCV has no GUI (opencv-python-headless); pictures are only written to files")
             return None
         return cls()
 
     def show(self, picture: np.ndarray, wait: bool) -> bool:
-        """Show a picture until a key is pressed (``wait``) or for a moment; False when the user wants to stop."""
+        """Show a picture u8 [H, W, 3] until a key is pressed (``wait``) or for a moment; False to stop."""
         cv2.imshow(WINDOW, picture)
         return cv2.waitKey(0 if wait else 1) & 0xFF not in (ord("q"), 27)
 

@@ -1,4 +1,4 @@
-"""A trained detector: loaded once from a checkpoint, called on one image after another."""
+"""A trained detector: loaded once from a checkpoint, then called on any number of images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from mmengine.config import Config
 
+from fcos_train.config.load import load_config, test_pipeline
 from fcos_train.config.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
+from fcos_train.data.coco_names import COCO_NAMES
 from fcos_train.infer.images import as_bgr
 from fcos_train.start import start
 from mmcv_overrides import device as devices
@@ -21,19 +23,23 @@ from mmcv_overrides.checkpoint import embedded_config
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
+if TYPE_CHECKING:
+    from mmcv_overrides.checkpoint import MatchReport
+
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_silent = logging.getLogger(f"{__name__}.weights")  # what came of the weights is said by _require_fit
+_silent = logging.getLogger(f"{__name__}.weights")  # _require_fit reports on the weights
 _silent.setLevel(logging.CRITICAL)
-# Steps of a pipeline that read files; the detector is handed the image instead.
+# Steps of a pipeline that read files; the detector is given the image instead.
 _LOADING = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam")
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image, best first as the model orders it.
+    """Detections of one image, in the order of the model: highest score first.
 
     Attributes:
-        boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of the image that was given.
+        boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of the image.
         scores: float32 [N], 0 to 1.
         labels: int64 [N], indices into the detector's ``classes``.
     """
@@ -43,29 +49,39 @@ class Detections:
     labels: np.ndarray
 
     def __len__(self) -> int:
+        """Number of detections."""
         return len(self.scores)
 
     def above(self, score_thr: float) -> Detections:
-        """Only those with at least this score."""
+        """The detections with at least this score."""
         keep = self.scores >= score_thr
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
 
 class Detector:
-    """A model in evaluation mode on a device, with the preparation of images its configuration asks for.
+    """A model in evaluation mode on a device, with the image preparation of its configuration.
 
-    Attributes:
-        model: the mmdet model.
+    Args:
+        model: an mmdet detector.
+        pipeline: prepares the dict of an image as mmdet's test pipeline does, except loading it.
         config: the whole configuration.
         classes: class names by label.
-        device: the torch device; ``accelerator`` its record and ``device_reason`` why it was taken.
-        notices: what there is to say about ``cfg_options``.
+        device: to run on.
+
+    Attributes:
+        accelerator, device_reason: record of the device, and why it was chosen.
+        notices: lines for the user about ``cfg_options``.
     """
 
     def __init__(
-        self, model: torch.nn.Module, pipeline: Callable, config: Config, classes: Sequence[str], device: torch.device
+        self,
+        model: torch.nn.Module,
+        pipeline: Callable[[dict], Any],
+        config: Config,
+        classes: Sequence[str],
+        device: torch.device,
     ) -> None:
-        self.model = model.to(device).eval()
+        self.model: Any = model.to(device).eval()  # mmdet has no type annotations
         self.pipeline, self.config, self.classes, self.device = pipeline, config, tuple(classes), device
         self.accelerator, self.device_reason = devices.pick(device.type)
         self.notices: list[str] = []
@@ -84,9 +100,9 @@ class Detector:
 
         Args:
             ckpt: written by this trainer, mmdet 3.x, or mmdet 2.x (which needs ``config``).
-            config: a Config, its file or name; None reads the one inside the checkpoint, without executing it.
+            config: a Config, its file or name; None: the one in the checkpoint, read without executing it.
             device: ``auto``, ``cpu``, ``cuda``, ``npu``, or with an index: ``cuda:0``, ``npu:1``.
-            trust: allow the file to run code: unpickling, and a configuration that is a program.
+            trust: allow the file to run code: by unpickling, or by a configuration that is a program.
             cfg_options: changes of the configuration, dotted key -> value; keys of mmdet 2.x are translated.
             safe: read a ``config`` file as data, without executing it.
 
@@ -102,7 +118,7 @@ class Detector:
         given = config is not None
         config = _given(config, safe) if given else embedded_config.from_checkpoint(state, where, trust)
         if config is None:
-            raise UserError(f"{where} carries no configuration; name the one it was trained with: --config FILE")
+            raise UserError(f"{where} contains no configuration; give the one it was trained with: --config FILE")
         vetted = given or trust
         config, notices = _changed(config, cfg_options or {})
         run_custom_imports(config, where, trust=vetted)
@@ -114,7 +130,7 @@ class Detector:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> Detections:
-        """Find objects in one image.
+        """Detect objects in one image.
 
         Args:
             image: uint8 [H, W, 3] in BGR order as OpenCV reads it; [H, W] grey, BGRA and 16-bit are converted.
@@ -133,11 +149,12 @@ class Detector:
         )
 
     def name(self, label: int) -> str:
-        """The name of a class, or its number when the checkpoint does not name it."""
+        """The name of a class, or its number if the checkpoint does not name it."""
         return self.classes[label] if label < len(self.classes) else f"class {label}"
 
 
 def _device(requested: str) -> tuple[torch.device, str]:
+    """The torch device, and why it was chosen."""
     accelerator, reason = devices.pick(requested)
     index = requested.partition(":")[2] or "0"
     count = accelerator.count() or 1
@@ -147,15 +164,14 @@ def _device(requested: str) -> tuple[torch.device, str]:
 
 
 def _given(config: str | Path | Config, safe: bool) -> Config:
+    """The configuration itself, or read from its file."""
     if isinstance(config, Config):
         return config
-    from fcos_train.config.load import load_config
-
     return load_config(str(config), safe)
 
 
 def _changed(config: Config, options: dict[str, Any]) -> tuple[Config, list[str]]:
-    """The configuration with the options merged in, and what there is to say about them."""
+    """A copy of the configuration with the options merged in, and lines for the user about them."""
     from fcos_train.config.keys.check import merge_options, translate_v2
 
     if not options:
@@ -165,9 +181,9 @@ def _changed(config: Config, options: dict[str, Any]) -> tuple[Config, list[str]
     return config, notices + merge_options(config, translated)
 
 
-def _require_fit(report, where: str) -> None:
-    """A layer without its trained weights would find anything anywhere."""
-    # A counter of batches that older files lack changes nothing in evaluation.
+def _require_fit(report: MatchReport, where: str) -> None:
+    """Refuse a checkpoint that leaves parts of the model untrained, whose detections would be noise."""
+    # Older files lack the batch counters, which do not affect evaluation.
     missing = (name for name in report.missing if not name.endswith("num_batches_tracked"))
     untrained = (*report.mismatched, *report.reinitialised, *missing)
     if untrained:
@@ -186,7 +202,7 @@ def _require_fit(report, where: str) -> None:
 
 
 def _scope(config: Config, where: str, vetted: bool) -> None:
-    """Make mmdet's registries the ones that names are looked up in."""
+    """Look names up in mmdet's registries (or those of the configuration's own scope)."""
     from mmengine.registry import DefaultScope
 
     scope = config.get("default_scope") or "mmdet"
@@ -197,6 +213,11 @@ def _scope(config: Config, where: str, vetted: bool) -> None:
 
 
 def _build_model(config: Config, where: str, vetted: bool) -> torch.nn.Module:
+    """The model with random weights.
+
+    Args:
+        where: the checkpoint, for messages. vetted: the configuration may name any part.
+    """
     from mmdet.registry import MODELS
     from mmengine.model import revert_sync_batchnorm
 
@@ -214,11 +235,11 @@ def _build_model(config: Config, where: str, vetted: bool) -> torch.nn.Module:
     return _built(lambda: revert_sync_batchnorm(MODELS.build(settings)), where, "model")
 
 
-def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable:
-    """The test pipeline after its loading steps; annotations are neither there nor needed."""
+def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable[[dict], Any]:
+    """The test pipeline for an image that is already loaded, without annotations."""
     from mmcv.transforms import Compose
 
-    steps = _test_pipeline(config)
+    steps = test_pipeline(config)
     if steps is None:
         raise UserError(
             f"{where}: the configuration has no `test_dataloader` (mmdet 2.x writes `data`); "
@@ -234,23 +255,13 @@ def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable:
     return _built(lambda: Compose(steps), where, "test pipeline")
 
 
-def _test_pipeline(config: Config) -> list | None:
-    """The pipeline of the test (else validation) data set, inside whatever wrappers."""
-    for name in ("test_dataloader", "val_dataloader"):
-        node = (config.get(name) or {}).get("dataset")
-        while node:
-            if node.get("pipeline"):
-                return list(node["pipeline"])
-            node = node.get("dataset") or (node.get("datasets") or [None])[0]
-    return config.get("test_pipeline")
-
-
 def _is(step: dict, *names: str) -> bool:
+    """Whether a step of a pipeline is of one of these types."""
     return str(step.get("type", "")).rsplit(".", 1)[-1] in names
 
 
-def _built(make: Callable, where: str, what: str):
-    """Call ``make``; a configuration that does not fit the installed mmdet is the user's to mend."""
+def _built(make: Callable[[], T], where: str, what: str) -> T:
+    """Call ``make``, and report a configuration that does not fit the installed mmdet as a user error."""
     try:
         return make()
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
@@ -261,7 +272,7 @@ def _built(make: Callable, where: str, what: str):
 
 
 def _classes(state: dict, config: Config, model: torch.nn.Module) -> list[str]:
-    """Class names: of the checkpoint, else of the configuration, else COCO's for 80 classes, else none."""
+    """Class names of the checkpoint, else of the configuration, else COCO's for 80 classes, else none."""
     meta = state.get("meta") or {}
     data = {str(k).lower(): v for k, v in (meta.get("dataset_meta") or {}).items()}
     sources = [data.get("classes"), meta.get("CLASSES"), (config.get("metainfo") or {}).get("classes")]
@@ -273,7 +284,5 @@ def _classes(state: dict, config: Config, model: torch.nn.Module) -> list[str]:
             return [printable(name) for name in ([names] if isinstance(names, str) else names)]
     head = getattr(model, "bbox_head", None)
     if getattr(head, "num_classes", None) == 80:
-        from mmdet.evaluation import get_classes
-
-        return get_classes("coco")
+        return list(COCO_NAMES)
     return []

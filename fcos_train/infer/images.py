@@ -1,4 +1,4 @@
-"""Writing single pictures with OpenCV, and arrays in other forms as pictures; read by :func:`fcos_train.data.images.read_image`."""
+"""Writes image files, and converts arrays to BGR images. Files are read by :mod:`fcos_train.data.images`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fcos_train.data.images import read_image
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
-
-__all__ = ["SUFFIXES", "as_bgr", "read_image", "write_image"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def write_image(path: str | Path, image: np.ndarray) -> Path:
-    """Write a picture in the format of its suffix; a link of that name is replaced, not followed.
+    """Write an image u8 [H, W, 3] BGR in the format of the suffix; a link of that name is replaced, not followed.
 
     Raises:
         UserError: the folder cannot be written.
@@ -26,7 +23,7 @@ def write_image(path: str | Path, image: np.ndarray) -> Path:
 
 
 def as_bgr(image: np.ndarray) -> np.ndarray:
-    """Any common image array as contiguous uint8 [H, W, 3] in BGR order.
+    """Convert an image array to contiguous uint8 [H, W, 3] in BGR order.
 
     Args:
         image: [H, W], [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA, alpha dropped); uint8, uint16 or bool.

@@ -1,4 +1,4 @@
-"""Where pictures come from and where drawn ones go: files, folders, videos, cameras. Frames are streamed."""
+"""Sources of images (files, folders, videos, cameras) and their output files. Frames are streamed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fcos_train.infer.images import SUFFIXES, read_image, write_image
+from fcos_train.data.images import read_image
+from fcos_train.infer.images import SUFFIXES, write_image
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import special
 
@@ -19,7 +20,7 @@ DRAWN = "_pred"
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture: uint8 [H, W, 3] BGR, and its path or what else to call it."""
+    """One image u8 [H, W, 3] BGR, and its path or another name for it."""
 
     name: str
     image: np.ndarray
@@ -28,7 +29,7 @@ class Frame:
 class Pictures:
     """One or several image files.
 
-    Attributes:
+    Args:
         paths: the files, in order.
     """
 
@@ -36,15 +37,17 @@ class Pictures:
         self.paths = paths
 
     def __iter__(self) -> Iterator[Frame]:
+        """Read the images in order."""
         for path in self.paths:
             yield Frame(str(path), read_image(path))
 
     def sink(self, folder: Path) -> PictureSink:
+        """Output files in a folder, one per image."""
         return PictureSink(folder)
 
 
 class Video:
-    """A video file, or a camera by its number.
+    """A video file, or a camera given by its number.
 
     Raises:
         UserError: OpenCV cannot open it.
@@ -64,6 +67,11 @@ class Video:
         return capture
 
     def __iter__(self) -> Iterator[Frame]:
+        """Read the frames in order.
+
+        Raises:
+            UserError: no frame can be decoded.
+        """
         capture, count = self._open(), 0
         try:
             while True:
@@ -78,6 +86,7 @@ class Video:
             raise UserError(f"{self.source} holds no frame that can be decoded")
 
     def sink(self, folder: Path) -> VideoSink:
+        """Output video in a folder."""
         if isinstance(self.source, int):
             return VideoSink(folder / f"camera{self.source}{DRAWN}.mp4", self.fps)
         path = Path(self.source)
@@ -86,13 +95,21 @@ class Video:
 
 
 class PictureSink:
-    """Writes each drawn picture as ``<stem>_pred.jpg``; two inputs of one stem do not overwrite each other."""
+    """Writes each image as ``<stem>_pred.jpg``; two inputs with the same stem do not overwrite each other.
+
+    Args:
+        folder: of the files.
+
+    Attributes:
+        written: the files so far.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.written: list[Path] = []
 
     def write(self, frame: Frame, drawn: np.ndarray) -> Path:
+        """Write the drawn image u8 [H, W, 3] BGR of a frame; returns its file."""
         source = Path(frame.name)
         path = self.folder / f"{source.stem}{DRAWN}.jpg"
         if path in self.written:
@@ -105,10 +122,13 @@ class PictureSink:
 
 
 class VideoSink:
-    """Writes drawn frames into one video of the size of the first.
+    """Writes frames to one video of the size of the first frame.
 
-    Raises:
-        UserError: no codec of this OpenCV can write there.
+    Args:
+        path: of the video. fps: its frame rate.
+
+    Attributes:
+        written: the video, once it is open.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -117,6 +137,11 @@ class VideoSink:
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: Frame, drawn: np.ndarray) -> Path:
+        """Append the drawn image u8 [H, W, 3] BGR of a frame; returns the video.
+
+        Raises:
+            UserError: the folder is not writable, or OpenCV has no codec for the video.
+        """
         if self._writer is None:
             self._size = (drawn.shape[1], drawn.shape[0])
             self._writer = self._open()
@@ -131,7 +156,7 @@ class VideoSink:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
         codecs = {".avi": ("MJPG",), ".mp4": ("mp4v", "avc1")}[self.path.suffix]
         for path, codec in [*((self.path, codec) for codec in codecs), (self.path.with_suffix(".avi"), "MJPG")]:
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), self.fps, self._size)
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), self.fps, self._size)
             if writer.isOpened():
                 self.path = path
                 return writer
@@ -144,10 +169,10 @@ class VideoSink:
 
 
 def open_source(source: str | Path) -> Pictures | Video:
-    """Recognise an image file, a folder of images, a video file, or the number of a camera.
+    """Open an image file, a folder of images, a video file, or a camera given by its number.
 
     Raises:
-        UserError: it does not exist, is of no known kind, cannot be opened, or is a folder without images.
+        UserError: it does not exist, is of an unknown kind, cannot be opened, or is a folder without images.
     """
     path = Path(source)
     if path.is_dir():
@@ -165,9 +190,9 @@ def open_source(source: str | Path) -> Pictures | Video:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Images of a folder by name, without what an earlier run drew beside them.
+    """Images of a folder by name, without the output files of an earlier run.
 
-    Regular files and links to them: the folder was named by the user, who may have linked images into it.
+    Links are followed: the user named the folder and may have linked images into it.
     """
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     stems = {path.stem for path in images}

@@ -1,4 +1,4 @@
-"""The offline inference pipeline of a two-stage detector: Cascade R-CNN in PyTorch, in onnxruntime and with CANN's operators."""
+"""Offline inference of a two-stage detector: Cascade R-CNN in PyTorch, in onnxruntime and with CANN's operators."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ import pytest
 from mmengine.config import Config
 
 from fcos_train.cli.main import main
-from tests.support.labelled_road import label_with, table
+from tests.support.self_labelled import label_with, table
 from tests.support.small_detectors import CLASSES, shipped, write_checkpoint
 
 pytest.importorskip("onnxruntime")
 
 
 def small_cascade() -> Config:
-    """mmdet's Cascade R-CNN with ResNet-18 of 8 channels and few proposals, that do not suppress each other.
+    """mmdet's Cascade R-CNN with ResNet-18 of 8 channels and few proposals that do not suppress each other.
 
-    CANN's suppression takes all levels of the RPN together, PyTorch's one by one. Boxes of different levels hardly ever
-    overlap by 0.95, also where the weights are random.
+    CANN suppresses all levels of the RPN together, PyTorch level by level. Boxes of different levels hardly ever have
+    an IoU of 0.95, even with random weights.
     """
     config = Config.fromfile(str(shipped("cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py")))
     model = config.model

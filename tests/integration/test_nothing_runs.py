@@ -108,7 +108,7 @@ READERS = {
     "mmengine.load": lambda path: mmengine.load(str(path), file_format="pkl"),
     "results": coco_eval.read_results,
     "annotations": classes.read_truth,
-    "sidecar": sidecar.read,
+    "sidecar": sidecar.read_description,
 }  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def test_no_result_file_is_unpickled(tmp_path):
     np.save(tmp_path / "a.npy", evil, allow_pickle=True)
     FORMATS["pickle"](marker, tmp_path / "a.json")
     for path in (tmp_path / "a.npy", tmp_path / "a.json"):
-        for read in (coco_eval.read_results, classes.read_truth, sidecar.read):
+        for read in (coco_eval.read_results, classes.read_truth, sidecar.read_description):
             with pytest.raises(UserError):
                 read(path)
     for name in ("a.pkl", "a.pickle"):
@@ -273,4 +273,4 @@ def test_eval_takes_no_program_from_beside_a_checkpoint_in_safe_mode(tmp_path, c
 def test_sidecar_of_brackets_is_one_line(tmp_path):
     (tmp_path / "a.json").write_text("[" * 200_000)
     with pytest.raises(UserError, match="cannot be read as JSON: it is nested too deeply"):
-        sidecar.read(tmp_path / "a.json")
+        sidecar.read_description(tmp_path / "a.json")

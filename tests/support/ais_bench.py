@@ -7,7 +7,8 @@ def stand_in(folder: Path, leave: str) -> tuple[Path, Path]:
     """Write `folder`/bin/ais_bench.
 
     Args:
-        leave: shell commands that put results into ``$out/$name`` (--output, --output_dirname), run where --output is given.
+        leave: shell commands that write results to ``$out/$name`` (--output, --output_dirname) when --output is given.
+
     Returns:
         the folder for PATH, and the file with the words of the last call.
     """

@@ -22,6 +22,7 @@ import mmcv_overrides
 mmcv_overrides.activate()
 
 import numpy as np
+from mmengine.config import Config
 
 from fcos_train.data import make_shapes, resolve
 from fcos_train.data.images import read_image, read_size
@@ -29,13 +30,12 @@ from fcos_train.data.loading import LoadImage
 from fcos_train.data.voc import read_ids
 from fcos_train.deploy.ascend import aipp, dumps, info, preprocess, txt_to_json
 from fcos_train.deploy.ascend.rules import RULES
-from fcos_train.deploy.onnx.export import _validation_files
 from fcos_train.deploy.parts import classes
 from fcos_train.deploy.parts import coco_numbers as coco_eval
 from fcos_train.deploy.parts import description as sidecar
 from fcos_train.evaluation.coco_scores import load_annotations
-from fcos_train.infer.demo import _first_image
 from fcos_train.infer.sources import open_source
+from fcos_train.infer.validation_images import validation_images
 from mmcv_overrides.errors import UserError
 
 MEMORY, SECONDS = 3 << 30, 20
@@ -83,7 +83,9 @@ def readers(scratch: Path, data: Path) -> dict[str, Callable[[Path], object]]:
             path.unlink()
             path.write_bytes(kept)
 
-    dataset = {"ann_file": "", "data_root": ""}
+    def validation(target: Path) -> Config:
+        return Config({"val_dataloader": {"dataset": {"ann_file": str(target), "data_root": ""}}})
+
     return {
         "read_image": read_image,
         "read_size": read_size,
@@ -97,14 +99,14 @@ def readers(scratch: Path, data: Path) -> dict[str, Callable[[Path], object]]:
         "annotations of the metric": load_annotations,
         "ids": classes.read_truth,
         "results": coco_eval.read_results,
-        "description": sidecar.read,
+        "description": sidecar.read_description,
         "AIPP": aipp.read_aipp,
         "info file": info.read_info,
         "VOC list": read_ids,
         "texts": lambda path: txt_to_json.collect(placed("1.txt", "texts")(path).parent, classes.coco_truth()),
         "dumps": dumped,
-        "demo, config of the checkpoint": lambda path: _first_image({**dataset, "ann_file": str(path)}),
-        "export, config of the checkpoint": lambda path: _validation_files({"val_dataloader": {"dataset": {**dataset, "ann_file": str(path)}}}),
+        "demo, config of the checkpoint": lambda path: validation_images(validation(path), annotated=True),
+        "export, config of the checkpoint": lambda path: validation_images(validation(path)),
     }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Offline inference on Ascend: from images to `.bin`, through a converted model, and back to COCO mAP.
+"""The offline inference pipeline of Ascend: from images to `.bin` files, through a converted model, to COCO mAP.
 
-Every step reads and writes the files of the original toolchains (`benchmark`, `ais_infer`, `get_info.py`, ...), so
-steps can be exchanged one by one. onnxruntime stands in for the card where there is none.
+Every step reads and writes the files of the original toolchains (`benchmark`, `ais_infer`, `get_info.py`, ...), so any
+step can be replaced by theirs. Without an Ascend card, onnxruntime runs the model.
 """

@@ -1,4 +1,4 @@
-"""AIPP files: normalisation inside an `.om`, which then takes pixels u8 [H, W, 3]."""
+"""AIPP files: they put the normalisation into an `.om`, which then takes pixels u8 [H, W, 3]."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.parts.input_rule import InputRule
 from fcos_train.deploy.parts.session import Session
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_text
 
 _FIELD = re.compile(r"(\w+)\s*:\s*\"?([\w.+-]+)\"?")
-_KNOWN = re.compile(r"aipp_mode|related_input_rank|input_format|src_image_size_[wh]|csc_switch|rbuv_swap_switch|crop|padding"
-                    r"|(mean|min|var_reci)_chn_[0-2]")  # fmt: skip
+_KNOWN = re.compile(
+    r"aipp_mode|related_input_rank|input_format|src_image_size_[wh]|csc_switch|rbuv_swap_switch|crop|padding"
+    r"|(mean|min|var_reci)_chn_[0-2]"
+)
 
 
-def aipp_text(rule: Rule) -> str:
-    """A static AIPP configuration: pictures u8 of three channels in, normalised inside the `.om`.
+def aipp_text(rule: InputRule) -> str:
+    """Compose a static AIPP configuration for u8 images of three channels.
 
-    `(pixel - mean_chn - min_chn) * var_reci_chn`: the mean's whole part and the rest, as CANN takes them. The pictures
-    must have the channel order of the network, and padding of the mean instead of 0: `ascend preprocess --aipp`.
+    CANN computes `(pixel - mean_chn - min_chn) * var_reci_chn`, where mean_chn is the integer part of the mean and
+    min_chn the rest. The images must have the channel order of the network and be padded with the mean instead of 0,
+    as `ascend preprocess --aipp` does.
     """
     lines = [
         "aipp_op {",
@@ -44,11 +47,12 @@ def aipp_text(rule: Rule) -> str:
 
 @dataclass(frozen=True)
 class Aipp:
-    """What an AIPP file does to pixels: swap of the first and third channel, then `(pixel - mean) * factor`.
+    """What an AIPP file does to pixels: swap the first and third channel, then `(pixel - mean) * factor`.
 
     Attributes:
-        size: (H, W) of the pictures.
-        mean, factor: f32 [3], by channel after the swap.
+        size: (H, W) of the images.
+        swap: whether channels are swapped.
+        mean, factor: f32 [3], per channel after the swap.
     """
 
     size: tuple[int, int]
@@ -57,18 +61,18 @@ class Aipp:
     factor: np.ndarray
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels u8 [N, H, W, 3] as the network takes them: f32 [N, 3, H, W]."""
+        """Normalise pixels u8 [N, H, W, 3] to the input of the network, f32 [N, 3, H, W]."""
         pixels = pixels[..., ::-1] if self.swap else pixels
         planes = (pixels.astype(np.float32) - self.mean) * self.factor
         return np.ascontiguousarray(planes.transpose(0, 3, 1, 2))
 
 
 def read_aipp(path: str | Path) -> Aipp:
-    """Read a static configuration for RGB888_U8 pictures of full size.
+    """Read a static configuration for RGB888_U8 images of the network's size.
 
     Raises:
-        UserError: the file is absent or has no `aipp_op`, or asks for something else (dynamic, YUV, colour conversion,
-            crop, padding), which only CANN does.
+        UserError: the file is absent, has no `aipp_op`, or uses other features (dynamic, YUV, colour conversion, crop,
+            padding), which only CANN implements.
     """
     text = re.sub(r"#.*", "", read_text(path, "AIPP file"))
     body = re.fullmatch(r"\s*aipp_op\s*\{([^{}]*)\}\s*", text)
@@ -80,8 +84,9 @@ def read_aipp(path: str | Path) -> Aipp:
     beyond = [f"{key} : {value}" for key, value in fields.items() if not _without_card(key, value)]
     if beyond:
         raise UserError(
-            f"{path} asks for {', '.join(beyond)}, which only CANN does; without a card AIPP is a static mode, RGB888_U8 "
-            "pictures of the network's size, mean_chn, min_chn and var_reci_chn, as fcos-train ascend om --aipp writes it"
+            f"{path} asks for {', '.join(beyond)}, which only CANN does; without a card AIPP is a static mode, "
+            "RGB888_U8 pictures of the network's size, mean_chn, min_chn and var_reci_chn, "
+            "as fcos-train ascend om --aipp writes it"
         )
     try:
         mean = [float(fields.get(f"mean_chn_{c}", 0)) + float(fields.get(f"min_chn_{c}", 0)) for c in range(3)]
@@ -89,7 +94,9 @@ def read_aipp(path: str | Path) -> Aipp:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     size = int(fields["src_image_size_h"]), int(fields["src_image_size_w"])
-    return Aipp(size, _on(fields.get("rbuv_swap_switch", "false")), np.float32(mean), np.float32(factor))
+    return Aipp(
+        size, _on(fields.get("rbuv_swap_switch", "false")), np.array(mean, np.float32), np.array(factor, np.float32)
+    )
 
 
 def _on(value: str) -> bool:
@@ -97,6 +104,7 @@ def _on(value: str) -> bool:
 
 
 def _without_card(key: str, value: str) -> bool:
+    """Whether a field is implemented here."""
     wanted = {"aipp_mode": "static", "input_format": "RGB888_U8", "related_input_rank": "0"}.get(key, value)
     return (
         bool(_KNOWN.fullmatch(key))
@@ -106,10 +114,13 @@ def _without_card(key: str, value: str) -> bool:
 
 
 class AippSession(Session):
-    """A model behind its AIPP file: takes pixels, as the `.om` made with that file does.
+    """A model with the normalisation of an AIPP file: takes pixels, like an `.om` that was made with the file.
+
+    Args:
+        session: runs the model. path: of the AIPP file.
 
     Raises:
-        UserError: the file is for another size than the model.
+        UserError: the file is for another input size than the model's.
     """
 
     def __init__(self, session: Session, path: str | Path) -> None:
@@ -124,4 +135,5 @@ class AippSession(Session):
         self.kind, self.sample_shape = "u1", (self.height, self.width, 3)
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for a batch u8 [batch, H, W, 3]."""
         return self._session.run(self._aipp(images))

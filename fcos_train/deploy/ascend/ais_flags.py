@@ -1,4 +1,4 @@
-"""Flags of `ais_infer` and `ais_bench` beyond model, inputs and outputs: parsed, handed on, or refused without a card."""
+"""Further flags of `ais_infer` and `ais_bench`: parsed, passed on to them, or refused without a card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmcv_overrides.errors import UserError
 
-# What only a card does, and what to do without one.
+# Flags that need a card, and what to do without one.
 CARD_ONLY = {
     "--profiler": "the times of a run without a card are in its summary or perf file",
     "--dump": "a graph's outputs are compared with the checkpoint by fcos-train ascend evaluate",
@@ -16,7 +16,7 @@ CARD_ONLY = {
     "--auto_set_dymshape_mode": "give the shape with --dymShape",
     "--auto_set_dymdims_mode": "give the shape with --dymDims",
 }
-# What changes no result without a card: said, not refused.
+# Flags that change no result without a card: reported, not refused.
 NO_EFFECT = {
     "--outputSize": "onnxruntime allocates the outputs itself",
     "--infer_queue_count": "without a card there is one call at a time",
@@ -43,13 +43,16 @@ class AisFlags:
     others: tuple[tuple[str, str], ...] = ()
 
     def words(self) -> list[str]:
-        """For the command line of ais_bench."""
+        """The flags as words of a command line of ais_bench."""
         pairs = [("--dymBatch", self.dym_batch), ("--dymHW", self.dym_hw), ("--dymDims", self.dym_dims)]
         pairs += [("--dymShape", self.dym_shape), *self.others]
         return [word for flag, value in pairs if value for word in (flag, str(value))]
 
     def without_card(self) -> list[str]:
-        """What to say of flags without effect.
+        """Report the flags that have no effect without a card.
+
+        Returns:
+            lines for the terminal.
 
         Raises:
             UserError: flags that need a card.
@@ -62,7 +65,7 @@ class AisFlags:
 
 @dataclass(frozen=True)
 class Sides:
-    """Sides of the input that were asked for, and the input that they were asked of; None where nothing was said."""
+    """Requested batch, height and width (px) of the input, and its name; None if not given."""
 
     batch: int | None = None
     height: int | None = None
@@ -71,13 +74,13 @@ class Sides:
 
 
 def sides(flags: AisFlags, batch: int | None = None, height: int | None = None, width: int | None = None) -> Sides:
-    """All that was said of the input's shape, put together.
+    """Combine everything that was given about the input's shape.
 
     Args:
-        batch, height, width: said by other flags.
+        batch, height, width: given by other flags.
 
     Raises:
-        UserError: a text that is not of its form, or two flags that contradict each other.
+        UserError: a value of a wrong form, or two flags that contradict each other.
     """
     said: list[tuple[str, Sequence[int | None]]] = [
         ("--batch-size, --input-height and --input-width", (batch, height, width))
@@ -104,10 +107,11 @@ def sides(flags: AisFlags, batch: int | None = None, height: int | None = None, 
                 f"the {('batch', 'height', 'width')[side]} of the input is given twice, and differently: {pairs}"
             )
         result.append(next(iter(values.values()), None))
-    return Sides(*result, name=name)
+    return Sides(result[0], result[1], result[2], name)
 
 
 def _numbers(flag: str, whole: str, text: str, count: int, form: str) -> list[int]:
+    """Parse ``count`` positive integers separated by commas; ``whole`` and ``form`` are for the message."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != count or not all(part.isdecimal() and int(part) for part in parts):
         raise UserError(f"{flag} {whole}: expected {form}")

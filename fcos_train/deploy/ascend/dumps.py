@@ -1,4 +1,4 @@
-"""Reads what a runner dumped for each image, whatever it numbers from and in whatever order the outputs stand."""
+"""Reads what a runner dumped for each image; numbering from 0 or 1 and the order of the outputs are detected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROW, _LABELS = 20, {8: "<i8", 4: "<i4"}
 
 @dataclass(frozen=True)
 class Found:
-    """Detections of one image in input pixels: rows f32 [N, 5] (x1 y1 x2 y2 score) and labels i64 [N]."""
+    """Detections of one image: rows f32 [N, 5] (x1 y1 x2 y2 score, input pixels) and labels i64 [N]."""
 
     rows: np.ndarray
     labels: np.ndarray
@@ -32,16 +32,16 @@ class Dumps:
     """A folder of `<stem>_<k>.bin`.
 
     Args:
-        folder: where the runner left its results.
-        stems: the images that must be there, and no others.
-        base: number of the first output, 0 or 1; None finds it. Boxes and labels are the first two outputs.
+        folder: results of the runner.
+        stems: of the images; the folder must have results of exactly these.
+        base: number of the first output, 0 or 1; None: detected. Boxes and labels are the first two outputs.
 
     Raises:
-        UserError: no such folder, images whose results are missing or whose sizes do not fit each other, as when one is
-            truncated, or results of images that are not listed; some are named.
+        UserError: no such folder, missing results, files whose sizes do not fit each other (one may be truncated), or
+            results of images that are not listed; the message names some of them.
     """
 
-    def __init__(self, folder: str | Path, stems: Iterable[str], base: int | None = None):
+    def __init__(self, folder: str | Path, stems: Iterable[str], base: int | None = None) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected the results of the runner")
@@ -50,7 +50,7 @@ class Dumps:
             if match := _NAME.fullmatch(name):
                 numbers.setdefault(match[1], set()).add(int(match[2]))
         stems = list(stems)
-        known = set().union(*(numbers.get(name, set()) for name in stems))
+        known = {number for name in stems for number in numbers.get(name, ())}
         if not known:
             raise UserError(
                 f"{folder} has no results for the {len(stems)} images listed, expected for example "
@@ -73,7 +73,7 @@ class Dumps:
         return [self.folder / f"{name}_{self.base + k}.bin" for k in (0, 1)]
 
     def _kind(self, name: str) -> tuple[int, str]:
-        """Which of the two files of an image holds the boxes, and the type of the labels; both follow from the sizes."""
+        """Index of the file with the boxes (0 or 1) and type of the labels, derived from the file sizes."""
         paths = self._paths(name)
         sizes = [path.stat().st_size for path in paths]
         for first in (0, 1):
@@ -87,7 +87,7 @@ class Dumps:
         )
 
     def read(self, name: str) -> Found:
-        """The detections of one image."""
+        """Read the detections of one image."""
         first, kind = self._kinds[name]
         paths = self._paths(name)
         try:

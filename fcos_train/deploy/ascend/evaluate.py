@@ -1,4 +1,4 @@
-"""From a checkpoint and its export to two mAPs and their difference: all steps of the offline road in one."""
+"""Compares the mAP of a checkpoint with that of its export: all steps of the offline inference pipeline in one."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fcos_train.data.images import read_image
 from fcos_train.deploy.ascend.infer import inputs_of, run_files
 from fcos_train.deploy.ascend.info import bin_info, read_info, write_rows
 from fcos_train.deploy.ascend.perf import write_benchmark
 from fcos_train.deploy.ascend.postprocess import postprocess
 from fcos_train.deploy.ascend.preprocess import preprocess
-from fcos_train.deploy.ascend.rules import Rule
 from fcos_train.deploy.ascend.runs import InferOptions, ais_bench, infer
 from fcos_train.deploy.ascend.txt_to_json import txt_to_json
-from fcos_train.deploy.parts import description as sidecar
+from fcos_train.deploy.parts.accuracy import HALF_TOLERANCE, TOLERANCE, Comparison
 from fcos_train.deploy.parts.classes import read_truth
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers, coco_eval
-from fcos_train.deploy.parts.files import read_image, some, stem
+from fcos_train.deploy.parts.description import beside, read_description, read_rule
+from fcos_train.deploy.parts.files import some, stem
+from fcos_train.deploy.parts.input_rule import InputRule
 from fcos_train.deploy.parts.session import OnnxSession, Session
 from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.regular_files import read_json
 
-TOLERANCE, HALF_TOLERANCE = 0.001, 0.003
+if TYPE_CHECKING:
+    from fcos_train.infer.detector import Detector
 
 
 @dataclass(frozen=True)
@@ -84,41 +87,11 @@ class EvaluateOptions:
             raise UserError("; ".join(faults))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Numbers of the checkpoint and of the export, on the same prepared images."""
-
-    pth: CocoNumbers
-    exported: CocoNumbers
-    tolerance: float
-    images: int
-
-    @property
-    def difference(self) -> float:
-        return abs(self.pth.stats[0] - self.exported.stats[0])
-
-    @property
-    def agrees(self) -> bool:
-        # Tables are compared as they are printed: to four decimals.
-        return round(self.difference, 4) <= self.tolerance
-
-    def lines(self) -> list[str]:
-        def row(name: str, values) -> str:
-            return f"{name:<14}" + "".join(f"{value:>10.4f}" for value in values)
-
-        pth, exported = self.pth.stats[:3], self.exported.stats[:3]
-        verdict = "within" if self.agrees else "ABOVE"
-        return [
-            f"{'':<14}" + "".join(f"{name:>10}" for name in ("mAP", "AP50", "AP75")),
-            row("pth", pth),
-            row("exported", exported),
-            row("difference", (abs(a - b) for a, b in zip(pth, exported, strict=True))),
-            f"{self.images} images; the difference in mAP is {verdict} the tolerance of {self.tolerance:g}",
-        ]
-
-
 def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Comparison:
-    """Prepare the validation images, run export and checkpoint on them, and count both.
+    """Prepare the validation images, run the export and the checkpoint on them, and compute the mAP of both.
+
+    Args:
+        say: prints a line.
 
     Raises:
         UserError: a fault in the options, the data, the checkpoint or the model; the work dir is in use.
@@ -131,15 +104,15 @@ def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Co
 def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) -> Comparison:
     from fcos_train.infer.detector import Detector
 
-    if (options.model or "").endswith(".om"):
-        ais_bench(options.model)  # refused before anything is computed
+    if options.model and options.model.endswith(".om"):
+        ais_bench(options.model)  # refuse before computing anything
     detector = Detector.from_checkpoint(
         options.checkpoint, options.config, options.device, options.trust_checkpoint, safe=options.safe_config
     )
     images, annotations = _validation(options, detector.classes, work, say)
     model = Path(options.model) if options.model else _exported(options, work, say)
-    place = options.description or sidecar.beside(model)
-    description, rule = sidecar.read(place), sidecar.read_rule(place)
+    place = options.description or beside(model)
+    description, rule = read_description(place), read_rule(place)
     _same_classes(detector.classes, description["classes"], options, model)
     _prepare(images, rule, work)
     session = None if model.suffix == ".om" else _session(model, description)
@@ -156,6 +129,7 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) 
 
 
 def _exported(options: EvaluateOptions, work: Path, say: Callable[[str], None]) -> Path:
+    """Export the checkpoint into the work dir."""
     from fcos_train.deploy.onnx.export import ExportOptions, export
 
     path = work / f"{Path(options.checkpoint).stem}_{options.end}.onnx"
@@ -172,17 +146,18 @@ def _exported(options: EvaluateOptions, work: Path, say: Callable[[str], None]) 
 
 
 def _same_classes(checkpoint: Sequence[str], model: Sequence[str], options: EvaluateOptions, path: Path) -> None:
+    """Refuse a model with other classes than the checkpoint's."""
     if list(checkpoint) != list(model):
         raise UserError(
-            f"{options.checkpoint} and {path} are of different models: {len(checkpoint)} classes ({some(checkpoint, 3)}) "
-            f"and {len(model)} ({some(model, 3)})"
+            f"{options.checkpoint} and {path} are of different models: "
+            f"{len(checkpoint)} classes ({some(checkpoint, 3)}) and {len(model)} ({some(model, 3)})"
         )
 
 
 def _validation(
     options: EvaluateOptions, classes: Sequence[str], work: Path, say: Callable[[str], None]
 ) -> tuple[list[Path], Path]:
-    """The validation images and their annotations, both cut to the limit; says what was left out or mended."""
+    """The validation images and their annotation file, both up to the limit; prints what was left out or repaired."""
     from fcos_train.data import resolve
 
     spec = resolve(options.data_path, work / "data", tuple(classes), options.allow_outside)
@@ -201,8 +176,8 @@ def _validation(
     return [split.img_dir / entry["file_name"] for entry in entries], path
 
 
-def _prepare(images: list[Path], rule: Rule, work: Path) -> None:
-    """`bin/`, `bin.info` and `images.info`."""
+def _prepare(images: list[Path], rule: InputRule, work: Path) -> None:
+    """Write `bin/`, `bin.info` and `images.info`."""
     bins = work / "bin"
     preprocess(images, bins, rule)
     _only(bins, {f"{stem(path)}.bin" for path in images})
@@ -212,28 +187,32 @@ def _prepare(images: list[Path], rule: Rule, work: Path) -> None:
 
 
 def _only(folder: Path, names: set[str]) -> None:
-    """Remove what an earlier run on other images left."""
+    """Remove other files, which an earlier run on other images left."""
     for path in folder.iterdir():
         if path.name not in names:
             path.unlink()
 
 
 def _session(model: Path, description: dict[str, Any]) -> Session:
-    from fcos_train.deploy.parts.standins import FinishedSession, ReferenceSession
+    """A session that returns detections, whatever the end of the model."""
+    from fcos_train.deploy.parts.reference_sessions import FinishedSession
 
     if description.get("custom_operators"):
+        from fcos_train.deploy.onnx.evaluator import ReferenceSession
+
         return ReferenceSession(model, description)
     session = OnnxSession(model, None, *description["input"]["example_shape"])
     return FinishedSession(session, description) if description.get("end") in ("raw", "decoded") else session
 
 
-def _torch_session(options: EvaluateOptions, detector, description: dict[str, Any]) -> Session:
-    from fcos_train.deploy.parts.standins import TorchSession
+def _torch_session(options: EvaluateOptions, detector: Detector, description: dict[str, Any]) -> Session:
+    from fcos_train.deploy.parts.reference_sessions import TorchSession
 
     return TorchSession(options.checkpoint, detector, description)
 
 
 def _run(session: Session, work: Path, output: Path, say: Callable[[str], None]) -> Path:
+    """Run a session on `bin/` and dump its results below ``output``; returns their folder."""
     files = inputs_of(str(work / "bin.info"))
     folder = output / "dumpOutput_device0"
     outcome = run_files(session, files, folder, first=1)
@@ -245,6 +224,7 @@ def _run(session: Session, work: Path, output: Path, say: Callable[[str], None])
 
 
 def _run_om(options: EvaluateOptions, model: Path, work: Path) -> Path:
+    """Run an `.om` on `bin/` with ais_bench; returns the folder of its results."""
     where = InferOptions(
         str(model), str(work / "bin.info"), str(work / "result"), "ais", options.device_id, dirname="om"
     )
@@ -255,9 +235,9 @@ def _run_om(options: EvaluateOptions, model: Path, work: Path) -> Path:
 
 
 def _count(
-    dumps: Path, annotations: Path, rule: Rule, description: dict[str, Any], work: Path, name: str
+    dumps: Path, annotations: Path, rule: InputRule, description: dict[str, Any], work: Path, name: str
 ) -> CocoNumbers:
-    """Dumps to text, text to JSON, JSON to numbers; every result counts, as in training's evaluation."""
+    """Convert dumps to text, text to JSON and JSON to COCO numbers; all scores count, as in training's evaluation."""
     texts = work / f"detection-results-{name}"
     postprocess(dumps, work / "images.info", texts, rule, description["classes"])
     _only(texts, {f"{stem(row.path)}.txt" for row in read_info(work / "images.info")})

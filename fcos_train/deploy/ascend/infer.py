@@ -1,4 +1,4 @@
-"""Runs a model over `.bin` files and leaves the files that `benchmark` or `ais_infer` would leave.
+"""Runs a model over `.bin` files and writes the files that `benchmark` or `ais_infer` would write.
 
 `benchmark`: `<output>/dumpOutput_device<id>/<stem>_<k>.bin`, k from 1, and the perf text beside the folder.
 `ais_infer`: `<output>/<time>/<stem>_<i>.bin`, i from 0, and `<time>_summary.json` beside the folder.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ FORMATS = ("BIN", "TXT", "NPY")
 
 @dataclass
 class Clocks:
-    """Seconds of each call, by part of the work; `start` and `end` enclose all of it."""
+    """Seconds of each call, by part of the work; `start` and `end` of the whole run."""
 
     start: float = 0.0
     end: float = 0.0
@@ -41,10 +42,10 @@ class Calls:
     """How the model is called.
 
     Attributes:
-        loop: calls for each batch; the results are those of the last.
-        warmup: calls before that do not count.
-        data: zero or random, what inputs are made of when there are no files.
-        output_axis: the side of the outputs that counts the images.
+        loop: calls per batch; the results are those of the last call.
+        warmup: calls before, which are not timed.
+        data: "zero" or "random": content of the inputs if there are no files.
+        output_axis: batch axis of the outputs.
     """
 
     loop: int = 1
@@ -55,7 +56,7 @@ class Calls:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: the folder of results, the clocks, and for each call its input and output files."""
+    """Result of a run: the folder of results, the clocks, and for each call its input and output files."""
 
     folder: Path
     clocks: Clocks
@@ -63,10 +64,10 @@ class Outcome:
 
 
 def inputs_of(where: str) -> list[Path]:
-    """The `.bin` files named by an info file, a folder, or a list with commas.
+    """List the `.bin` files that are given as an info file, a folder, or names separated by commas.
 
     Raises:
-        UserError: some of them do not exist; nothing has run then.
+        UserError: some of them do not exist.
     """
     if Path(where).is_dir():
         return listed(where, (".bin",), ".bin files")
@@ -81,7 +82,11 @@ def inputs_of(where: str) -> list[Path]:
 
 
 def check_sizes(files: Sequence[Path], session: Session) -> None:
-    """Refuse files that do not hold exactly one input, before anything has run."""
+    """Refuse files that do not contain exactly one input.
+
+    Raises:
+        UserError: the message names the first of them.
+    """
     bad = [(path, size) for path in files if (size := path.stat().st_size) != session.sample_bytes]
     if bad:
         path, size = bad[0]
@@ -100,12 +105,15 @@ def check_sizes(files: Sequence[Path], session: Session) -> None:
 def run_files(
     session: Session, files: Sequence[Path], folder: Path, first: int, fmt: str = "BIN", calls: Calls | None = None
 ) -> Outcome:
-    """Run all files, a batch at a time; the last batch is filled up with its first image.
+    """Run all files in batches; the last batch is padded with its first image.
 
     Args:
-        folder: where `<stem>_<number>.<format>` go, one file per image and output.
+        folder: for `<stem>_<number>.<format>`, one file per image and output.
         first: the number of the first output, 0 or 1.
         fmt: BIN (raw little-endian), TXT or NPY.
+
+    Raises:
+        UserError: files of a wrong size; nothing has run then.
     """
     check_sizes(files, session)
     calls = calls or Calls()
@@ -116,14 +124,16 @@ def run_files(
     bar = progress(range(0, len(files), session.batch), "infer", -(-len(files) // session.batch))
     for begin in bar:
         chunk, stems = files[begin : begin + session.batch], names[begin : begin + session.batch]
-        images = _timed(clocks.reading, lambda chunk=chunk: [np.fromfile(path, session.kind) for path in chunk])
+        with _timed(clocks.reading):
+            images = [np.fromfile(path, session.kind) for path in chunk]
         images += images[:1] * (session.batch - len(chunk))
-        batch = _timed(clocks.preparing, lambda images=images: np.concatenate(images).reshape(session.shape))
+        with _timed(clocks.preparing):
+            batch = np.concatenate(images).reshape(session.shape)
         for _ in range(calls.loop):
-            outputs = _timed(clocks.computing, lambda batch=batch: session.run(batch))
-        written = _timed(clocks.writing, lambda stems=stems, outputs=outputs: _leave(
-            folder, stems, session.per_sample(outputs, calls.output_axis), first, fmt
-        ))  # fmt: skip
+            with _timed(clocks.computing):
+                outputs = session.run(batch)
+        with _timed(clocks.writing):
+            written = _written(folder, stems, session.per_sample(outputs, calls.output_axis), first, fmt)
         clocks.samples += len(chunk)
         done.append(([str(path) for path in chunk], written))
     clocks.end = time.perf_counter()
@@ -131,35 +141,38 @@ def run_files(
 
 
 def run_empty(session: Session, calls: Calls, folder: Path | None = None, fmt: str = "BIN") -> Outcome:
-    """`calls.loop` calls on made-up inputs, after those that do not count.
+    """Make `calls.loop` timed calls on generated inputs, after the warm-up.
 
     Args:
-        folder: where `pure_infer_data_<i>.<format>` go, i from 0; None leaves no files.
+        folder: for `pure_infer_data_<i>.<format>`, i from 0; None: no files are written.
     """
     batch = _made_up(session, calls.data)
     for _ in range(calls.warmup):
         session.run(batch)
     clocks = Clocks(start=time.perf_counter(), samples=calls.loop * session.batch)
     for _ in progress(range(calls.loop), "pure inference"):
-        outputs = _timed(clocks.computing, lambda: session.run(batch))
+        with _timed(clocks.computing):
+            outputs = session.run(batch)
     written: list[str] = []
     if folder:
-        written = _timed(clocks.writing, lambda: _leave(folder, ["pure_infer_data"], [outputs], 0, fmt))
+        with _timed(clocks.writing):
+            written = _written(folder, ["pure_infer_data"], [outputs], 0, fmt)
     clocks.end = time.perf_counter()
     return Outcome(folder or Path(), clocks, [([], written)])
 
 
 def _made_up(session: Session, data: str) -> np.ndarray:
+    """A generated batch, zero or random."""
     if data == "zero":
         return np.zeros(session.shape, session.kind)
     random = np.random.default_rng()
     return random.integers(0, 256, session.shape).astype(session.kind)
 
 
-def _leave(
+def _written(
     folder: Path, stems: Sequence[str], samples: Sequence[Sequence[np.ndarray]], first: int, fmt: str
 ) -> list[str]:
-    """Write the outputs of each image; more samples than stems only filled the batch up."""
+    """Write the outputs of each image; samples beyond the stems are padding of the batch."""
     written = []
     for name, arrays in zip(stems, samples, strict=False):
         for number, array in enumerate(arrays, start=first):
@@ -168,14 +181,16 @@ def _leave(
     return written
 
 
-def _timed(seconds: list[float], work):
+@contextmanager
+def _timed(seconds: list[float]) -> Iterator[None]:
+    """Append the duration of a block to ``seconds``."""
     mark = time.perf_counter()
-    result = work()
+    yield
     seconds.append(time.perf_counter() - mark)
-    return result
 
 
 def _encoded(array: np.ndarray, fmt: str) -> bytes:
+    """An output in one of :data:`FORMATS`."""
     array = np.ascontiguousarray(array)
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if fmt == "NPY":

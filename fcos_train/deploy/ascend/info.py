@@ -1,4 +1,4 @@
-"""Info files: one line `<index> <path> <width> <height>` per file, as `get_info.py` writes and `benchmark` reads them."""
+"""Info files, as `get_info.py` writes and `benchmark` reads them: lines `<index> <path> <width> <height>`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcos_train.deploy.parts.files import UnreadableImage, decode, listed, progress, stem, undecodable
+from fcos_train.data.images import UnreadableImage, try_read_image
+from fcos_train.deploy.parts.files import listed, progress, stem, undecodable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
@@ -18,6 +19,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG")
 
 @dataclass(frozen=True)
 class Row:
+    """One line of an info file; width and height in pixels."""
+
     index: int
     path: str
     width: int
@@ -28,7 +31,10 @@ class Row:
 
 
 def bin_info(folder: str, out: str | Path, width: int, height: int) -> int:
-    """List the `.bin` files of a folder, sorted by name, all with the size of the network input.
+    """Write the info file of the `.bin` files of a folder, sorted by name.
+
+    Args:
+        out: the info file. width, height: of the network input in pixels, the same for all files.
 
     Returns:
         the number of rows.
@@ -40,7 +46,12 @@ def bin_info(folder: str, out: str | Path, width: int, height: int) -> int:
 
 
 def image_info(folder: str, out: str | Path) -> int:
-    """List the JPEG files of a folder with their real sizes; the index starts again with each spelling of the suffix.
+    """Write the info file of the JPEG files of a folder with their sizes.
+
+    The index restarts at 0 for each spelling of the suffix.
+
+    Returns:
+        the number of rows.
 
     Raises:
         UserError: no images, or some that cannot be decoded; nothing is written then.
@@ -50,7 +61,7 @@ def image_info(folder: str, out: str | Path) -> int:
     rows, bad = [], []
     for index, name in progress([item for group in groups for item in enumerate(group)], "info"):
         path = os.path.join(folder, name)
-        image = decode(path)
+        image = try_read_image(path)
         if isinstance(image, UnreadableImage):
             bad.append((path, image))
         else:
@@ -67,17 +78,17 @@ def write_rows(out: str | Path, rows: Sequence[tuple[str, int, int]]) -> int:
 
 def _write(out: str | Path, rows: list[Row]) -> int:
     broken = [row.path for row in rows if printable(row.path) != row.path]
-    if broken:  # a line feed in a name would write a row of its own
+    if broken:  # a line feed in a name would start a new row
         raise UserError(f"{len(broken)} names have control characters, e.g. {printable(broken[0])}: rename the files")
     write_whole(out, "".join(f"{row}\n" for row in rows))
     return len(rows)
 
 
 def read_info(path: str | Path) -> list[Row]:
-    """Read an info file; paths may hold blanks.
+    """Read an info file; paths may contain blanks.
 
     Raises:
-        UserError: the file is absent, empty, or a line is not of the form; the message has its number.
+        UserError: the file is absent or empty, or a line is malformed; the message has its number.
     """
     rows = []
     for number, line in enumerate(read_text(path, "info file").splitlines(), start=1):
@@ -99,5 +110,5 @@ def read_info(path: str | Path) -> list[Row]:
 
 
 def by_stem(rows: Sequence[Row]) -> dict[str, Row]:
-    """Rows by the text before the first dot of their file names."""
+    """Map stems of files to rows."""
     return {stem(row.path): row for row in rows}

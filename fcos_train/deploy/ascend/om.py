@@ -1,4 +1,4 @@
-"""The command that turns an ONNX file into an `.om`: composed here, run where CANN is installed."""
+"""The command that converts an ONNX file to an `.om`: composed here, and run if CANN is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcos_train.deploy.ascend.aipp import aipp_text
-from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.parts.input_rule import InputRule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
@@ -50,7 +50,7 @@ class OmOptions:
 
 @dataclass(frozen=True)
 class Signature:
-    """Input and outputs of an ONNX file; None for sides that are dynamic."""
+    """Name and shape of the input and names of the outputs of an ONNX file; None for dynamic axes."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -58,7 +58,7 @@ class Signature:
 
 
 def signature(model: Path) -> Signature:
-    """Read names and shapes without the weights.
+    """Read the signature of an ONNX file without its external weights.
 
     Raises:
         UserError: no such file, or not an ONNX model of one image input.
@@ -83,10 +83,10 @@ def signature(model: Path) -> Signature:
 
 
 def command(options: OmOptions, aipp_file: Path | None = None) -> list[str]:
-    """The words of the atc or aoe command.
+    """Compose the atc or aoe command.
 
     Raises:
-        UserError: a dynamic side without a value, or a value that contradicts the model.
+        UserError: a dynamic axis without a value, or a value that contradicts the model.
     """
     found = signature(options.model)
     sides = []
@@ -97,7 +97,9 @@ def command(options: OmOptions, aipp_file: Path | None = None) -> list[str]:
         strict=True,
     ):
         if fixed and wanted and fixed != wanted:
-            raise UserError(f"{options.model} is made for {fixed} where {flag} says {wanted}; export it for that size")
+            raise UserError(
+                f"{options.model} has a fixed size of {fixed}, not {wanted} as {flag} says; export it for that size"
+            )
         side = wanted or fixed or {"--batch-size": 1, "": 3}.get(flag)
         if not side:
             raise UserError(f"{options.model} takes inputs of any size, an .om needs a fixed one: give {flag}")
@@ -111,25 +113,25 @@ def command(options: OmOptions, aipp_file: Path | None = None) -> list[str]:
         f"--out_nodes={options.out_nodes or ';'.join(found.outputs)}",
         "--log=error",
     ]
-    if not options.aoe:  # aoe tunes for the card it runs on
+    if not options.aoe:  # aoe tunes for the card that it runs on
         words.append(f"--soc_version={options.soc_version}")
     if aipp_file:
         words.append(f"--insert_op_conf={aipp_file}")
     return [*words, *options.extra]
 
 
-def convert(options: OmOptions, rule: Rule | None = None, dry: bool = False) -> tuple[list[str], Path, bool]:
-    """Write the command to `<output>.atc.sh` (or `.aoe.sh`) and run it where the tool is installed.
+def convert(options: OmOptions, rule: InputRule | None = None, dry: bool = False) -> tuple[list[str], Path, bool]:
+    """Write the command to `<output>.atc.sh` (or `.aoe.sh`) and run it if the tool is installed.
 
     Args:
-        rule: normalisation for the AIPP file, when one is to be written.
-        dry: write the command, run nothing.
+        rule: normalisation for the AIPP file, if one is written.
+        dry: write the command but do not run it.
 
     Returns:
-        the words of the command, the file it is in, and whether it ran.
+        the words of the command, its file, and whether it ran.
 
     Raises:
-        UserError: the model, a missing AIPP file, or the tool refuses; what the tool said is on the terminal.
+        UserError: a fault in the model, a missing AIPP file, or the tool failed; its output is on the terminal.
     """
     aipp_file = None
     if options.aipp:

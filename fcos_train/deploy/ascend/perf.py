@@ -1,4 +1,4 @@
-"""The figures that the vendor's runners print and leave beside their results."""
+"""The performance figures that the vendor's runners print and write beside their results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,11 @@ END = "-" * len(RULE)
 
 
 def benchmark_lines(clocks: Clocks, tags: tuple[str, str] = ("infer", "post")) -> list[str]:
-    """The five lines of `benchmark`: rates in images a second, latencies in milliseconds.
+    """The five lines of `benchmark`: rates in images per second, latencies in milliseconds.
 
-    `latency` of the first line is the whole run; `moduleLatency` is the mean per image of one part. `Interface
-    throughputRate` counts the calls of the model alone, `throughputRate` of the same line the data handed to it too.
+    `latency` of the first line is that of the whole run; `moduleLatency` is the mean of one part per image. `Interface
+    throughputRate` includes only the calls of the model, `throughputRate` of the same line also the preparation of
+    its inputs.
     """
     samples, whole = clocks.samples, clocks.end - clocks.start
 
@@ -47,7 +49,7 @@ def benchmark_lines(clocks: Clocks, tags: tuple[str, str] = ("infer", "post")) -
 
 
 def write_benchmark(outcome: Outcome, batch: int, device: int) -> tuple[Path, list[str]]:
-    """Write the perf text beside the folder of results; returns it and the lines for the terminal."""
+    """Write the perf text beside the folder of results; returns its path and the lines for the terminal."""
     path = outcome.folder.parent / f"perf_vision_batchsize_{batch}_device_{device}.txt"
     write_whole(path, "\n".join(benchmark_lines(outcome.clocks)) + "\n")
     return path, [RULE, *benchmark_lines(outcome.clocks, ("inference", "postprocess")), END]
@@ -64,10 +66,14 @@ def write_pure(seconds: Sequence[float], batch: int, model: str | Path, device: 
 
 
 def write_summary(outcome: Outcome, batch: int, arguments: Sequence[str] | None = None) -> tuple[Path, list[str]]:
-    """Write `<folder>_summary.json` beside the folder of results, times in milliseconds."""
+    """Write `<folder>_summary.json` beside the folder of results, with times in milliseconds.
+
+    Returns:
+        its path, and the lines for the terminal.
+    """
     compute = _spread(outcome.clocks.computing)
     throughput = 1e3 * batch / compute["mean"] if compute["mean"] else 0.0
-    summary = {
+    summary: dict[str, Any] = {
         "filesinfo": {
             str(number): {"infiles": infiles, "outfiles": outfiles}
             for number, (infiles, outfiles) in enumerate(outcome.calls)
@@ -75,7 +81,7 @@ def write_summary(outcome: Outcome, batch: int, arguments: Sequence[str] | None 
         "pid": os.getpid(),
         "args": list(sys.argv if arguments is None else arguments),
         "NPU_compute_time": compute,
-        # Handing the data over is what copies between host and device are on a card.
+        # Without a card, preparing and writing the data take the place of the copies between host and device.
         "H2D_latency": _spread(outcome.clocks.preparing),
         "D2H_latency": _spread(outcome.clocks.writing),
         "throughput": throughput,
@@ -93,6 +99,7 @@ def write_summary(outcome: Outcome, batch: int, arguments: Sequence[str] | None 
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Statistics of durations, in milliseconds."""
     times = 1e3 * np.asarray(seconds if len(seconds) else [0.0])
     return {
         "min": float(times.min()),

@@ -1,4 +1,4 @@
-"""From the runner's dumps to one text file per image: `<class name> <score> <x1> <y1> <x2> <y2>` a line."""
+"""Converts the runner's dumps to one text file per image with lines `<class name> <score> <x1> <y1> <x2> <y2>`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from fcos_train.data.images import read_image
 from fcos_train.deploy.ascend.dumps import Dumps, Found
 from fcos_train.deploy.ascend.info import Row, by_stem, read_info
-from fcos_train.deploy.ascend.rules import Rule
 from fcos_train.deploy.parts.files import progress
+from fcos_train.deploy.parts.input_rule import InputRule
+from fcos_train.infer.draw import draw_plain
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
@@ -24,7 +25,7 @@ def postprocess(
     dumps: str | Path,
     info: str | Path,
     results: str | Path,
-    rule: Rule,
+    rule: InputRule,
     classes: Sequence[str],
     base: int | None = None,
     draw: bool = False,
@@ -33,17 +34,17 @@ def postprocess(
 
     Args:
         dumps: folder of `<stem>_<k>.bin`.
-        info: info file of the images with their real sizes.
+        info: info file of the images with their sizes.
         rule: how the images were prepared; its `prob_thres` is the smallest score that is written.
-        classes: names by label; other labels are left out.
-        base: number of the first output; None finds it.
+        classes: names by label; other labels are skipped.
+        base: number of the first output; None: detected.
         draw: also write `<stem>.jpg` with the boxes.
 
     Returns:
         the number of objects written.
 
     Raises:
-        UserError: dumps are missing or truncated, the info file is unsound, an image to draw on cannot be read.
+        UserError: missing or truncated dumps, an invalid info file, or an image to draw on that cannot be read.
     """
     rows = by_stem(read_info(info))
     found = Dumps(dumps, rows, base)
@@ -58,27 +59,27 @@ def postprocess(
     return total
 
 
-def objects_of(found: Found, rule: Rule, row: Row, classes: Sequence[str]) -> list[tuple[str, list[float]]]:
-    """(class name, [score, x1, y1, x2, y2]) of one image; rows of zeros that only fill up are dropped."""
+def objects_of(found: Found, rule: InputRule, row: Row, classes: Sequence[str]) -> list[tuple[str, list[float]]]:
+    """(class name, [score, x1, y1, x2, y2]) of one image, in image pixels; zero rows of the padding are dropped."""
     score = found.rows[:, 4]
-    # Compared in single precision, as the score was computed: a score of exactly the threshold stays.
+    # Compared in single precision, like the score: a score equal to the threshold is kept.
     keep = (score > 0) & (score >= np.float32(rule.prob_thres)) & (found.labels >= 0) & (found.labels < len(classes))
     keep &= np.isfinite(found.rows).all(axis=1)
     boxes = rule.restore(found.rows[keep, :4], row.width, row.height)
     labels, values = found.labels[keep], np.column_stack([score[keep].astype(np.float64), boxes])
-    if rule.as_trained:  # boxes in the padding have no size left
+    if rule.as_trained:  # boxes in the padding are clipped to size 0
         real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         labels, values = labels[real], values[real]
     return [(classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
 
 
 def _draw(row: Row, objects: Sequence[tuple[str, list[float]]], path: Path) -> None:
+    """Write the image with its boxes, as the vendor's tool draws them."""
     try:
         image = read_image(row.path)
     except UserError as error:
-        raise UserError(f"nothing can be drawn on {printable(row.path)}: {error}") from error
-    for name, (score, *box) in objects:
-        x1, y1, x2, y2 = (int(value) for value in box)
-        cv2.rectangle(image, (x1, y1), (x2, y2), GREEN, 1)
-        cv2.putText(image, f"{name}|{score:.2f}", (x1, max(y1 - 2, 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.5, RED, 1)
+        raise UserError(f"cannot draw on {printable(row.path)}: {error}") from error
+    boxes = [[float(int(value)) for value in values[1:]] for _, values in objects]
+    texts = [f"{name}|{values[0]:.2f}" for name, values in objects]
+    image = draw_plain(image, boxes, texts, GREEN, RED)
     write_whole(path, cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())

@@ -1,4 +1,4 @@
-"""Images to headerless `.bin` files, one per image: float32 planes, or pixels for an `.om` with AIPP."""
+"""Converts images to headerless `.bin` files: float32 planes, or pixels for an `.om` with AIPP."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fcos_train.deploy.ascend.rules import Rule
-from fcos_train.deploy.parts.files import UnreadableImage, decode, listed, progress, undecodable, unique_stems
+from fcos_train.data.images import UnreadableImage, try_read_image
+from fcos_train.deploy.parts.files import listed, progress, undecodable, unique_stems
+from fcos_train.deploy.parts.input_rule import InputRule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
@@ -19,21 +20,25 @@ SUFFIXES = {
 
 
 def preprocess(
-    images: str | Path | Sequence[Path], bins: str | Path, rule: Rule, workers: int | None = None, pixels: bool = False
+    images: str | Path | Sequence[Path],
+    bins: str | Path,
+    rule: InputRule,
+    workers: int | None = None,
+    pixels: bool = False,
 ) -> int:
     """Write `<bins>/<text before the first dot>.bin` for every image: float32 little-endian, [3, H, W].
 
     Args:
         images: a folder, or the image files.
-        bins: where the files go; those of other images stay.
-        workers: threads; default one per processor.
+        bins: output folder; files of other images are kept.
+        workers: number of threads; default one per processor.
         pixels: u8 [H, W, 3] instead, not normalised, for an `.om` with an AIPP file.
 
     Returns:
         the number of files written.
 
     Raises:
-        UserError: no images, two with one stem, or images that cannot be decoded; the others are written then.
+        UserError: no images, two with the same stem, or images that cannot be decoded; the others are written then.
     """
     if isinstance(images, (str, Path)):
         images = listed(images, SUFFIXES.get(rule.name, SUFFIXES["other"]), "images")
@@ -43,7 +48,7 @@ def preprocess(
 
     def convert(item: tuple[str, Path]) -> tuple[Path, UnreadableImage] | None:
         name, path = item
-        image = decode(path)
+        image = try_read_image(path)
         if isinstance(image, UnreadableImage):
             return path, image
         write_whole(bins / f"{name}.bin", prepare(image).tobytes())

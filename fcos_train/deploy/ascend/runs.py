@@ -1,4 +1,4 @@
-"""One inference run in the manner of one of the vendor's runners."""
+"""Runs inference like one of the vendor's runners, or with ais_bench on a card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmcv_overrides.errors import UserError
 
 LAYOUTS = ("benchmark", "ais")
 LONGEST_WORD = 120_000  # Linux takes 128 KiB in one argument
-OWN_SCRIPTS = Path(__file__).resolve().parents[3] / "scripts" / "ascend"  # one of them is named ais_bench too
+OWN_SCRIPTS = Path(__file__).resolve().parents[3] / "scripts" / "ascend"  # has a script named ais_bench, too
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def infer(options: InferOptions) -> tuple[Path, list[str]]:
     """Run the model.
 
     Returns:
-        the folder of results (pure inference of benchmark: of the text), and lines for the terminal.
+        the folder of results (for pure inference of benchmark: of the perf text), and lines for the terminal.
 
     Raises:
         UserError: the model or the inputs do not fit; nothing has run then.
@@ -105,14 +105,15 @@ def infer(options: InferOptions) -> tuple[Path, list[str]]:
             *lines,
             *write_pure(outcome.clocks.computing, session.batch, options.model, options.device, output),
         ]
+    files = inputs_of(options.inputs) if options.inputs else []
     if options.layout == "benchmark":
         folder = output / f"dumpOutput_device{options.device}"
-        outcome = run_files(session, inputs_of(options.inputs), folder, 1, options.fmt, options.calls)
+        outcome = run_files(session, files, folder, 1, options.fmt, options.calls)
         path, figures = write_benchmark(outcome, session.batch, options.device)
     else:
         folder = options.folder
-        if options.inputs:
-            outcome = run_files(session, inputs_of(options.inputs), folder, 0, options.fmt, options.calls)
+        if files:
+            outcome = run_files(session, files, folder, 0, options.fmt, options.calls)
         else:
             outcome = run_empty(session, options.calls, folder, options.fmt)
         path, figures = write_summary(outcome, session.batch)
@@ -121,6 +122,7 @@ def infer(options: InferOptions) -> tuple[Path, list[str]]:
 
 
 def _session(options: InferOptions) -> Session:
+    """The model in onnxruntime, with the normalisation of the AIPP file if one is given."""
     wanted = sides(options.ais, options.batch, options.height, options.width)
     wanted = _of_info(options.inputs, wanted)
     session: Session = OnnxSession(options.model, wanted.batch, wanted.height, wanted.width)
@@ -130,7 +132,7 @@ def _session(options: InferOptions) -> Session:
 
 
 def _of_info(inputs: str | None, wanted: Sides) -> Sides:
-    """The size that was asked for, else what the info file says."""
+    """The requested size, else that of the info file."""
     if wanted.width or wanted.height or not inputs or not inputs.endswith(".info"):
         return wanted
     found = {(row.width, row.height) for row in read_info(inputs)}
@@ -144,13 +146,14 @@ def _of_info(inputs: str | None, wanted: Sides) -> Sides:
 
 
 def _described(session: Session) -> list[str]:
+    """Input and outputs of a model, for the terminal."""
     kind = "uint8" if session.kind == "u1" else "float32"
     shape = ",".join(map(str, session.shape))
     return [f"[DEBUG] input {session.input_name}: {shape} {kind}; outputs: {', '.join(session.outputs)}"]
 
 
 def ais_bench(model: str | Path) -> list[str]:
-    """The words that start ais_bench.
+    """The first words of an ais_bench command.
 
     Raises:
         UserError: there is no such model, or ais_bench is not installed.
@@ -160,14 +163,14 @@ def ais_bench(model: str | Path) -> list[str]:
     program = _program("ais_bench")
     if program is None and importlib.util.find_spec("ais_bench") is None:
         raise UserError(
-            f"{model} runs on a card only, and ais_bench is not installed here. "
+            f"{model} runs only on a card, and ais_bench is not installed here. "
             "Give the ONNX file it was made from to run it with onnxruntime"
         )
     return [program] if program else [sys.executable, "-m", "ais_bench"]
 
 
 def _program(name: str) -> str | None:
-    """The first program of that name on PATH that is not our own script."""
+    """The first program of that name on PATH, other than the product's own script."""
     for place in os.get_exec_path():
         found = shutil.which(name, path=place)
         if found and Path(found).resolve().parent != OWN_SCRIPTS:
@@ -176,7 +179,7 @@ def _program(name: str) -> str | None:
 
 
 def _on_card(options: InferOptions) -> tuple[Path, list[str]]:
-    """Hand an `.om` to ais_bench."""
+    """Run an `.om` with ais_bench."""
     words = [
         *ais_bench(options.model),
         "--model",
@@ -204,16 +207,16 @@ def _on_card(options: InferOptions) -> tuple[Path, list[str]]:
         words += ["--output", str(folder.parent), "--output_dirname", folder.name]
     done = subprocess.run(words)
     if done.returncode:
-        raise UserError(f"ais_bench ended with status {done.returncode}; what it said is above")
+        raise UserError(f"ais_bench ended with status {done.returncode}; its output is above")
     if options.layout == "benchmark" and not options.rounds:
         folder = _as_benchmark(folder, Path(options.output) / f"dumpOutput_device{options.device}")
-    return folder, [f"[INFO] ais_bench left its results in {folder}"]
+    return folder, [f"[INFO] ais_bench wrote its results to {folder}"]
 
 
 def _as_benchmark(results: Path, folder: Path) -> Path:
-    """Move `<stem>_<i>.<format>` of ais_bench to where benchmark leaves it, numbered from 1."""
+    """Move `<stem>_<i>.<format>` of ais_bench to the folder of benchmark, numbered from 1."""
     if not results.is_dir():
-        raise UserError(f"ais_bench left no results in {results}; what it said is above")
+        raise UserError(f"ais_bench wrote no results to {results}; its output is above")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(results.iterdir()):
         if match := re.fullmatch(r"(.+)_(\d+)(\.\w+)", path.name):
@@ -222,7 +225,7 @@ def _as_benchmark(results: Path, folder: Path) -> Path:
 
 
 def _in_words(files: Sequence[Path]) -> str:
-    """The folder that holds exactly these files, else their names with commas."""
+    """The folder that contains exactly these files, else their names separated by commas."""
     folder = files[0].parent
     if len(files) > 1 and sorted(files) == sorted(folder.glob("*.bin")):
         return str(folder)

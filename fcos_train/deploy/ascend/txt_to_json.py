@@ -1,4 +1,4 @@
-"""Text files of detections to one COCO result file."""
+"""Converts text files of detections to one COCO result file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SMALLEST_SCORE = 0.05
 
 
 def collect(folder: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE) -> list[dict]:
-    """COCO results of all `<stem>.txt` of a folder, files sorted by name.
+    """Read the COCO results of all `<stem>.txt` of a folder, sorted by file name.
 
     Args:
         truth: class name -> category id, stem -> image id; without images the stem is the id, as in COCO.
         smallest: results below this score are dropped.
 
     Raises:
-        UserError: no text files, a line that is not of the form, an unknown class, a stem that is no image.
+        UserError: no text files, a malformed line, an unknown class, or a stem without an image.
     """
     results = []
     for path in listed(folder, (".txt",), "text files of detections"):
@@ -42,14 +42,18 @@ def collect(folder: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE) 
 def txt_to_json(
     folder: str | Path, out: str | Path, truth: Truth, smallest: float = SMALLEST_SCORE
 ) -> tuple[Path, int]:
-    """Write the results as a JSON list; `.json` is appended to the name. Returns the file and the number of results."""
+    """Write the results as a JSON list; `.json` is appended to the name.
+
+    Returns:
+        the file, and the number of results.
+    """
     results = collect(folder, truth, smallest)
     path = Path(out) if str(out).endswith(".json") else Path(f"{out}.json")
     return write_whole(path, json.dumps(results)), len(results)
 
 
 def _parse(line: str, where: str) -> tuple[str, list[float]]:
-    """The class name, which may hold blanks, and the last five tokens."""
+    """The class name, which may contain blanks, and the last five tokens: score, x1, y1, x2, y2."""
     name, *tokens = line.rsplit(" ", 5)
     try:
         values = [float(token) for token in tokens]
@@ -57,12 +61,14 @@ def _parse(line: str, where: str) -> tuple[str, list[float]]:
         values = []
     if len(values) != 5 or not name or not all(map(math.isfinite, values)):
         raise UserError(
-            f"{where}: expected '<class name> <score> <x1> <y1> <x2> <y2>' with finite numbers, found '{printable(line[:120])}'"
+            f"{where}: expected '<class name> <score> <x1> <y1> <x2> <y2>' with finite numbers, "
+            f"found '{printable(line[:120])}'"
         )
     return name, values
 
 
 def _image_id(path: Path, truth: Truth) -> int:
+    """Image id of a text file."""
     if truth.images:
         return truth.image_id(path.stem)
     if not path.stem.isdecimal():

@@ -1,4 +1,4 @@
-"""The arithmetic of the decoder: numpy arrays in, numpy arrays out, no torch."""
+"""Box arithmetic and greedy suppression of the decoder, on numpy arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import numpy as np
 
 
 def largest_of_levels(kept: np.ndarray, level: np.ndarray, rank: np.ndarray, count: int) -> np.ndarray:
-    """Of the candidates ``kept`` at most ``count`` of each level, the best by ``rank``."""
+    """Limit candidates to the ``count`` best of each level.
+
+    Args:
+        kept: indices [K] of the candidates. level, rank: level and score of all candidates [N].
+
+    Returns:
+        the remaining indices, level by level.
+    """
     groups = []
     for i in np.unique(level[kept]):
         group = kept[level[kept] == i]
@@ -20,7 +27,10 @@ def largest_of_levels(kept: np.ndarray, level: np.ndarray, rank: np.ndarray, cou
 def from_delta(
     prior: np.ndarray, raw: np.ndarray, means: Sequence[float], stds: Sequence[float], wh_ratio_clip: float
 ) -> np.ndarray:
-    """Anchors [K, 4] moved and scaled by deltas [K, 4] (R-CNN, https://arxiv.org/abs/1311.2524, appendix C)."""
+    """Apply deltas [K, 4] (dx dy dw dh) to anchors [K, 4]: boxes [K, 4] in pixels.
+
+    R-CNN, https://arxiv.org/abs/1311.2524, appendix C, with mmdet's bound on dw and dh.
+    """
     delta = raw * np.asarray(stds, np.float32) + np.asarray(means, np.float32)
     bound = np.float32(abs(math.log(wh_ratio_clip)))
     size = prior[:, 2:] - prior[:, :2]
@@ -30,7 +40,10 @@ def from_delta(
 
 
 def from_tblr(prior: np.ndarray, raw: np.ndarray, normalizer: float | Sequence[float]) -> np.ndarray:
-    """Boxes from top, bottom, left, right in units of the anchor (FSAF, https://arxiv.org/abs/1903.00621)."""
+    """Decode distances [K, 4] (top bottom left right, in units of the anchor's sides) to boxes [K, 4] in pixels.
+
+    FSAF, https://arxiv.org/abs/1903.00621.
+    """
     centre = (prior[:, :2] + prior[:, 2:]) / np.float32(2)
     size = prior[:, 2:] - prior[:, :2]
     side = raw * np.asarray(normalizer, np.float32) * size[:, [1, 1, 0, 0]]
@@ -38,14 +51,18 @@ def from_tblr(prior: np.ndarray, raw: np.ndarray, normalizer: float | Sequence[f
 
 
 def greedy(boxes: np.ndarray, group: np.ndarray, threshold: float, extra: int) -> np.ndarray:
-    """Indices that greedy suppression keeps, ascending.
+    """Greedy non-maximum suppression.
 
-    IoU is computed for the pairs of a group alone: with dozens of classes they are few. Which boxes stay is the fixed
-    point of "suppressed by a box that stays"; a round settles all whose suppressors are settled.
+    IoU is computed only for pairs within a group: with dozens of classes these are few. The kept boxes are the fixed
+    point of "suppressed by a kept box"; each iteration settles the boxes whose suppressors are settled.
 
     Args:
-        boxes: [N, 4], best first. group: [N], boxes of different groups do not meet.
-        threshold: a box goes when its IoU with a kept, better one is above this. extra: added to widths and heights.
+        boxes: [N, 4], highest score first. group: [N], boxes of different groups do not suppress one another.
+        threshold: a box is suppressed when its IoU with a better, kept box exceeds this.
+        extra: added to widths and heights, in pixels.
+
+    Returns:
+        indices of the kept boxes, ascending.
     """
     first, second = _pairs(group)
     x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
@@ -73,17 +90,17 @@ def greedy(boxes: np.ndarray, group: np.ndarray, threshold: float, extra: int) -
 
 
 def _pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All index pairs (i, j), i < j, of equal group."""
+    """Return all index pairs (i, j), i < j, within a group."""
     order = np.argsort(group, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(group[order])) + 1, len(group))
-    later = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(group)) - 1  # members of the group behind
+    later = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(group)) - 1  # later members of the same group
     first = np.repeat(np.arange(len(group)), later)
     second = np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later) + first + 1
     return order[first], order[second]
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the ``count`` largest, ascending; of equal ones the first."""
+    """Return the indices of the ``count`` largest values, ascending; among equal values the first ones."""
     least = np.partition(values, len(values) - count)[len(values) - count]
     above = values > least
     above[np.flatnonzero(values == least)[: count - int(above.sum())]] = True
@@ -91,13 +108,13 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def logit(probability: np.ndarray) -> np.ndarray:
-    """Logits that every larger probability exceeds, whatever way float32 rounded it; infinite from 1 on."""
+    """Return a lower bound of logit(p) that is safe under float32 rounding; infinite for p >= 1."""
     probability = np.minimum(probability * (1 - 2e-6), 1)
     with np.errstate(divide="ignore"):
         return np.log(probability) - np.log1p(-probability) - 1e-5
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """In float32, without overflow: exp of large negative logits only."""
+    """Logistic function in float32; the overflow of exp for very negative inputs gives the right limit, 0."""
     with np.errstate(over="ignore"):
         return np.float32(1) / (np.float32(1) + np.exp(-x.astype(np.float32, copy=False)))

@@ -1,15 +1,14 @@
-"""From the raw maps of a dense detector to boxes, in numpy alone: one post-processor for every runtime.
+"""Post-processing for every runtime: the raw output maps of a dense detector to boxes, with numpy only.
 
-Almost every one of the scores (436,480 for 512 x 512 pixels and 80 classes) is background, so the work is ordered
-by what can be left out:
+Almost all scores (436,480 for 512 x 512 pixels and 80 classes) are background, so the steps avoid work on them:
 
-1. the logits are compared with the logit of the threshold; no sigmoid of anything that cannot pass;
-2. the survivors of all levels are scored and ranked together, once;
-3. in that order, a block at a time, they are decoded and suppressed until ``max_per_img`` boxes are kept: greedy
-   suppression never looks back, so what ranks below the last kept box needs no decoding.
+1. Logits are compared with the logit of the threshold; the sigmoid is computed for the survivors only.
+2. The survivors of all levels are scored and sorted together, once.
+3. In that order, in blocks, they are decoded and suppressed until ``max_per_img`` boxes are kept. A kept box is never
+   removed by a lower-scoring one, so candidates below the last kept box need no decoding.
 
-The answer is that of the plain definition, mmdet's ``predict_by_feat``. Equal scores are ranked by (level, point,
-class), whatever the layout of the maps.
+The result equals that of the plain definition, mmdet's ``predict_by_feat``. Equal scores are ordered by (level, point,
+class), independently of the layout of the maps.
 """
 
 from __future__ import annotations
@@ -20,38 +19,51 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fcos_train.deploy.decoder.arithmetic import from_delta, from_tblr, greedy, largest_of_levels, logit, sigmoid
-from mmcv_overrides.errors import UserError
+# Relative: this folder also runs as a copy, under another name and without the rest of the product.
+from .arithmetic import from_delta, from_tblr, greedy, largest_of_levels, logit, sigmoid
 
 KINDS = ("distance", "delta", "tblr")
-BLOCK = 256  # candidates decoded and suppressed at once: bounds the pairs of a crowd of one class
+BLOCK = 256  # candidates decoded and suppressed at once: bounds the number of pairs when one class has many boxes
+
+Scales = list[np.ndarray | None]  # of one kind of maps, per level
+
+
+class DecoderError(ValueError):
+    """An invalid rule, or maps that do not fit the rule."""
 
 
 @dataclass(frozen=True)
 class DecodeRule:
-    """How the maps of one detector become boxes. The defaults are mmdet's FCOS.
+    """How the maps of one detector become boxes. The defaults are those of mmdet's FCOS.
 
     Args:
-        strides: pixels from a point to the next, for each level.
-        kind: what the four box channels are. ``distance``: left, top, right, bottom of the point (FCOS).
-            ``delta``: dx, dy, dw, dh of an anchor (RetinaNet). ``tblr``: top, bottom, left, right of the centre of
-            an anchor in units of its height and width (FSAF).
-        exp: distances still need the exponential.
-        stride_units: distances are in strides, not in pixels.
-        offset: place of the first point in strides (``distance``).
+        strides: distance between neighbouring points in pixels, for each level.
+        kind: meaning of the four box channels. ``distance``: distances of the point to the left, top, right and
+            bottom side (FCOS). ``delta``: dx, dy, dw, dh relative to an anchor (RetinaNet). ``tblr``: distances of
+            the anchor's centre to the top, bottom, left and right side, in units of its height and width (FSAF).
+        exp: whether the exponential must still be applied to the distances.
+        stride_units: whether distances are in strides instead of pixels.
+        offset: position of the first point, in strides (``distance``).
         anchors: for each level the base anchors [A, 4] around the origin, in pixels (``delta``, ``tblr``).
-        means, stds: of the deltas. wh_ratio_clip: mmdet's bound of dw and dh.
-        normalizer: of ``tblr``, one factor or four.
-        sqrt: the score is the root of class probability x centerness (AdelaiDet, RDK), not the product.
-        threshold_on: ``cls``: the class probability alone must pass ``score_thr`` (mmdet >= 2.11, AdelaiDet);
-            ``score``: the final score must (mmdet 2.6 to 2.8, RDK). Without centerness both are the same.
-        rank_by: what ``nms_pre`` ranks, ``cls`` (mmdet) or ``score`` (AdelaiDet).
-        best_class_only: a point yields its best class only (RDK).
-        nms_pre: candidates of a level that go on; 0 or less for all.
+        means, stds: normalisation of the deltas. wh_ratio_clip: mmdet's bound of dw and dh.
+        normalizer: normalisation of ``tblr``, one factor or four.
+        sqrt: the score is the square root of class probability x centerness (AdelaiDet, RDK) instead of the product.
+        threshold_on: ``cls``: the class probability must exceed ``score_thr`` (mmdet >= 2.11, AdelaiDet);
+            ``score``: the final score must exceed it (mmdet 2.6 to 2.8, RDK). The same for heads without centerness.
+        rank_by: which score selects the ``nms_pre`` candidates, ``cls`` (mmdet) or ``score`` (AdelaiDet).
+        best_class_only: each point yields at most one candidate, of its best class (RDK).
+        score_thr: threshold on scores, 0 to 1.
+        nms_pre: maximum number of candidates per level; 0 or less for no limit.
+        iou_thr: a box is suppressed when its IoU with a better box exceeds this.
         class_agnostic: boxes of different classes suppress one another.
         iou_extra: 1 for box sizes counted as ``x2 - x1 + 1`` (ncnn example), else 0.
-        min_size: boxes must be wider and higher than this; negative for no test (``min_bbox_size`` of mmdet).
+        min_size: minimum width and height of a box in pixels (exclusive); negative for no minimum (mmdet's
+            ``min_bbox_size``).
+        max_per_img: maximum number of boxes of an image.
         layout: ``NCHW`` or ``NHWC``.
+
+    Raises:
+        DecoderError: an invalid value, or a missing set of anchors.
     """
 
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
@@ -86,36 +98,40 @@ class DecodeRule:
             ("iou_extra", (0, 1)),
         ):
             if getattr(self, name) not in legal:
-                raise UserError(f"decoder: {name} is {getattr(self, name)!r}; it must be one of {legal}")
+                raise DecoderError(f"decoder: {name} is {getattr(self, name)!r}; it must be one of {legal}")
         if self.kind != "distance" and len(self.anchors) != len(self.strides):
-            raise UserError(
-                f"decoder: kind {self.kind!r} needs base anchors for {len(self.strides)} levels, got {len(self.anchors)}"
+            raise DecoderError(
+                f"decoder: kind {self.kind!r} needs base anchors for {len(self.strides)} levels, "
+                f"got {len(self.anchors)}"
             )
 
 
 class Boxes(NamedTuple):
-    """Detections of one image, best first."""
+    """Detections of one image, highest score first."""
 
-    boxes: np.ndarray  # [N, 4] f32, x1 y1 x2 y2 in pixels of the network's input
+    boxes: np.ndarray  # [N, 4] f32, x1 y1 x2 y2 in pixels of the network input
     scores: np.ndarray  # [N] f32
     labels: np.ndarray  # [N] int64
 
 
 class _Found(NamedTuple):
-    """Candidates of all levels, ordered by (place, anchor, class): all [K]."""
+    """Candidates of all levels, ordered by (point, anchor, class); each field is [K]."""
 
-    place: np.ndarray  # point of the pyramid: level by level, row by row
-    anchor: np.ndarray | int
+    place: np.ndarray  # index of the point: level by level, row by row
+    anchor: np.ndarray
     label: np.ndarray
     score: np.ndarray
     level: np.ndarray
 
 
 class Decoder:
-    """Post-processor of one model; keeps its buffers between calls, so use one for each thread.
+    """Post-processing of one model. It keeps buffers between calls: use one object per thread.
 
     Args:
         rule: how the maps become boxes.
+
+    Raises:
+        DecoderError: levels with different numbers of anchors.
     """
 
     def __init__(self, rule: DecodeRule) -> None:
@@ -123,9 +139,9 @@ class Decoder:
         self._base = [np.asarray(a, np.float32).reshape(-1, 4) for a in rule.anchors]
         self._anchors = len(self._base[0]) if self._base else 1
         if any(len(base) != self._anchors for base in self._base):
-            raise UserError(f"decoder: levels differ in their number of anchors: {[len(b) for b in self._base]}")
+            raise DecoderError(f"decoder: levels differ in their number of anchors: {[len(b) for b in self._base]}")
         self._hits = np.zeros(0, bool)
-        self._planes: tuple = ()
+        self._planes: tuple[tuple[int, ...], ...] = ()
 
     def __call__(
         self,
@@ -135,58 +151,58 @@ class Decoder:
         image_size: tuple[int, int] | None = None,
         scales: Sequence[Sequence[np.ndarray]] | None = None,
     ) -> Boxes:
-        """Boxes of one image.
+        """Compute the boxes of one image.
 
         Args:
-            cls: for each level the class logits, [A*C, H, W] or [H, W, A*C] f32, or that with a batch axis of 1.
-            box: for each level the box channels, 4*A in place of A*C.
-            centerness: for each level the centerness logits, one channel; None for a model without.
-            image_size: (height, width) that the boxes are clipped to, or None.
-            scales: of int32 maps, for each level one array for each map given: value = map * scale, one number for
-                each channel. The logits are compared as integers; survivors alone become floats.
+            cls: for each level the class logits, [A*C, H, W] or [H, W, A*C] f32, optionally with a batch axis of 1.
+            box: for each level the box channels, with 4*A instead of A*C channels.
+            centerness: for each level the centerness logits (one channel); None for a model without centerness.
+            image_size: (height, width) in pixels to which the boxes are clipped, or None.
+            scales: for quantised (int32) maps: for each level one array per map, with value = map * scale and one
+                scale per channel. Logits are compared as integers; only the survivors are converted to floats.
 
         Raises:
-            UserError: the maps do not fit one another or the rule.
+            DecoderError: the maps do not fit one another or the rule.
         """
-        cls, box, factor = self._checked(cls, box, centerness)
-        cls_scale, box_scale, factor_scale = _checked_scales((cls, box, factor), scales)
-        if factor is not None:
+        given = self._checked([maps for maps in (cls, box, centerness) if maps is not None])
+        cls_scale, box_scale, *factor_scale = _checked_scales(given, scales)
+        factor = None
+        if centerness is not None:
             flat = [
                 f.reshape(-1) if s is None else f.reshape(-1).astype(np.float32) * s
-                for f, s in zip(factor, factor_scale)
+                for f, s in zip(given[2], factor_scale[0])
             ]
             factor = np.concatenate(flat)
-        found = self._candidates(cls, cls_scale, factor)
+        found = self._candidates(given[0], cls_scale, factor)
         order = np.argsort(-found.score, kind="stable")
         if self.rule.best_class_only:
             point = (found.place * self._anchors + found.anchor)[order]
             order = order[np.sort(np.unique(point, return_index=True)[1])]
-        found = _Found(*(column[order] if isinstance(column, np.ndarray) else column for column in found))
-        return self._suppress(found, self._box_rows(box), box_scale, image_size)
+        found = _Found(*(column[order] for column in found))
+        return self._suppress(found, self._box_rows(given[1]), box_scale, image_size)
 
-    def _checked(self, *maps: Sequence[np.ndarray] | None) -> list[list[np.ndarray] | None]:
-        """Classes, boxes, centerness without batch axis; sets the priors for their sizes."""
+    def _checked(self, maps: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        """Remove the batch axis of classes, boxes and centerness, check their shapes, and set the priors."""
         levels = len(self.rule.strides)
         axis, plane = (0, slice(1, 3)) if self.rule.layout == "NCHW" else (2, slice(0, 2))
-        out = [m if m is None else [x[0] if x.ndim == 4 and len(x) == 1 else x for x in m] for m in maps]
-        given = [m for m in out if m is not None]
+        given = [[x[0] if x.ndim == 4 and len(x) == 1 else x for x in m] for m in maps]
         if any(len(m) != levels for m in given):
-            raise UserError(f"decoder: the rule has {levels} levels, the maps have {[len(m) for m in given]}")
+            raise DecoderError(f"decoder: the rule has {levels} levels, the maps have {[len(m) for m in given]}")
         planes = tuple(x.shape[plane] for x in given[0])
         sound = all(x.ndim == 3 and x.shape[plane] == p for m in given for x, p in zip(m, planes))
         widths = [{x.shape[axis] for x in m if x.ndim == 3} for m in given]
         sound = sound and all(len(w) == 1 for w in widths)
         if not sound or min(widths[0]) % self._anchors or widths[1:] != [{4 * self._anchors}, {1}][: len(given) - 1]:
-            raise UserError(
+            raise DecoderError(
                 f"decoder: layout {self.rule.layout}, {self._anchors} anchor(s) at a point: these shapes are not those "
                 f"of one image's classes, boxes and centerness: {[[x.shape for x in m] for m in given]}"
             )
         if planes != self._planes:
             self._set_priors(planes)
-        return out
+        return given
 
-    def _set_priors(self, planes: tuple[tuple[int, int], ...]) -> None:
-        """Centres [P, 2] and strides [P, 1], or anchors [P * A, 4], for maps of these sizes."""
+    def _set_priors(self, planes: tuple[tuple[int, ...], ...]) -> None:
+        """Compute centres [P, 2] and strides [P, 1], or anchors [P * A, 4], for maps of these (height, width)."""
         corners = []
         for (height, width), stride in zip(planes, self.rule.strides):
             y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -202,12 +218,12 @@ class Decoder:
             self._priors = np.concatenate(anchors).reshape(-1, 4)
         self._planes = planes
 
-    def _candidates(self, cls: list[np.ndarray], scales: list, factor: np.ndarray | None) -> _Found:
-        """What passes the threshold and ``nms_pre``."""
+    def _candidates(self, cls: list[np.ndarray], scales: Scales, factor: np.ndarray | None) -> _Found:
+        """Return the candidates that pass the threshold and ``nms_pre``."""
         rule = self.rule
         nchw = rule.layout == "NCHW"
-        need = np.float64(rule.score_thr)
-        if rule.threshold_on == "score" and factor is not None:  # what lifts each point's score above the threshold
+        need = np.asarray(rule.score_thr, np.float64)
+        if rule.threshold_on == "score" and factor is not None:  # class probability needed at each point
             factor = sigmoid(factor)
             need = need ** (2 if rule.sqrt else 1) / np.maximum(factor, 1e-30, dtype=np.float64)
         bound = logit(need)
@@ -231,9 +247,7 @@ class Decoder:
         if nchw:
             order = np.argsort(place * cls[0].shape[0] + channel)
             place, channel, value, level = place[order], channel[order], value[order], level[order]
-        anchor, label = (
-            (0, channel) if self._anchors == 1 else np.divmod(channel, cls[0].shape[0 if nchw else 2] // self._anchors)
-        )
+        anchor, label = np.divmod(channel, cls[0].shape[0 if nchw else 2] // self._anchors)
         prob = score = sigmoid(value)
         if factor is not None:
             factor = factor[place]
@@ -242,12 +256,10 @@ class Decoder:
         kept = np.flatnonzero((prob if rule.threshold_on == "cls" else score) > np.float32(rule.score_thr))
         if 0 < rule.nms_pre < len(kept):
             kept = largest_of_levels(kept, level, prob if rule.rank_by == "cls" else score, rule.nms_pre)
-        return _Found(
-            place[kept], anchor if self._anchors == 1 else anchor[kept], label[kept], score[kept], level[kept]
-        )
+        return _Found(place[kept], anchor[kept], label[kept], score[kept], level[kept])
 
     def _above(self, logits: np.ndarray, bound: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-        """Flat indices of the logits above the bound (a number or one for each point)."""
+        """Return flat indices of the logits above the bound (one number, or one per point)."""
         if self.rule.score_thr <= 0:
             return np.arange(logits.size)
         if scale is not None:
@@ -260,17 +272,18 @@ class Decoder:
         return np.flatnonzero(hits)
 
     def _box_rows(self, box: list[np.ndarray]) -> np.ndarray:
-        """Box channels of all levels in one array: [A, 4, P] or, channels last, [P, A, 4]."""
+        """Concatenate the box channels of all levels: [A, 4, P] or, for NHWC, [P, A, 4]."""
         if self.rule.layout == "NCHW":
             return np.concatenate([b.reshape(len(b), -1) for b in box], 1).reshape(self._anchors, 4, -1)
         return np.concatenate([b.reshape(-1, b.shape[2]) for b in box]).reshape(-1, self._anchors, 4)
 
-    def _suppress(self, found: _Found, box: np.ndarray, box_scale: list, image_size) -> Boxes:
-        """Greedy suppression of ranked candidates, block by block, until there are ``max_per_img`` boxes."""
+    def _suppress(self, found: _Found, box: np.ndarray, box_scale: Scales, image_size: tuple[int, int] | None) -> Boxes:
+        """Decode and suppress sorted candidates block by block until ``max_per_img`` boxes are kept."""
         rule = self.rule
-        boxes, kept = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        boxes: np.ndarray = np.zeros((0, 4), np.float32)
+        kept: np.ndarray = np.zeros(0, np.int64)
         for start in range(0, len(found.score), BLOCK):
-            rows = np.arange(start, min(start + BLOCK, len(found.score)))
+            rows: np.ndarray = np.arange(start, min(start + BLOCK, len(found.score)))
             new = self._decode(found, rows, box, box_scale, image_size)
             if rule.min_size >= 0:
                 large = np.flatnonzero((new[:, 2:] - new[:, :2] > rule.min_size).all(1))
@@ -284,14 +297,20 @@ class Decoder:
         kept = kept[: rule.max_per_img]
         return Boxes(boxes[: rule.max_per_img], found.score[kept], found.label[kept])
 
-    def _decode(self, found: _Found, rows: np.ndarray, box: np.ndarray, scales: list, image_size) -> np.ndarray:
-        """Boxes [K, 4] f32 of the candidates ``rows`` [K], clipped to the image."""
-        rule, place = self.rule, found.place[rows]
-        anchor = found.anchor if self._anchors == 1 else found.anchor[rows]
+    def _decode(
+        self, found: _Found, rows: np.ndarray, box: np.ndarray, scales: Scales, image_size: tuple[int, int] | None
+    ) -> np.ndarray:
+        """Decode the candidates ``rows`` [K] to boxes [K, 4] f32, clipped to the image."""
+        rule, place, anchor = self.rule, found.place[rows], found.anchor[rows]
         raw = box[anchor, :, place] if rule.layout == "NCHW" else box[place, anchor]
         raw = raw.astype(np.float32, copy=False)
         if scales[0] is not None:
-            raw = raw * np.stack(scales).reshape(len(scales), -1, 4)[found.level[rows], anchor]
+            raw = (
+                raw
+                * np.stack([scale for scale in scales if scale is not None]).reshape(len(scales), -1, 4)[
+                    found.level[rows], anchor
+                ]
+            )
         if rule.kind == "distance":
             raw = np.exp(raw) if rule.exp else raw
             raw = raw * self._strides[place] if rule.stride_units else raw
@@ -309,20 +328,20 @@ class Decoder:
         return out
 
 
-def _checked_scales(maps: Sequence, scales: Sequence | None) -> list[list]:
-    """Of classes, boxes and centerness the f32 scales of each level, None for maps that are floats."""
-    given = [m for m in maps if m is not None]
+def _checked_scales(
+    given: Sequence[Sequence[np.ndarray]], scales: Sequence[Sequence[np.ndarray]] | None
+) -> list[Scales]:
+    """Return the f32 scales per level of each kind of maps; None for float maps."""
     levels = len(given[0])
     if scales is None:
-        return [[None] * levels] * 3
+        return [[None] * levels] * len(given)
     rows = [[np.asarray(x, np.float32).reshape(-1) for x in row] for row in scales]
     if len(rows) != levels or any(
         len(row) != len(given) or any(m[i].dtype.kind != "i" or len(s) not in m[i].shape for m, s in zip(given, row))
         for i, row in enumerate(rows)
     ):
-        raise UserError(
+        raise DecoderError(
             f"decoder: scales of lengths {[[len(s) for s in row] for row in rows]} are not those of integer maps "
             f"{[[(x.dtype.name, x.shape) for x in m] for m in given]}"
         )
-    columns = [list(column) for column in zip(*rows)]
-    return columns if len(columns) == 3 else [*columns, [None] * levels]
+    return [list(column) for column in zip(*rows)]

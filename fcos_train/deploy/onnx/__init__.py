@@ -1,4 +1,4 @@
-"""From a trained detector to an ONNX file that has been proved to give the same answer.
+"""Exports a trained detector to an ONNX file that is verified against PyTorch.
 
-:func:`fcos_train.deploy.onnx.export.export` is the whole way; the other modules are its steps.
+:func:`fcos_train.deploy.onnx.export.export` does all of it; the other modules are its steps.
 """

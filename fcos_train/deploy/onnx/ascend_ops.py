@@ -1,17 +1,20 @@
-"""The custom operators of Ascend's ONNX parser: what they compute, for onnx.ReferenceEvaluator and for tracing.
+"""The custom operators of Ascend's ONNX parser, defined in numpy for onnx.ReferenceEvaluator and for tracing.
 
-They live in the default ONNX domain, as ``atc`` expects. Each :class:`OpRun` here is the definition; add an operator
-to :data:`OPERATORS` and the verification knows it.
+They are in the default ONNX domain, as ``atc`` expects. Each :class:`OpRun` is the definition of an operator; those in
+:data:`OPERATORS` are used by the verification.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
 
 from fcos_train.deploy.onnx.ascend_two_stage import DeformableConv2D, RoiExtractor
+from fcos_train.deploy.parts.suppression import suppress
 
-# While torch writes the graph, the operators carry this domain; it is taken off before the file is written.
+# Domain of the operators while torch writes the graph and while onnx.checker checks it; removed from the file.
 DOMAIN = "fcos_train"
 
 
@@ -23,12 +26,14 @@ def batch_multi_class_nms(
     max_size_per_class: int,
     max_total_size: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Suppression for each class, then the best of all classes.
+    """Suppress each class, then take the best of all classes.
 
     Args:
         boxes: [B, N, C or 1, 4] x1 y1 x2 y2, float16 or float32.
-        scores: [B, N, C], of the same type; larger than ``score_threshold`` counts.
-        iou_threshold: a larger overlap with a better box of the class removes a box.
+        scores: [B, N, C], of the same type; candidates exceed ``score_threshold``.
+        iou_threshold: a box is suppressed when its IoU with a better box of the class exceeds this.
+        max_size_per_class, max_total_size: maximum number of kept boxes per class and per image.
+
     Returns:
         boxes [B, T, 4], scores [B, T], classes [B, T] (all in the type of the input, zero padded), number [B] int32;
         T = ``max_total_size``.
@@ -53,31 +58,13 @@ def batch_multi_class_nms(
     return out_boxes, out_scores, out_classes, number
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, score_thr: float, iou_thr: float, most: int) -> list[int]:
-    """Greedy suppression of one class; overlaps are computed in float32. Indices, best first."""
-    boxes = boxes.astype(np.float32)
-    size = boxes[:, 2:] - boxes[:, :2]
-    order = np.flatnonzero((scores > scores.dtype.type(score_thr)) & (size > 0).all(1))
-    order = order[np.argsort(-scores[order], kind="stable")]
-    area = size[:, 0] * size[:, 1]
-    kept: list[int] = []
-    while order.size and len(kept) < most:
-        best, order = order[0], order[1:]
-        kept.append(int(best))
-        low = np.maximum(boxes[best, :2], boxes[order, :2])
-        high = np.minimum(boxes[best, 2:], boxes[order, 2:])
-        inside = np.clip(high - low, 0, None).prod(1)
-        order = order[inside <= iou_thr * (area[best] + area[order] - inside)]
-    return kept
-
-
 class BatchMultiClassNMS(OpRun):
+    """See :func:`batch_multi_class_nms`."""
+
     op_domain = ""
 
-    def _run(self, boxes, scores, score_threshold, iou_threshold, max_size_per_class, max_total_size):
-        return batch_multi_class_nms(
-            boxes, scores, score_threshold, iou_threshold, int(max_size_per_class), int(max_total_size)
-        )
+    def _run(self, boxes: np.ndarray, scores: np.ndarray, **attributes: Any) -> tuple[np.ndarray, ...]:
+        return batch_multi_class_nms(boxes, scores, **attributes)
 
 
 OPERATORS: list[type[OpRun]] = [BatchMultiClassNMS, RoiExtractor, DeformableConv2D]

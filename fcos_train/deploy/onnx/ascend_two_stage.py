@@ -1,6 +1,6 @@
 """Ascend's operators RoiExtractor and DeformableConv2D: their definitions in numpy, for onnx.ReferenceEvaluator.
 
-Letters: C channels, K regions, D deformable groups, T taps of the kernel (kh * kw).
+Shape symbols: B images, C input and O output channels, K regions, D deformable groups, T taps of the kernel (kh * kw).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from onnx.reference.op_run import OpRun
 
 
 def sample(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Bilinear samples [C, N] of an image [C, H, W] at places [N]; outside of it the image is zero."""
+    """Bilinear samples [C, N] of an image [C, H, W] at positions y, x [N] in px; outside the image is zero."""
     height, width = image.shape[1:]
     low_y, low_x = np.floor(y), np.floor(x)
     out = np.zeros((len(image), len(y)), np.float32)
@@ -27,7 +27,12 @@ def sample(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _roi_align(image: np.ndarray, box: np.ndarray, size: tuple[int, int], sampling: int) -> np.ndarray:
-    """Mean samples [C, h, w] of a box in map units, pixel centres at halves; ``sampling`` 0: one a pixel and axis."""
+    """Average the samples of a box: [C, h, w].
+
+    Args:
+        image: [C, H, W]. box: x1 y1 x2 y2 in pixels of the map, with pixel centres at halves.
+        size: (h, w). sampling: samples per bin and axis; 0: one per pixel.
+    """
     (height, width), (x1, y1, x2, y2) = size, box.astype(np.float32) - np.float32(0.5)
     count = [sampling or max(int(np.ceil((b - a) / n)), 1) for a, b, n in ((y1, y2, height), (x1, x2, width))]
     places = []
@@ -37,7 +42,7 @@ def _roi_align(image: np.ndarray, box: np.ndarray, size: tuple[int, int], sampli
     ):
         step = (high - low) / (bins * n)
         place = low + (np.arange(bins * n, dtype=np.float32) + np.float32(0.5)) * step
-        place[(place < -1) | (place > most)] = -9  # beyond the border by more than a pixel: zero
+        place[(place < -1) | (place > most)] = -9  # more than a pixel outside: zero
         places.append(np.where(place == -9, place, np.clip(place, 0, most - 1)))
     y, x = (grid.reshape(-1) for grid in np.meshgrid(*places, indexing="ij"))
     values = sample(image, y, x).reshape(len(image), height, count[0], width, count[1])
@@ -52,13 +57,16 @@ def roi_extractor(
     sampling: int,
     scales: Sequence[float],
 ) -> np.ndarray:
-    """Features [K, C, h, w] of regions, each from the level of its size (FPN, https://arxiv.org/abs/1612.03144, eq. 1).
+    """Pool features [K, C, h, w] of regions, each from the level of its size.
+
+    FPN, https://arxiv.org/abs/1612.03144, eq. 1.
 
     Args:
         maps: for each level [B, C, H, W].
         rois: [K, 5], image, x1, y1, x2, y2 in pixels of the input.
-        finest_scale: regions of up to twice this side belong to the first level.
-        scales: of the levels, map per input.
+        finest_scale: regions of up to twice this side, in px, belong to the first level.
+        size: (h, w). sampling: samples per bin and axis; 0: one per pixel.
+        scales: map pixels per input pixel, of each level.
     """
     out = np.zeros((len(rois), maps[0].shape[1], *size), np.float32)
     side = np.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])) / np.float32(finest_scale) + np.float32(1e-6)
@@ -70,22 +78,24 @@ def roi_extractor(
 
 
 class RoiExtractor(OpRun):
+    """See :func:`roi_extractor`. The inputs are the maps of all levels, then the regions."""
+
     op_domain = ""
 
     def _run(
         self,
-        *inputs,
-        aligned,
-        finest_scale,
-        pooled_height,
-        pooled_width,
-        pool_mode,
-        roi_scale_factor,
-        sample_num,
-        spatial_scale,
-    ):
+        *inputs: np.ndarray,
+        aligned: int,
+        finest_scale: int,
+        pooled_height: int,
+        pooled_width: int,
+        pool_mode: str | bytes,
+        roi_scale_factor: float,
+        sample_num: int,
+        spatial_scale: Sequence[float],
+    ) -> tuple[np.ndarray]:
         if not aligned or pool_mode not in ("avg", b"avg") or roi_scale_factor:
-            raise NotImplementedError("RoiExtractor: aligned averages of unscaled regions are defined here")
+            raise NotImplementedError("RoiExtractor: only aligned averages of unscaled regions are implemented")
         size = (int(pooled_height), int(pooled_width))
         return (roi_extractor(inputs[:-1], inputs[-1], finest_scale, size, int(sample_num), spatial_scale),)
 
@@ -106,6 +116,7 @@ def deformable_conv(
         x: [B, C, H, W]. weight: [O, C / groups, kh, kw].
         offsets: [B, 3 * D * T, h, w]: all x offsets, all y offsets, all factors; each by group, then tap.
         strides, pads, dilations: (y, x) each.
+        groups, deformable_groups: of the channels; the latter is D.
     """
     taps, (height, width) = weight.shape[2] * weight.shape[3], offsets.shape[2:]
     moves = offsets.reshape(len(x), 3, deformable_groups, taps, height, width)
@@ -128,11 +139,24 @@ def deformable_conv(
 
 
 class DeformableConv2D(OpRun):
+    """See :func:`deformable_conv`. ``bias``, ``im2col_step`` and ``data_format`` have no effect on the result."""
+
     op_domain = ""
 
     def _run(
-        self, x, weight, offsets, bias_values=None, strides=None, pads=None, dilations=None, groups=None,
-        deformable_groups=None, bias=None, im2col_step=None, data_format=None,
-    ):  # fmt: skip
+        self,
+        x: np.ndarray,
+        weight: np.ndarray,
+        offsets: np.ndarray,
+        bias_values: np.ndarray | None = None,
+        strides: Sequence[int] = (1, 1),
+        pads: Sequence[int] = (0, 0),
+        dilations: Sequence[int] = (1, 1),
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: int = 0,
+        im2col_step: int = 32,
+        data_format: str = "NCHW",
+    ) -> tuple[np.ndarray]:
         out = deformable_conv(x, weight, offsets, strides, pads, dilations, int(groups), int(deformable_groups))
         return (out if bias_values is None else out + bias_values[:, None, None],)

@@ -1,17 +1,18 @@
-"""Whether two answers of one network are the same, and by how much they differ.
+"""Decides whether the outputs of a file equal those of PyTorch, and by how much they differ.
 
-Values (maps, decoded boxes and scores) must lie within rtol 1e-3 and atol 1e-5 of PyTorch's. Where one does not, both
-answers are measured against PyTorch in float64, and the largest error of the file may be at most twice that of PyTorch's
-own float32: what differs then is the rounding of float32, which no setting of either runtime takes away.
+Values (maps, decoded boxes and scores) must be within rtol 1e-3 and atol 1e-5 of PyTorch's. If one is not, both are
+compared with PyTorch in float64, and the largest error of the file may be at most twice that of PyTorch's own float32:
+the difference then is float32 rounding, which no setting of either runtime avoids.
 
-A detection that one answer lacks is forgiven where rounding decides: it lies on a threshold or tie, or PyTorch itself
-answers as the file does when computed in float64 or on images changed by a millionth.
+A detection that only one side has is accepted if rounding decides about it: it is at a threshold or tie, or PyTorch
+itself gives the result of the file when computed in float64 or on images changed by a millionth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,21 +20,24 @@ from fcos_train.deploy.onnx.spec import Output, Selection
 
 RTOL, ATOL = 1e-3, 1e-5
 ROUNDING = 2.0  # times PyTorch's own largest error
-BOX_PX, SCORE = 0.5, 1e-3  # of detections
+BOX_PX, SCORE = 0.5, 1e-3  # tolerance of detections
 REPEATS = 3
-TIES = 0.05  # share of the detections that may hang on a tie or a threshold (but two always may)
+TIES = 0.05  # accepted share of detections at a tie or a threshold; two are always accepted
+
+# Number of a repetition -> PyTorch's (dets, labels).
+Again = Callable[[int], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one output, over all images.
+    """Difference of one output, over all images.
 
     Attributes:
         name: of the output.
-        largest: absolute, over everything that was compared (over matched pairs for detections).
+        largest: largest absolute difference of the compared values (for detections, of matched pairs).
         fault: what is out of tolerance, or None.
-        count: values, or matched detections.
-        note: what else is worth knowing.
+        count: number of values, or of matched detections.
+        note: further information for the user.
     """
 
     name: str
@@ -55,8 +59,8 @@ def compare(
 
     Args:
         ours: of the ONNX file. theirs: of PyTorch.
-        half: detections were suppressed in half precision, so the nearest ties may fall otherwise.
-        again: PyTorch's answer once more, asked for only where something is out of tolerance: 0 in float64, 1 to
+        half: detections were suppressed in half precision, so near-ties may resolve differently.
+        again: PyTorch's outputs once more, called only if something is out of tolerance: 0 in float64, 1 to
             ``REPEATS`` with the images changed by a millionth.
     """
     found = []
@@ -66,17 +70,21 @@ def compare(
         elif output.kind == "dets":
             labels = ours[index + 1], theirs[index + 1]
             place = slice(index, index + 2)
-            found += _detections(
-                outputs[place], mine, other, *labels, rules, half, lambda k, place=place: again(k)[place]
-            )
+            found += _detections(outputs[place], mine, other, *labels, rules, half, _part(again, place))
         elif output.kind != "labels":
-            found.append(_values(output, mine, other, rules, lambda index=index: again(0)[index]))
+            found.append(_values(output, mine, other, rules, _part(again, index)))
     return found
 
 
+def _part(again: Callable[[int], Sequence[np.ndarray]], place: int | slice) -> Callable[[int], Any]:
+    """``again`` of only some outputs."""
+    return lambda number: again(number)[place]
+
+
 def _values(
-    output: Output, mine: np.ndarray, other: np.ndarray, rules: Selection, exact: Callable[[], np.ndarray]
+    output: Output, mine: np.ndarray, other: np.ndarray, rules: Selection, again: Callable[[int], np.ndarray]
 ) -> Difference:
+    """Compare maps, boxes or scores elementwise."""
     notes = []
     if output.kind == "scores":
         flips = _on_threshold(mine, other, rules)
@@ -88,7 +96,7 @@ def _values(
     bad = int((~np.isclose(mine, other, rtol=RTOL, atol=ATOL)).sum())
     fault = None
     if bad:
-        ideal = exact()
+        ideal = again(0)
         if output.kind == "scores":
             ideal = np.where(_on_threshold(ideal, other, rules), other, ideal)
         own, torchs = (float(np.abs(values - ideal).max()) for values in (mine, other))
@@ -102,12 +110,22 @@ def _values(
 
 
 def _on_threshold(mine: np.ndarray, other: np.ndarray, rules: Selection) -> np.ndarray:
-    """Scores that are 0 in one answer alone, where rounding decides whether the class score passes. Too many: none."""
+    """Mask of the scores that are 0 on one side only because rounding decides at the threshold; empty if too many."""
     flips = ((mine == 0) != (other == 0)) & (np.maximum(mine, other) <= rules.score_thr * (1 + RTOL) + ATOL)
     return flips if flips.sum() <= max(2, 1e-4 * mine.size) else np.zeros_like(flips)
 
 
-def _detections(outputs, dets, other_dets, labels, other_labels, rules: Selection, half, again) -> list[Difference]:
+def _detections(
+    outputs: Sequence[Output],
+    dets: np.ndarray,
+    other_dets: np.ndarray,
+    labels: np.ndarray,
+    other_labels: np.ndarray,
+    rules: Selection,
+    half: bool,
+    again: Again,
+) -> list[Difference]:
+    """Match detections (dets [B, T, 5], labels [B, T]) of both sides, and explain those without a counterpart."""
     box, score, pairs, explained, lost = 0.0, 0.0, 0, 0, []
     box_limit = limit_of_boxes(other_dets, half)
     for image in range(len(dets)):
@@ -128,24 +146,27 @@ def _detections(outputs, dets, other_dets, labels, other_labels, rules: Selectio
     note += f", {explained} on a tie or threshold" if explained else ""
     fault = None
     if lost:
-        fault = f"{len(lost)} detections without a partner within {box_limit} px and {SCORE:g}: {'; '.join(lost[:3])}"
+        fault = (
+            f"{len(lost)} detections without a counterpart within {box_limit} px and {SCORE:g}: {'; '.join(lost[:3])}"
+        )
     elif explained > max(2 if pairs else 0, TIES * (pairs + explained)):
-        fault = f"{explained} of {pairs + explained} detections differ by ties; too many to call it the same"
+        fault = f"{explained} of {pairs + explained} detections differ by ties, which is too many"
     return [Difference(outputs[0].name, box, fault, pairs, note), Difference(outputs[1].name, 0.0, None, pairs)]
 
 
 def limit_of_boxes(dets: np.ndarray, half: bool) -> float:
-    """How far boxes may be apart, in px: one step of a half-precision number above 1024 px is 1 px."""
+    """Accepted difference of boxes, in px: above 1024 px, one step of a half-precision number is 1 px."""
     return BOX_PX if not half or np.abs(dets).max(initial=0) <= 1024 else 1.0
 
 
 def agreement(
     dets: np.ndarray, labels: np.ndarray, other: np.ndarray, other_labels: np.ndarray, half: bool
 ) -> np.ndarray:
-    """How many detections two answers share, and how many each has: [3] integers.
+    """Count the detections that two results share, that the first has, and that the second has: [3] integers.
 
     Args:
-        dets, other: [B, T, 5]; labels, other_labels: [B, T].
+        dets, other: [B, T, 5]. labels, other_labels: [B, T].
+        half: suppressed in half precision.
     """
     limit, found = limit_of_boxes(other, half), np.zeros(3, int)
     for image in range(len(dets)):
@@ -155,15 +176,20 @@ def agreement(
 
 
 def _rows(dets: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """[K, 6] box, score, label of the rows in use."""
+    """[K, 6] box, score, label of the rows of one image that are in use."""
     used = dets[:, 4] > 0
     return np.concatenate((dets[used].astype(np.float64), labels[used, None].astype(np.float64)), 1)
 
 
-def _match(mine: np.ndarray, other: np.ndarray, box_limit: float):
-    """Pairs of the same class within the limits, best score first, each row once; and the rows left over."""
+def _match(mine: np.ndarray, other: np.ndarray, box_limit: float) -> tuple[list[tuple[int, int]], list[int], list[int]]:
+    """Pair rows [K, 6] of the same class within the limits, highest score first, each row at most once.
+
+    Returns:
+        the pairs, and the unpaired rows of either side.
+    """
     free = np.ones(len(other), bool)
-    pairs, left = [], []
+    pairs: list[tuple[int, int]] = []
+    left: list[int] = []
     for i, row in enumerate(mine):
         apart = np.abs(other[:, :4] - row[:4]).max(1, initial=0.0)
         fits = free & (other[:, 5] == row[5]) & (apart <= box_limit) & (np.abs(other[:, 4] - row[4]) <= SCORE)
@@ -173,11 +199,11 @@ def _match(mine: np.ndarray, other: np.ndarray, box_limit: float):
             pairs.append((i, j))
         else:
             left.append(i)
-    return pairs, left, list(np.flatnonzero(free))
+    return pairs, left, np.flatnonzero(free).tolist()
 
 
-def _rounding_decides(row: np.ndarray, image: int, present: bool, again, box_limit: float) -> bool:
-    """PyTorch, asked again, has (``present``) or lacks this row as the file does."""
+def _rounding_decides(row: np.ndarray, image: int, present: bool, again: Again, box_limit: float) -> bool:
+    """Whether PyTorch, run again, has (``present``) or lacks this row as the file does."""
     for number in range(REPEATS + 1):
         dets, labels = again(number)
         partners = _match(row[None], _rows(dets[image], labels[image]), box_limit)[0]
@@ -187,8 +213,11 @@ def _rounding_decides(row: np.ndarray, image: int, present: bool, again, box_lim
 
 
 def _near_tie(row: np.ndarray, others: np.ndarray, rules: Selection, half: bool, full: bool) -> bool:
-    """A rounding error decides whether this row is there: at the threshold, at the end of a full list, or because a
-    box of the other answer overlaps it by just the limit, or is as good and overlaps more."""
+    """Whether a rounding error decides if this row is present.
+
+    That is so at the threshold, at the end of a full list, and if a box of the other side overlaps it by just the
+    limit, or has the same score and overlaps more.
+    """
     slack = 0.02 if half else 1e-3
     if abs(row[4] - rules.score_thr) <= SCORE and rules.score_thr > 0:
         return True
@@ -202,6 +231,7 @@ def _near_tie(row: np.ndarray, others: np.ndarray, rules: Selection, half: bool,
 
 
 def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """IoU [K] of a box [4] with boxes [K, 4]."""
     inside = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(1)
     whole = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - inside
     return inside / np.maximum(whole, 1e-9)

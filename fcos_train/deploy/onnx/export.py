@@ -1,4 +1,4 @@
-"""A checkpoint in, a proved ONNX file and its description out."""
+"""Exports a checkpoint to a verified ONNX file and its description."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from fcos_train.data.inside import readable
+from fcos_train.data.images import read_image
 from fcos_train.deploy.onnx import metadata
 from fcos_train.deploy.onnx.compare import Difference
 from fcos_train.deploy.onnx.graphs import build_graph
@@ -20,16 +20,17 @@ from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec
 from fcos_train.deploy.onnx.verify import beside_mmdet, verify
 from fcos_train.deploy.onnx.writing import write
 from fcos_train.infer.detector import Detector
+from fcos_train.infer.sources import open_source
+from fcos_train.infer.validation_images import validation_images
 from mmcv_overrides.checkpoint.writing import replacing
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.regular_files import read_json
 
 DOCUMENTED_SHAPE = (800, 1216)
 PICTURES = 2
 
 
 class NotTheSame(UserError):
-    """The written model does not answer as PyTorch does; the file is kept as ``*.failed.onnx``."""
+    """The outputs of the written model differ from PyTorch's; the file is kept as ``*.failed.onnx``."""
 
 
 @dataclass(frozen=True)
@@ -84,25 +85,35 @@ class ExportOptions:
     def spec(self, shape: tuple[int, int]) -> GraphSpec:
         """The graph to build at a (height, width) in px."""
         return GraphSpec(
-            self.end, tuple(shape), self.batch, frozenset(self.dynamic), self.normalize_in_graph, self.output_names
+            self.end, shape, self.batch, frozenset(self.dynamic), self.normalize_in_graph, self.output_names
         )
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Attributes: path of the ONNX file, of the JSON beside it, the opset, and how PyTorch and the file differ."""
+    """A finished export.
+
+    Attributes:
+        path: the ONNX file.
+        description: the JSON file beside it.
+        opset: of the file.
+        differences: between PyTorch and the file, one per output.
+    """
 
     path: Path
-    sidecar: Path
+    description: Path
     opset: int
     differences: tuple[Difference, ...]
 
 
 def export(options: ExportOptions, say: Callable[[str], None] = print) -> Exported:
-    """Export a checkpoint, prove the file, and only then put it under its name.
+    """Export a checkpoint, verify the file, and only then give it its name.
+
+    Args:
+        say: prints a line.
 
     Raises:
-        NotTheSame: the file answers otherwise than PyTorch.
+        NotTheSame: the outputs of the file differ from PyTorch's.
         UserError: a fault in the checkpoint, configuration, image, shape or opset.
     """
     detector = Detector.from_checkpoint(
@@ -122,33 +133,40 @@ def export(options: ExportOptions, say: Callable[[str], None] = print) -> Export
 def export_detector(
     detector: Detector, options: ExportOptions, path: Path, say: Callable[[str], None] = print
 ) -> Exported:
-    """:func:`export` of a detector that is loaded already."""
+    """:func:`export` of a loaded detector.
+
+    Args:
+        path: of the ONNX file. say: prints a line.
+    """
     _override(detector.model, options, say)
     shape = options.shape or default_shape(detector)
     graph = build_graph(detector.model, options.spec(shape))
     if options.score_thr is not None:
-        graph.rules = replace(graph.rules, score_thr=options.score_thr)
+        graph.selection = replace(graph.selection, score_thr=options.score_thr)
     opset, reason = choose(graph, options.opset, options.usual_opset)
     _announce(graph, f"{opset} ({reason})", say)
     images, source = verification_images(detector, options.input_img)
     model = write(graph, opset)
     content = metadata.describe(graph, model, detector.model, detector.config, detector.classes)
     metadata.embed(model, content)
-    differences, fault = _prove(graph, model, opset, images, source, say)
+    differences, fault = _verified(graph, model, opset, images, source, say)
     if fault:
         failed = path.with_name(f"{path.stem}.failed.onnx")
         _put(failed, model.SerializeToString(deterministic=True))
-        raise NotTheSame(f"the ONNX model does not answer as PyTorch does ({fault}); it is kept aside in {failed}")
-    sidecar = path.with_suffix(".json")
+        raise NotTheSame(f"the outputs of the ONNX model differ from PyTorch's ({fault}); the file is kept as {failed}")
+    description = path.with_suffix(".json")
     _put(path, model.SerializeToString(deterministic=True))
-    _put(sidecar, metadata.as_json(content).encode())
-    say(f"Successfully exported ONNX model: {path}  (description: {sidecar})")
-    return Exported(path, sidecar, opset, tuple(differences))
+    _put(description, metadata.as_json(content).encode())
+    say(f"Successfully exported ONNX model: {path}  (description: {description})")
+    return Exported(path, description, opset, tuple(differences))
 
 
 def default_shape(detector: Detector) -> tuple[int, int]:
-    """(height, width): the documented 800 x 1216 for COCO's 1333 x 800, else the test pipeline's size, rounded up to
-    a multiple of 32 px."""
+    """Input (height, width) in px of an export.
+
+    The documented 800 x 1216 for COCO's 1333 x 800, otherwise the size of the test pipeline, rounded up to multiples
+    of 32 px.
+    """
     scale = metadata.resize_rule(detector.model, detector.config)["scale"]
     if not scale or sorted(scale) == [800, 1333]:
         return DOCUMENTED_SHAPE
@@ -157,18 +175,19 @@ def default_shape(detector: Detector) -> tuple[int, int]:
 
 
 def verification_images(detector: Detector, given: str | None) -> tuple[list[np.ndarray], str]:
-    """At least :data:`PICTURES` BGR images and a phrase that says which.
+    """At least :data:`PICTURES` images u8 [H, W, 3] BGR, and a phrase that says which.
+
+    Args:
+        given: an image or a folder; None: validation images, else generated images.
 
     Raises:
-        UserError: what was given is not a readable image or a folder with one.
+        UserError: ``given`` is neither a readable image nor a folder with one.
     """
-    from fcos_train.infer.images import read_image
-
     if given is not None:
         files = _files(Path(given))
         images, source = [read_image(file) for file in files], given
     else:
-        files = _validation_files(detector.config)
+        files = validation_images(detector.config)[:PICTURES]
         images, source = [read_image(file) for file in files], "validation images"
     if not images:
         source = "generated images"
@@ -182,8 +201,7 @@ def verification_images(detector: Detector, given: str | None) -> tuple[list[np.
 
 
 def _files(path: Path) -> list[Path]:
-    from fcos_train.infer.sources import open_source
-
+    """The image itself, or the first images of the folder."""
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp"))
         if not found:
@@ -195,25 +213,8 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _validation_files(config: Any) -> list[Path]:
-    """The first images of the validation set that exist; none when anything is amiss."""
-    for loader in ("val_dataloader", "test_dataloader"):
-        dataset = (config.get(loader) or {}).get("dataset") or {}
-        root = dataset.get("data_root") or ""
-        try:
-            data = read_json(Path(root, dataset["ann_file"]), "annotation file")
-            names = [entry["file_name"] for entry in data["images"][:50]]
-            folder = Path(root, (dataset.get("data_prefix") or {}).get("img", ""))
-            found = [folder / name for name in readable(folder, names)]
-        except (UserError, OSError, ValueError, KeyError, TypeError):
-            continue
-        if found:
-            return found[:PICTURES]
-    return []
-
-
-def _override(model, options: ExportOptions, say: Callable[[str], None]) -> None:
-    """Normalisation given by hand, instead of that of the checkpoint."""
+def _override(model: Any, options: ExportOptions, say: Callable[[str], None]) -> None:
+    """Replace the normalisation of the checkpoint by that of the options."""
     import torch
 
     processor = getattr(model, "data_preprocessor", None)
@@ -228,6 +229,7 @@ def _override(model, options: ExportOptions, say: Callable[[str], None]) -> None
 
 
 def _announce(graph: ExportGraph, opset: str, say: Callable[[str], None]) -> None:
+    """Print what is exported."""
     spec = graph.spec
     names = ("batch", "height", "width")
     sides = [name if name in spec.dynamic else str(n) for name, n in zip(names, (spec.batch, *spec.shape), strict=True)]
@@ -235,14 +237,24 @@ def _announce(graph: ExportGraph, opset: str, say: Callable[[str], None]) -> Non
         f"{type(graph.model).__name__}, end '{spec.end}', input {sides[0]} x 3 x {sides[1]} x {sides[2]}, opset {opset}"
     )
     if max(graph.decode.get("strides") or [1]) and any(side % 32 for side in spec.shape):
-        say(f"note: {spec.shape[0]} x {spec.shape[1]} is no multiple of 32; evaluation in PyTorch pads to one")
+        say(f"note: {spec.shape[0]} x {spec.shape[1]} is not a multiple of 32; evaluation in PyTorch pads to one")
 
 
-def _prove(
-    graph: ExportGraph, model: ModelProto, opset: int, images, source: str, say: Callable[[str], None]
+def _verified(
+    graph: ExportGraph,
+    model: ModelProto,
+    opset: int,
+    images: Sequence[np.ndarray],
+    source: str,
+    say: Callable[[str], None],
 ) -> tuple[list[Difference], str | None]:
-    """Compare and report. Where no object was found there was nothing to compare: then the same graph with threshold
-    0 is written and compared as well."""
+    """Compare the model with PyTorch and print the result.
+
+    Without a detected object there is nothing to compare: then the same graph with threshold 0 is compared as well.
+
+    Returns:
+        the differences, and what is out of tolerance, or None.
+    """
     try:
         differences, shapes, by = verify(graph, model, images)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -253,25 +265,26 @@ def _prove(
     fault = _fault(differences)
     dets = next((output.name for output in graph.outputs if output.kind == "dets"), None)
     empty = dets is not None and not next(d.count for d in differences if d.name == dets)
-    if fault is None and empty and graph.rules.score_thr > 0:
-        say(f"no object above {graph.rules.score_thr:g} in these images; the same graph with threshold 0:")
-        rules, graph.rules = graph.rules, replace(graph.rules, score_thr=0.0)
+    if fault is None and empty and graph.selection.score_thr > 0:
+        say(f"no object above {graph.selection.score_thr:g} in these images; the same graph with threshold 0:")
+        selection, graph.selection = graph.selection, replace(graph.selection, score_thr=0.0)
         try:
             more, _, _ = verify(graph, write(graph, opset), images)
         finally:
-            graph.rules = rules
+            graph.selection = selection
         _report(more, say)
         fault = _fault(more)
-    if fault is None and graph.spec.end == "ascend":
+    if fault is None and not graph.end.selects_as_mmdet:
         shared, own, mmdets = beside_mmdet(graph, images)
-        why = "" if shared == own == mmdets else " (its order of selection and half precision; see docs/deployment.md)"
-        say(f"beside mmdet's own prediction: {shared} detections the same, of {own} and {mmdets}{why}")
+        why = "" if shared == own == mmdets else " (order of selection and half precision; see docs/deployment.md)"
+        say(f"compared with mmdet's own prediction: {shared} detections in common, of {own} and {mmdets}{why}")
     if fault is None:
         say("The numerical values are the same between Pytorch and ONNX")
     return differences, fault
 
 
 def _report(differences: Sequence[Difference], say: Callable[[str], None]) -> None:
+    """Print one line per output."""
     width = max(len(found.name) for found in differences)
     for found in differences:
         state = "FAILED" if found.fault else "ok"
@@ -280,10 +293,12 @@ def _report(differences: Sequence[Difference], say: Callable[[str], None]) -> No
 
 
 def _fault(differences: Sequence[Difference]) -> str | None:
+    """The first difference that is out of tolerance, or None."""
     return next((f"{found.name}: {found.fault}" for found in differences if found.fault), None)
 
 
 def _put(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:

@@ -1,6 +1,6 @@
-"""How the maps of each kind of dense head become boxes: the traceable twin of mmdet's priors and coders.
+"""How the maps of each kind of dense head become boxes: mmdet's priors and coders in traceable form.
 
-A new head needs one :class:`DenseHead` and a line in :data:`HEADS`.
+A new head needs one :class:`DenseHead` and an entry in :data:`HEADS`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcos_train.deploy.onnx.level_folding import with_folded_norms
 from mmcv_overrides.errors import UserError
@@ -22,31 +22,44 @@ class DenseHead:
         head: the ``bbox_head`` of a single-stage detector.
 
     Attributes:
-        parts: names of the groups of maps ``forward`` of the head returns: cls, box and perhaps ctr.
-        anchors: boxes of a place of the map.
-        traced: the head as the graph has it: norms per level are folded into their convolutions.
+        head: mmdet has no type annotations, hence Any.
+        parts: names of the groups of maps that the head returns: cls, box and, for some, ctr.
+        strides: of each level, in px.
+        anchors: number of boxes per position of the map.
+        traced: the head as it is traced: norms per level are folded into their convolutions.
+        is_point: priors are points instead of anchors.
     """
 
     parts: tuple[str, ...] = ("cls", "box")
+    is_point = False
 
-    def __init__(self, head: nn.Module) -> None:
-        self.head, self.traced = head, with_folded_norms(head)
+    def __init__(self, head: Any) -> None:
+        self.head: Any = head
+        self.traced: Any = with_folded_norms(head)
         self.strides = [int(stride[0]) for stride in head.prior_generator.strides]
         self.anchors = int(head.prior_generator.num_base_priors[0])
         if getattr(head.loss_cls, "custom_cls_channels", False):
             raise UserError(f"{type(head).__name__}: a classification loss with its own channels cannot be exported")
 
     def maps(self, feats: tuple[Tensor, ...], traced: bool = True) -> tuple[list[Tensor], ...]:
-        """Features of each level -> (cls, box[, ctr]), each a list of maps [B, K, H, W]; by the head itself if not
-        ``traced``."""
+        """Compute the maps (cls, box[, ctr]), each a list of [B, K, H, W], one per level.
+
+        Args:
+            feats: features of each level.
+            traced: compute them with the head as it is traced, else with the original head.
+        """
         return tuple(list(group) for group in (self.traced if traced else self.head)(feats))
 
     def scores(self, logits: Tensor) -> Tensor:
-        """[..., cls_out_channels] -> [..., C] in 0..1."""
+        """Logits [..., cls_out_channels] -> scores [..., C], 0 to 1."""
         return logits.sigmoid() if self.head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
 
-    def priors(self, level: int, height, width) -> Tensor:
-        """Points [H*W, 2] or anchors [H*W*A, 4] of a level, in px, as operators on (possibly open) map sizes."""
+    def priors(self, level: int, height: Any, width: Any) -> Tensor:
+        """Points [H*W, 2] or anchors [H*W*A, 4] of a level, in px.
+
+        Args:
+            height, width: of the map: numbers, or operators where the size is dynamic.
+        """
         generator = self.head.prior_generator
         stride = [float(side) for side in generator.strides[level]]
         offset = float(getattr(generator, "offset", 0.0)) if self.is_point else 0.0
@@ -60,36 +73,36 @@ class DenseHead:
         shifts = torch.cat((points, points), dim=-1)[:, None]
         return (shifts + generator.base_anchors[level].float()[None]).reshape(-1, 4)
 
-    is_point = False
-
     def decode(self, priors: Tensor, box: Tensor) -> Tensor:
-        """Priors [N, 2 or 4] and predictions [B, N, 4] -> boxes [B, N, 4] x1 y1 x2 y2 in px, not clipped."""
+        """Decode priors [N, 2 or 4] and predictions [B, N, 4] to boxes [B, N, 4], x1 y1 x2 y2 in px, not clipped."""
         raise NotImplementedError
 
     def info(self) -> dict[str, Any]:
-        """For the sidecar: what a decoder of the raw maps must know."""
+        """What a decoder of the raw maps must know; written to the description."""
         raise NotImplementedError
 
     @property
     def clips(self) -> bool:
-        """The coder cuts boxes at the border of the image."""
+        """Whether the coder clips boxes to the image."""
         return bool(getattr(self.head.bbox_coder, "clip_border", True))
 
 
 class FCOSReader(DenseHead):
-    """FCOS: distances to the four sides in px (after exp or stride), and a centerness."""
+    """FCOS: distances to the four sides in px (after exp or stride), and centerness."""
 
     parts = ("cls", "box", "ctr")
     is_point = True
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__(head)
         _require_coder(head, "DistancePointBBoxCoder")
 
     def decode(self, priors: Tensor, box: Tensor) -> Tensor:
+        """Points [N, 2] and distances [B, N, 4] -> boxes [B, N, 4]."""
         return torch.cat((priors - box[..., :2], priors + box[..., 2:]), dim=-1)
 
     def info(self) -> dict[str, Any]:
+        """Distances in px."""
         offset = float(self.head.prior_generator.offset)
         return {"kind": "distance", "order": "left top right bottom", "unit": "px", "offset": offset}
 
@@ -97,14 +110,16 @@ class FCOSReader(DenseHead):
 class AnchorReader(DenseHead):
     """RetinaNet and FSAF: anchors with the delta or the top-bottom-left-right coder."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__(head)
         self.coder = _require_coder(head, "DeltaXYWHBBoxCoder", "TBLRBBoxCoder")
 
     def decode(self, priors: Tensor, box: Tensor) -> Tensor:
-        return (_decode_tblr if self.coder == "TBLRBBoxCoder" else _decode_delta)(self.head.bbox_coder, priors, box)
+        """Anchors [N, 4] and predictions [B, N, 4] -> boxes [B, N, 4]."""
+        return (decode_tblr if self.coder == "TBLRBBoxCoder" else decode_delta)(self.head.bbox_coder, priors, box)
 
     def info(self) -> dict[str, Any]:
+        """Base anchors of each level in px, and the parameters of the coder."""
         coder = self.head.bbox_coder
         anchors = [[[float(v) for v in anchor] for anchor in level] for level in self.head.prior_generator.base_anchors]
         if self.coder == "TBLRBBoxCoder":
@@ -124,8 +139,11 @@ class AnchorReader(DenseHead):
         }
 
 
-def _decode_delta(coder, anchors: Tensor, deltas: Tensor) -> Tensor:
-    """Ren et al., Faster R-CNN, eq. 2, with mmdet's bound on the growth of a side."""
+def decode_delta(coder: Any, anchors: Tensor, deltas: Tensor) -> Tensor:
+    """Decode deltas [..., N, 4] of anchors [N, 4] to boxes [..., N, 4] in px.
+
+    Faster R-CNN (https://arxiv.org/abs/1506.01497), eq. 2, with mmdet's bound on the growth of a side.
+    """
     deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
     centre = (anchors[:, :2] + anchors[:, 2:]) * 0.5
     size = anchors[:, 2:] - anchors[:, :2]
@@ -140,8 +158,11 @@ def _decode_delta(coder, anchors: Tensor, deltas: Tensor) -> Tensor:
     return torch.cat((centre + shift - half, centre + shift + half), dim=-1)
 
 
-def _decode_tblr(coder, anchors: Tensor, sides: Tensor) -> Tensor:
-    """FSAF (Zhu et al., 2019): top, bottom, left, right, in units of normalizer times the anchor's sides."""
+def decode_tblr(coder: Any, anchors: Tensor, sides: Tensor) -> Tensor:
+    """Decode distances [..., N, 4] (top bottom left right) to boxes [..., N, 4] in px.
+
+    FSAF (https://arxiv.org/abs/1903.00621): distances are in units of the normalizer times the anchor's sides.
+    """
     centre = (anchors[:, :2] + anchors[:, 2:]) * 0.5
     size = anchors[:, 2:] - anchors[:, :2]
     factors = _normalizer(coder)
@@ -152,19 +173,20 @@ def _decode_tblr(coder, anchors: Tensor, sides: Tensor) -> Tensor:
     return torch.stack(corners, dim=-1)
 
 
-def _normalizer(coder) -> float | list[float]:
+def _normalizer(coder: Any) -> float | list[float]:
     value = coder.normalizer
     return float(value) if isinstance(value, (int, float)) else [float(v) for v in value]
 
 
-def _require_coder(head: nn.Module, *known: str) -> str:
+def _require_coder(head: Any, *known: str) -> str:
+    """The name of the head's box coder, which must be one of the known ones."""
     name = type(head.bbox_coder).__name__
     if name not in known:
         raise UserError(f"{type(head).__name__} with {name} cannot be exported; {' and '.join(known)} can")
     return name
 
 
-# Head class (or one of its bases) -> reader. The first base in the order of resolution that is named here counts.
+# Head class (or one of its bases) -> reader. The first base in the method resolution order that is listed here counts.
 HEADS: dict[str, type[DenseHead]] = {
     "FCOSHead": FCOSReader,
     "FSAFHead": AnchorReader,
@@ -172,8 +194,8 @@ HEADS: dict[str, type[DenseHead]] = {
 }
 
 
-def reader_of(head: nn.Module) -> DenseHead | None:
-    """The reader for a head, or None when there is none."""
+def reader_of(head: Any) -> DenseHead | None:
+    """The reader of a head, or None if the head is not supported."""
     names = [base.__name__ for base in type(head).__mro__]
     found = next((HEADS[name] for name in names if name in HEADS), None)
     return found(head) if found else None

@@ -1,8 +1,9 @@
-"""Norms per level folded into the convolutions before them, one convolution for each level."""
+"""Folds norms per level into the convolutions before them: one convolution per level."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
@@ -12,18 +13,22 @@ from fcos_train.models.level_norm import HasLevelNorms, LevelNorm
 
 
 class LevelConv(nn.ModuleList):
-    """The convolution of each level; ``level`` says whose map comes next, as in :class:`LevelNorm`."""
+    """One convolution per level; ``level`` selects the one of the next map, as in :class:`LevelNorm`."""
 
     level = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve the map [B, C, H, W] of the selected level."""
         return self[self.level](x)
 
 
 def with_folded_norms(head: nn.Module) -> nn.Module:
-    """A copy of a dense head, in evaluation mode, without norms per level; the head itself where there are none.
+    """Fold the norms per level of a dense head.
 
-    Norms that are not directly behind a convolution or have no running statistics stay.
+    Norms that do not directly follow a convolution or have no running statistics are kept.
+
+    Returns:
+        a copy in evaluation mode, or the head itself if it has no norms per level.
     """
     if not isinstance(head, HasLevelNorms) or not head.by_level:
         return head
@@ -47,9 +52,10 @@ def _is_foldable(layer: ConvModule) -> bool:
     )
 
 
-def _folded(conv: nn.Module, norm: LevelNorm, level: int) -> nn.Module:
-    """A copy of the convolution that does what it and the norm of this level did. Ioffe and Szegedy, arXiv 1502.03167, 3.2."""
-    own, conv = norm[level], copy.deepcopy(conv)
+def _folded(conv: nn.Conv2d, norm: LevelNorm, level: int) -> nn.Conv2d:
+    """A copy of the convolution that includes the norm of this level (https://arxiv.org/abs/1502.03167, 3.2)."""
+    own: Any = norm[level]
+    conv = copy.deepcopy(conv)
     affine = norm.affine_of(level)
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, own.running_mean, own.running_var, own.eps, *affine

@@ -1,29 +1,33 @@
-"""What a consumer of the file must know: written into the ONNX file and beside it as JSON."""
+"""Writes the description of an export, into the ONNX file and beside it as JSON; read by ``deploy.parts``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from mmengine.config import Config
 from onnx import ModelProto
-from torch import nn
 
+from fcos_train.config.load import test_pipeline
 from fcos_train.deploy.onnx.spec import AXES, ExportGraph, normalisation
 from fcos_train.deploy.onnx.writing import INPUT, custom_operators
 
 FORMAT = 1
 
 
-def describe(graph: ExportGraph, model: ModelProto, detector: nn.Module, config: Any, classes) -> dict[str, Any]:
-    """The content of the sidecar file.
+def describe(
+    graph: ExportGraph, model: ModelProto, detector: Any, config: Config, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Compose the description: what a consumer of the file must know.
 
     Args:
         graph, model: what was exported, and the result.
-        detector: the mmdet model; config: its whole configuration; classes: names by label.
+        detector: the mmdet model. config: its whole configuration. classes: names by label.
     """
     mean, std, flip = normalisation(detector)
-    spec, rules = graph.spec, graph.rules
-    shape = [spec.batch, 3, *spec.shape]
+    spec, rules = graph.spec, graph.selection
+    shape: list[int | str] = [spec.batch, 3, *spec.shape]
     for axis, index in zip(AXES, (0, 2, 3), strict=True):
         if axis in spec.dynamic:
             shape[index] = axis
@@ -72,13 +76,13 @@ def describe(graph: ExportGraph, model: ModelProto, detector: nn.Module, config:
     }
 
 
-def resize_rule(detector: nn.Module, config: Any) -> dict[str, Any]:
-    """How evaluation sizes an image: the Resize step of the test pipeline and the padding of the preprocessor.
+def resize_rule(detector: Any, config: Config) -> dict[str, Any]:
+    """How evaluation resizes an image: the Resize step of the test pipeline and the padding of the preprocessor.
 
     Returns:
         scale (width, height) px or None, keep_ratio, pad_size_divisor, pad_value, pad_position.
     """
-    steps = _test_steps(config)
+    steps = test_pipeline(config) or []
     resize = next((step for step in steps if str(step.get("type", "")).endswith("Resize")), {})
     scale = resize.get("scale")
     processor = getattr(detector, "data_preprocessor", None)
@@ -91,18 +95,8 @@ def resize_rule(detector: nn.Module, config: Any) -> dict[str, Any]:
     }
 
 
-def _test_steps(config: Any) -> list[dict]:
-    for name in ("test_dataloader", "val_dataloader"):
-        node = (config.get(name) or {}).get("dataset") or {}
-        while node:
-            if node.get("pipeline"):
-                return list(node["pipeline"])
-            node = node.get("dataset") or (node.get("datasets") or [None])[0]
-    return list(config.get("test_pipeline") or [])
-
-
 def embed(model: ModelProto, content: dict[str, Any]) -> None:
-    """Every entry of the description as a metadata property of the file; values other than text are JSON."""
+    """Store every entry of the description as a metadata property of the file; values other than text as JSON."""
     del model.metadata_props[:]
     for key in sorted(content):
         value = content[key]
@@ -111,4 +105,5 @@ def embed(model: ModelProto, content: dict[str, Any]) -> None:
 
 
 def as_json(content: dict[str, Any]) -> str:
+    """The description as the text of its file."""
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

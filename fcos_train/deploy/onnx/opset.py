@@ -1,36 +1,35 @@
-"""Which opset a graph is written in, and why."""
+"""Chooses the opset of a graph, and gives the reason."""
 
 from __future__ import annotations
 
-from fcos_train.deploy.onnx.deform_conv import FIRST_WITH_OPERATOR
-from fcos_train.deploy.onnx.spec import DEFAULT_OPSET, ExportGraph
+from fcos_train.deploy.onnx.spec import ExportGraph
 
 
 def choose(graph: ExportGraph, asked: int | None = None, usual: int | None = None) -> tuple[int, str]:
-    """The opset and the reason, to be printed.
+    """Choose the opset of a graph.
 
     Args:
-        asked: by the user; taken as it is (``write`` refuses what the graph cannot have).
-        usual: instead of :data:`.spec.DEFAULT_OPSET`.
+        asked: by the user; taken as it is (``write`` refuses an opset that the graph cannot have).
+        usual: replaces the default opset of the graph's end.
+
+    Returns:
+        the opset and the reason, to be printed.
     """
-    deformable = graph.spec.end != "ascend" and deformable_convolutions(graph)
+    first, deformable = graph.end.deform_conv_opset, deformable_convolutions(graph)
     if asked is not None:
-        if deformable and asked < FIRST_WITH_OPERATOR:
-            return (
-                asked,
-                f"as asked; deformable convolution in older operators, DeformConv begins at {FIRST_WITH_OPERATOR}",
-            )
+        if deformable and asked < first:
+            return asked, f"as asked; deformable convolution in older operators, DeformConv begins at {first}"
         return asked, "as asked"
-    found = DEFAULT_OPSET[graph.spec.end] if usual is None else usual
-    if deformable and found < FIRST_WITH_OPERATOR:
-        return FIRST_WITH_OPERATOR, f"for DeformConv, of {deformable} deformable convolutions"
+    found = graph.end.default_opset if usual is None else usual
+    if deformable and found < first:
+        return first, f"for DeformConv, of {deformable} deformable convolutions"
     if found < graph.min_opset:
         return graph.min_opset, "the least this graph needs"
     return found, "the default"
 
 
 def deformable_convolutions(graph: ExportGraph) -> int:
-    """How many the model has."""
-    from mmcv.ops import DeformConv2d, ModulatedDeformConv2d  # not before the overrides are in place
+    """Number of deformable convolutions of the model."""
+    from mmcv.ops import DeformConv2d, ModulatedDeformConv2d  # after the overrides are active
 
     return sum(isinstance(module, (DeformConv2d, ModulatedDeformConv2d)) for module in graph.model.modules())

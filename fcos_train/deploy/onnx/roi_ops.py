@@ -1,6 +1,8 @@
-"""Features of regions in a graph: ONNX's RoiAlign for every level with fixed shapes, or Ascend's RoiExtractor."""
+"""Pooling of region features in a graph: ONNX's RoiAlign for each level, or Ascend's RoiExtractor."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +10,20 @@ from torch import Tensor, nn
 from fcos_train.deploy.onnx.ascend_ops import DOMAIN
 from fcos_train.deploy.onnx.untraced import untraced
 
-# RoiAlign places pixel centres at halves from opset 16 on; before, boxes under a pixel were widened to one.
-MIN_OPSET = {"nms": 16, "ascend": 11}
+# Opset from which RoiAlign has coordinate_transformation_mode=half_pixel; before, boxes below a pixel were widened.
+FIRST_WITH_HALF_PIXEL = 16
 
 
-def extract(extractor: nn.Module, feats: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
-    """As mmdet's SingleRoIExtractor, without lists of changing length: each level pools all P boxes, but those of
-    other levels as empty boxes, which cost one sample, and with weight 0.
+def extract(extractor: Any, feats: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
+    """Trace mmdet's SingleRoIExtractor without lists of varying length.
+
+    Each level pools all P boxes; boxes of other levels are made empty, which costs one sample, and have weight 0.
 
     Args:
-        feats: for each level [1, C, H, W]; more levels than the extractor has are ignored.
+        extractor: mmdet's SingleRoIExtractor.
+        feats: for each level [1, C, H, W]; levels beyond those of the extractor are ignored.
         boxes: [P, 4] in px.
+
     Returns:
         [P, C, h, w].
     """
@@ -26,7 +31,7 @@ def extract(extractor: nn.Module, feats: tuple[Tensor, ...], boxes: Tensor) -> T
     if len(layers) == 1:
         return _align(layers[0], feats[0], boxes)
     scale = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt() / extractor.finest_scale + 1e-6
-    total: Tensor | float = 0.0
+    total: Any = 0.0  # then a tensor
     for level, layer in enumerate(layers):
         own = torch.ones_like(scale)
         if level > 0:
@@ -37,8 +42,8 @@ def extract(extractor: nn.Module, feats: tuple[Tensor, ...], boxes: Tensor) -> T
     return total
 
 
-def extract_on_ascend(extractor: nn.Module, feats: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
-    """As :func:`extract`, by one RoiExtractor."""
+def extract_on_ascend(extractor: Any, feats: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
+    """Trace one RoiExtractor; arguments and result as for :func:`extract`."""
     rois = torch.cat((torch.zeros_like(boxes[:, :1]), boxes), 1)
     return _Extractor.apply(rois, extractor, *feats[: len(extractor.roi_layers)])
 
@@ -48,13 +53,17 @@ def _align(layer: nn.Module, feat: Tensor, boxes: Tensor) -> Tensor:
 
 
 class _RoiAlign(torch.autograd.Function):
+    """ONNX's RoiAlign of one level."""
+
     @staticmethod
-    def forward(ctx, feat, boxes, images, layer):
+    def forward(ctx: Any, feat: Tensor, boxes: Tensor, images: Tensor, layer: nn.Module) -> Tensor:
+        """Pool boxes [P, 4] of images [P] from a map [1, C, H, W] with mmcv's layer: [P, C, h, w]."""
         with untraced():
             return layer(feat, torch.cat((images[:, None].to(boxes.dtype), boxes), 1))
 
     @staticmethod
-    def symbolic(g, feat, boxes, images, layer):
+    def symbolic(g: Any, feat: Any, boxes: Any, images: Any, layer: Any) -> Any:
+        """Write one node."""
         height, width = layer.output_size
         pooled = g.op(
             "RoiAlign",
@@ -73,13 +82,17 @@ class _RoiAlign(torch.autograd.Function):
 
 
 class _Extractor(torch.autograd.Function):
+    """Ascend's RoiExtractor of all levels."""
+
     @staticmethod
-    def forward(ctx, rois, extractor, *feats):
+    def forward(ctx: Any, rois: Tensor, extractor: nn.Module, *feats: Tensor) -> Tensor:
+        """Pool regions [P, 5] (image, x1 y1 x2 y2) with mmdet's extractor: [P, C, h, w]."""
         with untraced():
             return extractor(feats, rois)
 
     @staticmethod
-    def symbolic(g, rois, extractor, *feats):
+    def symbolic(g: Any, rois: Any, extractor: Any, *feats: Any) -> Any:
+        """Write one node."""
         layer = extractor.roi_layers[0]
         height, width = (int(side) for side in layer.output_size)
         pooled = g.op(

@@ -1,24 +1,25 @@
 """What a graph is to be (:class:`GraphSpec`) and what a builder returns (:class:`ExportGraph`).
 
-Shape letters of this package: B images, N candidates of all levels, C classes, T detections of an image.
+Shape symbols of this package: B images, N candidates of all levels, C classes, T detections of an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from fcos_train.deploy.onnx.ends import ENDS, end_of
 from mmcv_overrides.errors import UserError
 
-ENDS = ("raw", "decoded", "nms", "ascend")
+if TYPE_CHECKING:
+    from fcos_train.deploy.onnx.ends.base import End
+
 AXES = ("batch", "height", "width")
-# The opset written when none is asked for and the model wants no other. Ascend's parser plugins know the custom
-# operators up to 16.
-DEFAULT_OPSET = {"raw": 17, "decoded": 17, "nms": 17, "ascend": 11}
 OPSETS = range(11, 21)
 
 
@@ -27,13 +28,16 @@ class GraphSpec:
     """The graph that is asked for.
 
     Attributes:
-        end: one of :data:`ENDS`.
+        end: one of :data:`.ends.ENDS`.
         shape: (height, width) of the input in px; with dynamic axes the example size.
         batch: images of the (example) input.
-        dynamic: which of :data:`AXES` stay open.
+        dynamic: which of :data:`AXES` are dynamic.
         normalize: the graph takes raw BGR pixels (0 to 255) and normalises them itself.
-        output_names: names of the detections, (dets, labels), of the ends ``nms`` and ``ascend``.
-        half: ``ascend`` only: suppress in half precision, as the device does.
+        output_names: names of (dets, labels), for ends that return detections.
+        half: False: suppress in single precision where the end would do it in half precision, as its device does.
+
+    Raises:
+        UserError: invalid values; all are reported in one message.
     """
 
     end: str
@@ -48,33 +52,33 @@ class GraphSpec:
         faults = []
         if self.end not in ENDS:
             faults.append(f"--end {self.end}: choose from {', '.join(ENDS)}")
+        elif self.dynamic_size and end_of(self.end).fixed_size:
+            faults.append(f"--end {self.end} needs a fixed height and width (the device compiles for fixed shapes)")
         if min(self.shape) < 32:
             faults.append(f"--shape {self.shape[0]} {self.shape[1]}: height and width must be at least 32 px")
         if self.batch < 1:
             faults.append(f"--batch {self.batch}: must be at least 1")
         if set(self.dynamic) - set(AXES):
             faults.append(f"--dynamic {' '.join(sorted(self.dynamic))}: choose from {', '.join(AXES)}")
-        if self.end == "ascend" and self.dynamic & {"height", "width"}:
-            faults.append("--end ascend needs a fixed height and width (the device compiles for fixed shapes)")
         if faults:
             raise UserError("; ".join(faults))
 
     @property
-    def moving(self) -> bool:
-        """Height or width stays open."""
+    def dynamic_size(self) -> bool:
+        """Whether height or width is dynamic."""
         return bool(self.dynamic & {"height", "width"})
 
 
 @dataclass(frozen=True)
 class Selection:
-    """How detections are chosen, from ``test_cfg`` of the model.
+    """How detections are selected, from ``test_cfg`` of the model.
 
     Attributes:
-        score_thr: class scores must be larger; before the centerness is multiplied in, as mmdet 3 does.
+        score_thr: class scores must exceed it, before they are multiplied by the centerness, as in mmdet 3.
         nms_pre: candidates kept of each level, or None for all.
         iou_threshold: of the suppression.
         max_per_img: T.
-        min_bbox_size: both sides must be larger, in px; negative: no such rule.
+        min_bbox_size: both sides of a box must exceed it, in px; negative: no minimum.
         class_agnostic: boxes of different classes suppress each other.
     """
 
@@ -87,10 +91,17 @@ class Selection:
 
     @classmethod
     def of(cls, test_cfg: Any, end: str) -> Selection:
-        """Raises UserError for a suppression other than plain NMS where ``end`` has it in the graph."""
+        """Read a ``test_cfg``.
+
+        Args:
+            end: one of :data:`.ends.ENDS`.
+
+        Raises:
+            UserError: a suppression other than plain NMS, where the end has it in the graph.
+        """
         config = dict(test_cfg or {})
-        nms = dict(config.get("nms") or {"type": "nms", "iou_threshold": 0.5})
-        if nms.get("type", "nms") not in ("nms", "NMS") and end in ("nms", "ascend"):
+        nms: dict[str, Any] = dict(config.get("nms") or {"type": "nms", "iou_threshold": 0.5})
+        if nms.get("type", "nms") not in ("nms", "NMS") and end_of(end).returns_detections:
             raise UserError(
                 f"--end {end}: the graph holds plain NMS, but test_cfg.nms is of type {nms['type']!r}; "
                 "export --end raw or decoded and suppress outside, or change it in the configuration"
@@ -115,8 +126,8 @@ class Output:
         kind: how it is compared: ``map`` and ``boxes`` (rtol 1e-3, atol 1e-5), ``scores`` (the same, except where a
             class score lies on the threshold), ``dets`` ([B, T, 5]) or ``labels`` ([B, T], belongs to the ``dets``
             before it).
-        axes: open axes, as torch.onnx wants them: {0: "batch"}.
-        info: written to the sidecar: level, stride, what it holds.
+        axes: dynamic axes, in the form of torch.onnx: {0: "batch"}.
+        info: written to the description: level, stride, content.
     """
 
     name: str
@@ -131,57 +142,71 @@ class ExportGraph(nn.Module):
     ``forward(images [B, 3, H, W] f32)`` is traced and returns one tensor for each of ``outputs``.
 
     Attributes:
-        model: the mmdet detector. spec, rules: what the graph was built for; ``rules`` may be replaced before tracing.
+        model: the mmdet detector.
+        spec, end, selection: what the graph was built for; ``selection`` may be replaced before tracing.
         outputs: in the order of ``forward``.
-        decode: how a consumer turns the outputs into boxes; written to the sidecar.
-        min_opset, max_opset: what its operators need.
+        decode: how a consumer turns the outputs into boxes; written to the description.
+        min_opset, max_opset: range of opsets that have its operators.
     """
 
+    model: Any  # mmdet has no type annotations
+    end: End
     min_opset = 11
     max_opset = 20
+    _mean: Tensor
+    _std: Tensor
 
-    def __init__(self, model: nn.Module, spec: GraphSpec, rules: Selection) -> None:
+    def __init__(self, model: Any, spec: GraphSpec, selection: Selection) -> None:
         super().__init__()
-        self.model, self.spec, self.rules = model, spec, rules
+        self.model, self.spec, self.selection = model, spec, selection
+        self.end = end_of(spec.end)
         mean, std, self._flip = normalisation(model)
         self.register_buffer("_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.outputs: tuple[Output, ...] = ()
         self.decode: dict[str, Any] = {}
 
+    @property
+    def half_precision(self) -> bool:
+        """Whether the graph suppresses in half precision."""
+        return self.end.half_precision and self.spec.half
+
     def reference(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What PyTorch answers, on another way than ``forward`` where there is one; never traced."""
+        """PyTorch's result, computed independently of ``forward`` where possible; never traced."""
         return self(images)
 
     def mmdets(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(dets [B, T, 5], labels [B, T]) of mmdet's own prediction; for graphs that end in detections."""
+        """Dets [B, T, 5] and labels [B, T] of mmdet's own prediction, for graphs that return detections."""
         raise NotImplementedError
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Images as the backbone wants them: normalised here when the spec says so, else by the caller."""
+        """Images [B, 3, H, W] as the backbone takes them: normalised here if the spec says so, else by the caller."""
         if not self.spec.normalize:
             return images
         return ((images.flip(1) if self._flip else images) - self._mean) / self._std
 
     def batch_axes(self) -> dict[int, str]:
+        """The dynamic batch axis of an output, in the form of torch.onnx."""
         return {0: "batch"} if "batch" in self.spec.dynamic else {}
 
     def input_axes(self) -> dict[int, str]:
+        """The dynamic axes of the input, in the form of torch.onnx."""
         return {index: axis for index, axis in ((0, "batch"), (2, "height"), (3, "width")) if axis in self.spec.dynamic}
 
 
-def normalisation(model: nn.Module) -> tuple[list[float], list[float], bool]:
-    """Mean and std of each channel in the order of the network, and whether BGR pixels are turned to RGB before."""
+def normalisation(model: Any) -> tuple[list[float], list[float], bool]:
+    """Mean and std of each channel in the network's order, and whether BGR pixels are converted to RGB before."""
     processor = getattr(model, "data_preprocessor", None)
     flip = bool(getattr(processor, "_channel_conversion", False))
-    if not getattr(processor, "_enable_normalize", False):
+    if processor is None or not getattr(processor, "_enable_normalize", False):
         return [0.0] * 3, [1.0] * 3, flip
-    # f32 -> the decimal number somebody wrote
-    return *([round(float(v), 5) for v in part.flatten()] for part in (processor.mean, processor.std)), flip
+    # float32 -> the decimal number of the configuration
+    mean, std = ([round(float(v), 5) for v in part.flatten()] for part in (processor.mean, processor.std))
+    return mean, std, flip
 
 
 def padded(found: Sequence[Any], total: int) -> tuple[Tensor, Tensor]:
-    """mmdet's instances of each image -> dets [B, T, 5] and labels [B, T], T = ``total``, unused rows zero."""
+    """mmdet's instances of each image -> dets [B, T, 5] and labels [B, T] with T = ``total``; unused rows are zero."""
     dets, labels = torch.zeros(len(found), total, 5), torch.zeros(len(found), total, dtype=torch.int64)
     for image, instances in enumerate(found):
         count = len(instances)
@@ -191,7 +216,26 @@ def padded(found: Sequence[Any], total: int) -> tuple[Tensor, Tensor]:
 
 
 def detection_outputs(spec: GraphSpec, axes: dict[int, str]) -> tuple[Output, Output]:
-    """The pair (dets [B, T, 5] f32, labels [B, T] i64) of the ends ``nms`` and ``ascend``."""
+    """The pair (dets [B, T, 5] f32, labels [B, T] i64) of ends that return detections."""
     dets, labels = spec.output_names
     row = "x1 y1 x2 y2 score in px of the network input, best first; unused rows are zero"
     return Output(dets, "dets", axes, {"row": row}), Output(labels, "labels", axes)
+
+
+@contextmanager
+def require_size(spec: GraphSpec, hint: str) -> Iterator[None]:
+    """Turn a failure of a network's first forward pass into a message about the input size.
+
+    Args:
+        hint: which sizes to try.
+
+    Raises:
+        UserError: the network does not accept the size.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"the network does not accept an input of {spec.shape[0]} x {spec.shape[1]} px ({error}); "
+            f"try --shape with {hint}"
+        ) from error

@@ -1,34 +1,39 @@
-"""Operators that tracing cannot express: each computes in torch or numpy and writes its own ONNX nodes."""
+"""Operators that tracing cannot express: each computes its value in numpy and writes its own ONNX nodes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fcos_train.deploy.onnx.ascend_ops import DOMAIN, batch_multi_class_nms, suppress
+from fcos_train.deploy.onnx.ascend_ops import DOMAIN, batch_multi_class_nms
+from fcos_train.deploy.parts.suppression import suppress
 
 
 class _KeepMask(torch.autograd.Function):
-    """[B, N, 4] boxes and [B, N] scores -> [B, N] f32, 1 for what survives ONNX's NonMaxSuppression.
+    """Mask [B, N] f32 of the boxes [B, N, 4] that ONNX's NonMaxSuppression keeps.
 
-    ``one_class`` is the scores again, [B, 1, N], as the operator wants them.
-    A mask has a fixed shape, the operator's list of survivors has not.
+    A mask has a fixed shape; the operator's list of kept boxes does not.
     """
 
     @staticmethod
-    def forward(ctx, boxes: Tensor, scores: Tensor, one_class: Tensor, iou_threshold: float, most: int) -> Tensor:
-        mask = np.zeros(tuple(scores.shape), np.float32)  # numpy: nothing of this may enter the trace
+    def forward(ctx: Any, boxes: Tensor, scores: Tensor, one_class: Tensor, iou_threshold: float, most: int) -> Tensor:
+        """Compute the mask. ``one_class`` [B, 1, N] repeats the scores [B, N] in the form that the operator takes."""
+        mask = np.zeros(tuple(scores.shape), np.float32)  # numpy, so that none of this is traced
         for image, (own, values) in enumerate(zip(boxes.numpy(), scores.numpy(), strict=True)):
             mask[image, suppress(own, values, 0.0, iou_threshold, most)] = 1.0
         return torch.from_numpy(mask)
 
     @staticmethod
-    def symbolic(g, boxes, scores, one_class, iou_threshold: float, most: int):
-        def integers(*values: int):
+    def symbolic(g: Any, boxes: Any, scores: Any, one_class: Any, iou_threshold: float, most: int) -> Any:
+        """Write NonMaxSuppression and the scattering of its indices into a mask."""
+
+        def integers(*values: int) -> Any:
             return g.op("Constant", value_t=torch.tensor(values, dtype=torch.int64))
 
-        def real(value: float):
+        def real(value: float) -> Any:
             return g.op("Constant", value_t=torch.tensor([value], dtype=torch.float32))
 
         # [k, 3]: image, class, box
@@ -41,13 +46,27 @@ class _KeepMask(torch.autograd.Function):
 
 
 class _BatchMultiClassNMS(torch.autograd.Function):
+    """Ascend's BatchMultiClassNMS."""
+
     @staticmethod
-    def forward(ctx, boxes, scores, score_threshold: float, iou_threshold: float, per_class: int, total: int):
+    def forward(
+        ctx: Any,
+        boxes: Tensor,
+        scores: Tensor,
+        score_threshold: float,
+        iou_threshold: float,
+        per_class: int,
+        total: int,
+    ) -> tuple[Tensor, ...]:
+        """Compute the definition of the operator in numpy."""
         found = batch_multi_class_nms(boxes.numpy(), scores.numpy(), score_threshold, iou_threshold, per_class, total)
         return tuple(torch.from_numpy(array) for array in found)
 
     @staticmethod
-    def symbolic(g, boxes, scores, score_threshold: float, iou_threshold: float, per_class: int, total: int):
+    def symbolic(
+        g: Any, boxes: Any, scores: Any, score_threshold: float, iou_threshold: float, per_class: int, total: int
+    ) -> Any:
+        """Write one node and the types of its outputs."""
         outputs = g.op(
             f"{DOMAIN}::BatchMultiClassNMS",
             boxes,
@@ -67,14 +86,22 @@ class _BatchMultiClassNMS(torch.autograd.Function):
 
 
 def keep_mask(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int) -> Tensor:
-    """[B, N, 4] px, [B, N] (0: not a candidate) -> [B, N] f32, 1 for at most ``most`` survivors of each image."""
+    """Trace NonMaxSuppression.
+
+    Args:
+        boxes: [B, N, 4] px. scores: [B, N]; 0: not a candidate.
+        iou_threshold: of the suppression. most: maximum number of kept boxes per image.
+
+    Returns:
+        [B, N] f32, 1 for kept boxes.
+    """
     return _KeepMask.apply(boxes, scores, scores.unsqueeze(1), float(iou_threshold), int(most))
 
 
 def multi_class_nms(
     boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, per_class: int, total: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ascend's BatchMultiClassNMS; shapes as :func:`.ascend_ops.batch_multi_class_nms`."""
+    """Trace Ascend's BatchMultiClassNMS; shapes as for :func:`.ascend_ops.batch_multi_class_nms`."""
     return _BatchMultiClassNMS.apply(
         boxes, scores, float(score_threshold), float(iou_threshold), int(per_class), int(total)
     )

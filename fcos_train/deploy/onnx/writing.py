@@ -1,34 +1,35 @@
-"""Traces an :class:`ExportGraph` and writes the ONNX protobuf: stable names, declared axes, no trace of the run."""
+"""Traces an :class:`ExportGraph` to an ONNX model with stable names, declared axes and nothing specific to the run."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import onnx
 import torch
 from onnx import ModelProto
-from torch import nn
+from torch import Tensor, nn
 
+from fcos_train.deploy.onnx import deform_conv
 from fcos_train.deploy.onnx.ascend_ops import DOMAIN, OPERATORS
 from fcos_train.deploy.onnx.spec import OPSETS, ExportGraph
 from mmcv_overrides.errors import UserError
 
 INPUT = "input"
-# "module:function" with (graph) -> context manager, entered while a model is traced; absent modules are left out.
-PATCHES = ["fcos_train.deploy.onnx.deform_conv:traceable"]
+# Function with (graph) -> context manager, entered while a model is traced.
+PATCHES: list[Callable[[ExportGraph], AbstractContextManager[None]]] = [deform_conv.traceable]
 
 
 def write(graph: ExportGraph, opset: int) -> ModelProto:
-    """The ONNX model of a graph.
+    """Trace a graph.
 
     Raises:
-        UserError: an operator of the model does not exist in this opset, or the network does not accept the size.
+        UserError: the opset is out of range, or lacks an operator of the model.
     """
     if opset not in OPSETS or not graph.min_opset <= opset <= graph.max_opset:
         low, high = max(OPSETS[0], graph.min_opset), min(OPSETS[-1], graph.max_opset)
@@ -36,10 +37,10 @@ def write(graph: ExportGraph, opset: int) -> ModelProto:
     spec = graph.spec
     example = torch.zeros(spec.batch, 3, *spec.shape)
     axes = {INPUT: graph.input_axes(), **{output.name: output.axes for output in graph.outputs}}
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # the annotation of `export` lacks streams
     try:
         with torch.no_grad(), contextlib.ExitStack() as stack:
-            for manager in (_quiet(), _fixed_upsampling(graph), *_patches(graph)):
+            for manager in (_quiet(), _fixed_upsampling(graph), *(patch(graph) for patch in PATCHES)):
                 stack.enter_context(manager)
             torch.onnx.export(
                 graph,
@@ -61,7 +62,7 @@ def write(graph: ExportGraph, opset: int) -> ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Tracing says that sides become constants; here that is what a fixed axis means."""
+    """Silence the warnings of tracing that sizes become constants, which is intended for fixed axes."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -75,16 +76,19 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fixed_upsampling(graph: ExportGraph) -> Iterator[None]:
-    """With fixed sizes, necks enlarge maps by a constant factor where it is whole, else to a constant size.
+    """For fixed sizes, upsample maps by a constant factor if it is an integer, else to a constant size.
 
-    Compilers for accelerators take a Resize with constants only.
+    Compilers for accelerators only accept a Resize with constants.
     """
-    if graph.spec.moving:
+    if graph.spec.dynamic_size:
         yield
         return
-    original = nn.functional.interpolate
+    functional: Any = nn.functional
+    original = functional.interpolate
 
-    def interpolate(input, size=None, scale_factor=None, mode="nearest", **rest):
+    def interpolate(
+        input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **rest: Any
+    ) -> Tensor:
         if size is not None:
             size = [int(side) for side in (size if isinstance(size, (list, tuple, torch.Size)) else [size] * 2)]
             factors = [side / int(old) for side, old in zip(size, input.shape[2:], strict=True)]
@@ -92,24 +96,15 @@ def _fixed_upsampling(graph: ExportGraph) -> Iterator[None]:
                 size, scale_factor = None, factors
         return original(input, size=size, scale_factor=scale_factor, mode=mode, **rest)
 
-    nn.functional.interpolate = interpolate
+    functional.interpolate = interpolate
     try:
         yield
     finally:
-        nn.functional.interpolate = original
-
-
-def _patches(graph: ExportGraph) -> list:
-    managers = []
-    for way in PATCHES:
-        module, _, function = way.partition(":")
-        if importlib.util.find_spec(module) is not None:
-            managers.append(getattr(importlib.import_module(module), function)(graph))
-    return managers
+        functional.interpolate = original
 
 
 def _default_domain(model: ModelProto) -> ModelProto:
-    """Ascend's operators belong to the default domain."""
+    """Move Ascend's operators to the default domain, where ATC expects them."""
     for node in model.graph.node:
         if node.domain == DOMAIN:
             node.domain = ""
@@ -120,7 +115,7 @@ def _default_domain(model: ModelProto) -> ModelProto:
 
 
 def _declared(model: ModelProto, graph: ExportGraph) -> ModelProto:
-    """Sides of the outputs that are known but that the exporter lost."""
+    """Declare the shapes of the outputs, which the exporter loses in part."""
     with torch.no_grad():
         example = graph(torch.zeros(graph.spec.batch, 3, *graph.spec.shape))
     for value, tensor, output in zip(model.graph.output, example, graph.outputs, strict=True):
@@ -137,23 +132,18 @@ def _declared(model: ModelProto, graph: ExportGraph) -> ModelProto:
 
 
 def _named(model: ModelProto) -> ModelProto:
-    """Values are called after the node that makes them and constants by their place, so that names depend on the
-    model alone, not on weights or on the exporter's counters. Parameters keep the names of the checkpoint."""
+    """Name values after their node and constants after their position.
+
+    Names then depend on the model only, not on weights or counters of the exporter. Parameters keep the names of the
+    checkpoint.
+    """
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
     names: dict[str, str] = {"": ""}
     taken = set(fixed)
-
-    def fresh(wish: str) -> str:
-        name, number = wish, 1
-        while name in taken:
-            name, number = f"{wish}_{number}", number + 1
-        taken.add(name)
-        return name
-
     for place, tensor in enumerate(graph.initializer):
         numbered = "::" in tensor.name or tensor.name.isdigit()
-        names[tensor.name] = fresh(f"constant_{place}" if numbered else tensor.name)
+        names[tensor.name] = _unused(f"constant_{place}" if numbered else tensor.name, taken)
         tensor.name = names[tensor.name]
     used: set[str] = set()
     for node in graph.node:
@@ -161,7 +151,7 @@ def _named(model: ModelProto) -> ModelProto:
         node.ClearField("doc_string")
         for index, name in enumerate(node.output):
             if name and name not in fixed:
-                names[name] = fresh(f"{node.name}:{index}")
+                names[name] = _unused(f"{node.name}:{index}", taken)
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -175,6 +165,7 @@ def _tidy(name: str) -> str:
 
 
 def _unused(wish: str, used: set[str]) -> str:
+    """The wished name, with a number if it is taken; marked as taken."""
     name, number = wish, 1
     while name in used:
         name, number = f"{wish}_{number}", number + 1
@@ -183,6 +174,6 @@ def _unused(wish: str, used: set[str]) -> str:
 
 
 def custom_operators(model: ModelProto) -> set[str]:
-    """Names of Ascend's operators that a model uses."""
+    """Names of Ascend's operators in a model."""
     known = {operator.__name__ for operator in OPERATORS}
     return {node.op_type for node in model.graph.node if node.domain == "" and node.op_type in known}

@@ -1,1 +1,1 @@
-"""What every export target shares: descriptions, input rules, sessions, COCO numbers, accuracy comparison."""
+"""What all deployment targets share: descriptions, input rules, sessions, COCO numbers and accuracy comparison."""

@@ -1,40 +1,37 @@
-"""Names and category ids of the classes a detection's label stands for."""
+"""Class names and category ids, and image ids, of a COCO annotation file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcos_train.data.coco_names import COCO_IDS, COCO_NAMES
 from fcos_train.deploy.parts.files import some, stem
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import read_json
 
-COCO_NAMES = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
-    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
-    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
-    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
-    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
-    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
-    "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
-    "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
-# COCO numbers 91 categories and annotates 80 of them.
-_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
-COCO_IDS = tuple(i for i in range(1, 92) if i not in _UNUSED)
-
 
 @dataclass(frozen=True)
 class Truth:
-    """What the annotations say of names: class name -> category id, stem of an image's file -> image id."""
+    """Names and ids of a COCO annotation file.
+
+    Attributes:
+        path: the annotation file.
+        categories: class name -> category id.
+        images: stem of an image file -> image id.
+    """
 
     path: Path
     categories: dict[str, int]
     images: dict[str, int]
 
     def image_id(self, name: str) -> int:
+        """Id of the image whose file has this stem.
+
+        Raises:
+            UserError: the annotations have no such image.
+        """
         if name not in self.images:
             raise UserError(
                 f"{self.path} has no image named {printable(name)}.*; it has {some(list(self.images), 3)}. "
@@ -43,6 +40,11 @@ class Truth:
         return self.images[name]
 
     def category_id(self, name: str) -> int:
+        """Id of the class of this name.
+
+        Raises:
+            UserError: the annotations have no such class.
+        """
         if name not in self.categories:
             raise UserError(
                 f"{self.path} has no category named '{printable(name)}'; it has {some(list(self.categories), 8)}. "
@@ -52,7 +54,7 @@ class Truth:
 
 
 def read_truth(path: str | Path) -> Truth:
-    """Names and ids of a COCO annotation file.
+    """Read names and ids of a COCO annotation file.
 
     Raises:
         UserError: the file is absent or not COCO annotations, or two images share a stem.
@@ -74,15 +76,15 @@ def read_truth(path: str | Path) -> Truth:
 
 
 def coco_truth() -> Truth:
-    """The 80 classes of COCO with their ids of 91, and no images: stems are ids."""
+    """The 80 classes of COCO with their category ids (1 to 90), without images: stems are image ids."""
     return Truth(Path("COCO"), dict(zip(COCO_NAMES, COCO_IDS, strict=True)), {})
 
 
 def find_annotations(path: str | Path) -> Path:
-    """The annotation file itself, or the one of the validation images in a folder.
+    """Return ``path`` if it is a file, otherwise the annotation file of the validation images in that folder.
 
     Raises:
-        UserError: a folder without one.
+        UserError: the folder has no such file.
     """
     path = Path(path)
     if not path.is_dir():

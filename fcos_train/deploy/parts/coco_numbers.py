@@ -1,4 +1,4 @@
-"""The twelve COCO numbers as the original toolchain prints them, with detection limits 100, 300 and 1000."""
+"""The twelve COCO numbers as the original toolchain prints them, with limits of 100, 300 and 1000 detections."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _KEYS = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "
 
 @dataclass(frozen=True)
 class CocoNumbers:
-    """Twelve numbers in the order of the printed lines; -1 where the annotations have no box of that size."""
+    """Twelve numbers in the order of the printed lines; -1 if the annotations have no box of that size."""
 
     stats: tuple[float, ...]
 
     def lines(self) -> list[str]:
-        """As pycocotools prints them."""
+        """The twelve lines as pycocotools prints them."""
         lines = []
         for (precision, iou, area, limit), value in zip(_LINES, self.stats, strict=True):
             title = "Average Precision  (AP)" if precision else "Average Recall     (AR)"
@@ -53,7 +53,7 @@ class CocoNumbers:
         return lines
 
     def summary(self) -> dict[str, float | str]:
-        """The six precisions to three decimals, and once more as one text to copy."""
+        """The six precisions to three decimals, and all six as one text to copy."""
         six = self.stats[:6]
         summary: dict[str, float | str] = {key: float(f"{value:.3f}") for key, value in zip(_KEYS, six, strict=True)}
         summary["bbox_mAP_copypaste"] = " ".join(f"{value:.3f}" for value in six)
@@ -61,7 +61,7 @@ class CocoNumbers:
 
 
 def read_results(path: str | Path) -> list[dict]:
-    """A COCO result file.
+    """Read a COCO result file.
 
     Raises:
         UserError: the file is absent, not JSON, or not a list of boxes.
@@ -85,10 +85,10 @@ def read_results(path: str | Path) -> list[dict]:
 
 
 def evaluate(annotations: str | Path, results: Sequence[dict], where: str | Path = "the results") -> CocoNumbers:
-    """Count results (COCO dicts) against a COCO annotation file.
+    """Evaluate results (COCO dicts) with a COCO annotation file.
 
     Args:
-        where: what to call the results in messages.
+        where: name of the results in messages.
 
     Raises:
         UserError: unreadable annotations, or results for images or categories that they do not have.
@@ -101,7 +101,7 @@ def evaluate(annotations: str | Path, results: Sequence[dict], where: str | Path
         if foreign:
             raise UserError(
                 f"{where} has {key} {some(foreign)}, which {annotations} does not: "
-                "results and annotations are of different data"
+                "results and annotations are of different data sets"
             )
     if not results:
         return CocoNumbers((0.0,) * 12)
@@ -120,7 +120,7 @@ def _number(scores, precision: bool, iou: float | None, area: str, limit: int) -
 
 
 def coco_eval(annotations: str | Path, results: str | Path, out: str | Path) -> CocoNumbers:
-    """Evaluate a result file, and write the dictionary as `key: value` lines."""
+    """Evaluate a result file, and write the summary to ``out`` as `key: value` lines."""
     numbers = evaluate(annotations, read_results(results), results)
     write_whole(out, "".join(f"{key}: {value}\n" for key, value in numbers.summary().items()))
     return numbers

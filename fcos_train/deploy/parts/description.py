@@ -1,18 +1,18 @@
-"""The JSON beside an exported model: what the offline road must know of it."""
+"""Reads the description of an exported model: the JSON file that the exporter writes beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from fcos_train.deploy.ascend.rules import Rule
+from fcos_train.deploy.parts.input_rule import InputRule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import MAX_TEXT, read_json
 
 
 def beside(model: str | Path) -> Path:
-    """The description that the exporter wrote beside a model.
+    """Find the description beside a model.
 
     Raises:
         UserError: there is none.
@@ -28,11 +28,11 @@ def beside(model: str | Path) -> Path:
     )
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The whole description.
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Read a whole description.
 
     Raises:
-        UserError: absent, not JSON, or not an exporter's.
+        UserError: absent, not JSON, or not written by the exporter.
     """
     content = read_json(path, "description", limit=MAX_TEXT)
     keys = ("classes", "input", "mean", "std", "bgr_to_rgb", "resize")
@@ -40,32 +40,32 @@ def read(path: str | Path) -> dict[str, Any]:
     if lacking:
         raise UserError(f"{path} does not describe an exported model: it lacks {', '.join(lacking)}")
     if not isinstance(content["classes"], list):
-        raise UserError(f"{path} does not describe an exported model: its classes are no list")
+        raise UserError(f"{path} does not describe an exported model: its classes are not a list")
     require_names(content["classes"], str(path))
     return content
 
 
-def read_rule(path: str | Path) -> Rule:
-    """How the model wants its input prepared: image at the top left, sides rounded, as mmdet does it.
+def read_rule(path: str | Path) -> InputRule:
+    """Read how the model's input is prepared: image at the top left, sides rounded, as in mmdet.
 
     Raises:
-        UserError: the description is absent, or its values are not of the exporter's kinds.
+        UserError: the description is absent, or has values of wrong types.
     """
-    content = read(path)
+    content = read_description(path)
     try:
-        return _rule(content, Path(path).stem)
+        return _input_rule(content, Path(path).stem)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} does not describe an exported model: {printable(repr(error))}") from error
 
 
-def _rule(content: dict[str, Any], name: str) -> Rule:
+def _input_rule(content: dict[str, Any], name: str) -> InputRule:
     height, width = content["input"]["example_shape"]
     inside = bool(content["input"].get("normalize_in_graph"))
     mean, std, fill = tuple(content["mean"]), tuple(content["std"]), None
-    if inside:  # the graph takes BGR pixels; what it makes of the padding must be 0
+    if inside:  # the graph takes BGR pixels and must turn the padding into 0
         fill = mean[::-1] if content["bgr_to_rgb"] else mean
         mean, std = (0.0,) * 3, (1.0,) * 3
-    return Rule(
+    return InputRule(
         name=name,
         height=int(height),
         width=int(width),
@@ -74,7 +74,7 @@ def _rule(content: dict[str, Any], name: str) -> Rule:
         to_rgb=bool(content["bgr_to_rgb"]) and not inside,
         centred=False,
         half_up=True,
-        # A model that was trained on stretched images is given stretched ones.
+        # A model trained on stretched images is given stretched images.
         keep_ratio=bool(content["resize"].get("keep_ratio", True)),
         fill=fill,
         as_trained=True,
@@ -82,5 +82,5 @@ def _rule(content: dict[str, Any], name: str) -> Rule:
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Class names by label."""
-    return tuple(read(path)["classes"])
+    """Read the class names, by label."""
+    return tuple(read_description(path)["classes"])

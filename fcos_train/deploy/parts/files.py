@@ -1,28 +1,32 @@
-"""Files of the offline road: listed with clear errors, written whole or not at all."""
+"""Lists of input files with clear errors, and small helpers for messages and progress."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
-
-from fcos_train.data.images import UnreadableImage, read_image
+from fcos_train.data.images import UnreadableImage
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
+T = TypeVar("T")
+
 
 def stem(path: str | Path) -> str:
-    """The name that all files of one image share: the text before the first dot."""
+    """The part of a file name that all files of one image share: the text before the first dot."""
     return Path(path).name.split(".", 1)[0]
 
 
 def listed(folder: str | Path, suffixes: Sequence[str], what: str) -> list[Path]:
-    """Files of a folder with one of the suffixes (as written), sorted by name; hidden ones are left out.
+    """List the files of a folder with one of the suffixes (case-sensitive), sorted by name; hidden files are skipped.
+
+    Args:
+        what: name of the files, for messages.
 
     Raises:
-        UserError: there is no such folder, or nothing of the kind in it.
+        UserError: there is no such folder, or it has no such file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -35,7 +39,7 @@ def listed(folder: str | Path, suffixes: Sequence[str], what: str) -> list[Path]
 
 
 def unique_stems(paths: Iterable[Path]) -> dict[str, Path]:
-    """Stem -> file.
+    """Map the stem of each file to the file.
 
     Raises:
         UserError: two files share the text before their first dot, so their results would overwrite each other.
@@ -46,14 +50,6 @@ def unique_stems(paths: Iterable[Path]) -> dict[str, Path]:
         if other is not path:
             raise UserError(f"{other} and {path} would both be named {stem(path)}.bin: rename one of them")
     return found
-
-
-def decode(path: str | Path) -> np.ndarray | UnreadableImage:
-    """BGR u8 [H, W, 3], turned as its EXIF tag says; what is wrong with it if it cannot be decoded."""
-    try:
-        return read_image(path)
-    except UnreadableImage as fault:
-        return fault
 
 
 def undecodable(faults: Sequence[tuple[str | Path, UnreadableImage]]) -> str:
@@ -67,8 +63,12 @@ def some(names: Sequence, limit: int = 5) -> str:
     return ", ".join(map(printable, names[:limit])) + more
 
 
-def progress(items: Iterable, what: str, total: int | None = None):
-    """A progress bar around a loop, shown on a terminal only."""
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    """Wrap a loop in a progress bar, which is shown on a terminal only.
+
+    Args:
+        what: title of the bar. total: number of items, if they have no length.
+    """
     from tqdm import tqdm
 
     return tqdm(items, desc=what, total=total, unit="img", disable=None)

@@ -1,26 +1,31 @@
-"""An ONNX file standing in for the `.om`: one input, a batch in, one array per output back."""
+"""What runs a batch through a model: the common interface of all runtimes, and onnxruntime on the CPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmcv_overrides.errors import UserError
 
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Operators of graphs with the end `ascend`.
 CANN_ONLY = ("BatchMultiClassNMS", "RoiExtractor", "DeformableConv2D")
 
 
 class Session:
-    """What runs a batch. Subclasses set the attributes and have ``run``.
+    """Runs batches. Subclasses set the attributes and implement :meth:`run`.
 
     Attributes:
-        path: the file it was made from.
-        input_name: name of the input.
+        path: the file of the model.
         outputs: names of the outputs, in order.
-        batch, height, width: the input shape (N, 3, H, W).
+        batch, height, width: shape of the input, (N, 3, H, W).
+        input_name: name of the input.
         kind: numpy type of the input.
-        sample_shape: one image of the input.
+        sample_shape: shape of one image of the input; None: (3, height, width).
     """
 
     path: Path
@@ -33,12 +38,12 @@ class Session:
     sample_shape: tuple[int, int, int] | None = None
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """Outputs for a batch f32 [batch, 3, H, W]."""
+        """Return the outputs for a batch f32 [batch, 3, H, W]."""
         raise NotImplementedError
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of one image in the input."""
+        """Size of one image of the input, in bytes."""
         return 3 * self.height * self.width * np.dtype(self.kind).itemsize
 
     @property
@@ -47,13 +52,13 @@ class Session:
         return (self.batch, *(self.sample_shape or (3, self.height, self.width)))
 
     def per_sample(self, outputs: list[np.ndarray], axis: int = 0) -> list[list[np.ndarray]]:
-        """The outputs of a batch taken apart: for every image the list of its outputs, without the batch side.
+        """Split the outputs of a batch: for every image the list of its outputs, without the batch axis.
 
         Args:
-            axis: the batch side.
+            axis: the batch axis of the outputs.
 
         Raises:
-            UserError: an output has no batch side although the batch is larger than 1.
+            UserError: an output has no batch axis although the batch is larger than 1.
         """
         if self.batch == 1:
             return [outputs]
@@ -61,23 +66,43 @@ class Session:
             if output.ndim <= axis or output.shape[axis] != self.batch:
                 raise UserError(
                     f"{self.path}: output {name} has the shape {output.shape} for a batch of {self.batch}, "
-                    "so it cannot be shared out among the images; this model takes one image at a time"
+                    "so it cannot be split by image; this model takes one image at a time"
                 )
         return [[output.take(index, axis) for output in outputs] for index in range(self.batch)]
 
 
-class OnnxSession(Session):
-    """A model in onnxruntime.
+def cpu_session(model: str | bytes, threads: int = 0, arena: bool = True) -> onnxruntime.InferenceSession:
+    """Load a model into onnxruntime on the CPU.
 
     Args:
-        batch, height, width: what dynamic sides of the input are to be.
+        model: path, or the serialised model.
+        threads: of one operator; 0: one per core.
+        arena: keep freed memory for the next call.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
+    options.log_severity_level = 4  # errors are reported by the exceptions
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class OnnxSession(Session):
+    """An ONNX file in onnxruntime.
+
+    Args:
+        path: the file.
+        batch, height, width: sizes of dynamic axes of the input.
 
     Raises:
-        UserError: no such file, not an ONNX model, operators that onnxruntime lacks, an input that is not of the
-            form (N, 3, H, W), or one that contradicts the batch or size asked for.
+        UserError: no such file, not an ONNX model, operators that onnxruntime does not have, an input that is not of
+            the form (N, 3, H, W), or one that contradicts the requested batch or size.
     """
 
-    def __init__(self, path: str | Path, batch: int | None = None, height: int | None = None, width: int | None = None):
+    def __init__(
+        self, path: str | Path, batch: int | None = None, height: int | None = None, width: int | None = None
+    ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"--model {path}: no such file")
@@ -91,28 +116,27 @@ class OnnxSession(Session):
         self.width = self._side("width", shape[3], width, None)
         self.outputs = [output.name for output in self._session.get_outputs()]
 
-    def _side(self, what: str, fixed, wanted: int | None, default: int | None) -> int:
+    def _side(self, what: str, fixed: int | str | None, wanted: int | None, default: int | None) -> int:
+        """Size of one axis: of the model, else as requested, else the default."""
         if isinstance(fixed, int):
             if wanted not in (None, fixed):
                 raise UserError(f"{self.path} is made for {what} {fixed}, not {wanted}")
             return fixed
-        if (wanted or default) is None:
-            raise UserError(f"{self.path} takes any {what}: say which with --input-width W --input-height H")
-        return wanted or default
+        side = wanted or default
+        if side is None:
+            raise UserError(f"{self.path} takes any {what}: give one with --input-width W --input-height H")
+        return side
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for a batch f32 [batch, 3, H, W]."""
         return self._session.run(None, {self.input_name: images})
 
 
-def _open(path: Path):
+def _open(path: Path) -> onnxruntime.InferenceSession:
     try:
-        import onnxruntime
+        return cpu_session(str(path))
     except ImportError:
         raise UserError("running a model without a card needs onnxruntime: pip install onnx onnxruntime") from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is said below
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes have no common public base
         text = str(error)
         custom = [name for name in CANN_ONLY if name in text]

@@ -26,7 +26,7 @@ READERS = (
 # Those that look for something readable and go on without it.
 LOOKS = {
     "read_size": "returned None",
-    "demo, config of the checkpoint": "returned None",
+    "demo, config of the checkpoint": "returned []",
     "export, config of the checkpoint": "returned []",
 }
 KINDS = {"device": "a device", "pipe": "a named pipe", "socket": "a socket", "folder": "a folder"}

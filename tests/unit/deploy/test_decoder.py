@@ -1,7 +1,9 @@
-"""The numpy decoder against mmdet's own heads and against a slow definition written out here."""
+"""The numpy decoder compared with mmdet's own heads and with a slow definition in this file."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ import torch
 from mmdet.models.dense_heads import FCOSHead, FSAFHead, RetinaHead
 from mmengine.config import ConfigDict
 
-from fcos_train.deploy.decoder.decoder import Decoder, DecodeRule
-from mmcv_overrides.errors import UserError
+import fcos_train.deploy.decoder as package
+from fcos_train.deploy.decoder import Decoder, DecoderError, DecodeRule, decode_rule, raw_outputs
 
 STRIDES = (8, 16, 32, 64, 128)
 SIZE = (200, 256)
@@ -165,7 +167,10 @@ def test_is_mmdets_retinanet(nms_pre):
 def test_is_mmdets_fsaf(normalizer):
     head = FSAFHead(
         5, 16, feat_channels=16, stacked_convs=0, reg_decoded_bbox=True,
-        anchor_generator={"type": "AnchorGenerator", "octave_base_scale": 1, "scales_per_octave": 1, "ratios": [1.0], "strides": list(STRIDES)},
+        anchor_generator={
+            "type": "AnchorGenerator", "octave_base_scale": 1, "scales_per_octave": 1, "ratios": [1.0],
+            "strides": list(STRIDES),
+        },
         bbox_coder={"type": "TBLRBBoxCoder", "normalizer": normalizer if normalizer == 4.0 else list(normalizer)},
     )  # fmt: skip
     cls, box, _ = _maps(1, box=(0.5, 0.3), with_centerness=False)
@@ -226,20 +231,80 @@ def test_sizes_may_change_between_calls():
 def test_what_does_not_fit_is_refused():
     cls, box, ctr = _numpy(_maps(0))
     decoder = Decoder(DecodeRule())
-    with pytest.raises(UserError, match="5 levels"):
+    with pytest.raises(DecoderError, match="5 levels"):
         decoder(cls[:3], box[:3])
-    with pytest.raises(UserError, match="shapes"):
+    with pytest.raises(DecoderError, match="shapes"):
         decoder(cls, ctr)
-    with pytest.raises(UserError, match="shapes"):
+    with pytest.raises(DecoderError, match="shapes"):
         decoder(cls, box[::-1])
-    with pytest.raises(UserError, match="scales"):
+    with pytest.raises(DecoderError, match="scales"):
         decoder(cls, box, ctr, scales=[(np.ones(5), np.ones(4), np.ones(1))] * 5)
-    with pytest.raises(UserError, match="kind"):
+    with pytest.raises(DecoderError, match="kind"):
         DecodeRule(kind="corner")
-    with pytest.raises(UserError, match="anchors"):
+    with pytest.raises(DecoderError, match="anchors"):
         DecodeRule(kind="delta")
 
 
-def test_needs_no_torch():
-    code = "import sys, fcos_train.deploy.decoder.decoder; sys.exit('torch' in sys.modules)"
+def test_a_description_gives_the_rule_and_the_places_of_the_maps():
+    content = {
+        "decode": {
+            "kind": "tblr", "strides": [8, [16, 16]], "normalizer": [4.0, 2.0, 3.0, 5.0],
+            "anchors": [[[0, 0, 8, 8]]] * 2,
+        },
+        "test_cfg": {
+            "score_thr": 0.1, "nms_pre": -1, "iou_threshold": 0.6, "class_agnostic": True, "min_bbox_size": 0,
+            "max_per_img": 7,
+        },
+        "outputs": [
+            {"name": name, "part": name[:3], "level": int(name[-1])} for name in ("box_1", "cls_1", "cls_0", "box_0")
+        ],
+    }  # fmt: skip
+    rule = decode_rule(content)
+    assert (rule.kind, rule.strides, rule.normalizer) == ("tblr", (8, 16), (4.0, 2.0, 3.0, 5.0))
+    assert (rule.score_thr, rule.nms_pre, rule.iou_thr, rule.class_agnostic) == (0.1, -1, 0.6, True)
+    assert (rule.min_size, rule.max_per_img, rule.anchors[1].tolist()) == (0, 7, [[0, 0, 8, 8]])
+    names = ["cls_0", "cls_1", "box_0", "box_1"]
+    assert raw_outputs(content, names) == {"cls": [0, 1], "box": [2, 3]}
+    with pytest.raises(DecoderError, match="no output box_1; it has cls_0"):
+        raw_outputs(content, names[:3])
+    with pytest.raises(DecoderError, match="softmax"):
+        decode_rule({**content, "decode": {**content["decode"], "score": "softmax"}})
+    with pytest.raises(DecoderError, match="not the description of raw maps: KeyError.'nms_pre'"):
+        decode_rule({**content, "test_cfg": {"score_thr": 0.1}})
+
+
+ON_A_BOARD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+before = set(sys.modules)
+import numpy as np
+from postprocessing import Decoder, DecodeRule
+maps = np.load(sys.argv[2])
+got = Decoder(DecodeRule())(*([maps[f"{part}_{i}"] for i in range(5)] for part in ("cls", "box", "ctr")))
+np.savez(sys.argv[3], *got)
+names = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(names - set(sys.stdlib_module_names)))
+"""
+
+
+def test_a_copy_of_the_folder_decodes_without_the_product(tmp_path):
+    """In an empty folder, under another name, in an isolated interpreter that finds numpy and nothing else."""
+    shutil.copytree(Path(package.__file__).parent, tmp_path / "board" / "postprocessing")
+    (tmp_path / "board" / "numpy").symlink_to(Path(np.__file__).parent)
+    for folder in Path(np.__file__).parents[1].glob("numpy.libs"):
+        (tmp_path / "board" / folder.name).symlink_to(folder)
+    maps = _numpy(_maps(3, box=(25.0, 9.0)))
+    named = {f"{part}_{i}": x for part, m in zip(("cls", "box", "ctr"), maps) for i, x in enumerate(m)}
+    np.savez(tmp_path / "maps.npz", **named)
+    words = [sys.executable, "-I", "-S", "-c", ON_A_BOARD]
+    files = [tmp_path / "board", tmp_path / "maps.npz", tmp_path / "boxes.npz"]
+    done = subprocess.run([*words, *map(str, files)], cwd=tmp_path, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['numpy', 'postprocessing']"
+    found = np.load(tmp_path / "boxes.npz")
+    assert all(np.array_equal(a, b) for a, b in zip(Decoder(DecodeRule())(*maps), found.values()))
+
+
+def test_the_package_imports_no_torch():
+    code = "import sys, fcos_train.deploy.decoder; sys.exit('torch' in sys.modules or 'mmcv_overrides' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

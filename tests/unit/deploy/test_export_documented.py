@@ -1,4 +1,4 @@
-"""The documented sizes with the full networks and random weights: minutes, so only with ``-m slow``."""
+"""The documented sizes with the full networks and random weights: takes minutes, so it needs ``-m slow``."""
 
 import resource
 import time

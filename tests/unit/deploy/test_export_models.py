@@ -45,7 +45,7 @@ def test_each_model_and_end_is_the_same_as_pytorch(name, end, checkpoints, tmp_p
     lines = []
     path = tmp_path / "model.onnx"
     result = export(ExportOptions(checkpoints(name), end=end, output=str(path), shape=(96, 128)), lines.append)
-    assert path.is_file() and result.sidecar.is_file()
+    assert path.is_file() and result.description.is_file()
     assert result.opset == (11 if end == "ascend" else 19 if name == "fcos-dcn" else 17)
     reason = "for DeformConv, of 15 deformable convolutions" if result.opset == 19 else "the default"
     assert lines[0].endswith(f"opset {result.opset} ({reason})")
@@ -53,7 +53,7 @@ def test_each_model_and_end_is_the_same_as_pytorch(name, end, checkpoints, tmp_p
     step = 0.125  # of half precision above 64 px
     assert max(found.largest for found in result.differences) <= (step if end == "ascend" else 1e-3)
     assert sum("largest difference" in line for line in lines) == len(result.differences)
-    assert any("beside mmdet's own prediction" in line for line in lines) is (end == "ascend")
+    assert any("compared with mmdet's own prediction" in line for line in lines) is (end == "ascend")
     levels, parts = 5, 3 if name.startswith("fcos") else 2
     assert len(result.differences) == (levels * parts if end == "raw" else 2)
 
@@ -113,8 +113,8 @@ def test_deformable_convolution_in_the_opset_that_is_asked_for(opset, operator, 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_ascend_finds_what_mmdet_finds(name, checkpoints):
-    """In single precision and with room for all places it is the same arithmetic; half precision decides a few near
-    ties otherwise."""
+    """In single precision and with all positions kept it is the same arithmetic; half precision resolves a few
+    near-ties differently."""
     images = [draw_image(np.random.default_rng(seed), (128, 96))[0] for seed in range(2)]
     detector = Detector.from_checkpoint(checkpoints(name), None, "cpu")
     for half, share in ((False, 1.0), (True, 0.95)):

@@ -1,4 +1,4 @@
-"""Two-stage detectors and deformable convolution as ONNX: against mmdet, onnxruntime and the reference evaluator."""
+"""Two-stage detectors and deformable convolution as ONNX, compared with mmdet and between runtimes."""
 
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ from mmengine.config import Config
 from fcos_train.data.shapes import draw_image
 from fcos_train.deploy.onnx import roi_ops
 from fcos_train.deploy.onnx.ascend_two_stage import deformable_conv, roi_extractor
-from fcos_train.deploy.onnx.deform_conv import Geometry, decomposed
+from fcos_train.deploy.onnx.deform_conv import ConvSettings, decomposed
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.opset import choose
 from fcos_train.deploy.onnx.spec import GraphSpec
@@ -92,8 +92,8 @@ def test_the_graph_answers_as_mmdet(name, end, opset, operators):
 
 @pytest.mark.parametrize("name", [CASCADE, FASTER, CASCADE_DCN])
 def test_ascend_finds_what_mmdet_finds(name):
-    """With few proposals, in single precision, the first stage's one suppression of all levels changes nothing; half
-    precision decides some near ties otherwise."""
+    """With few proposals in single precision, suppressing all levels together changes nothing; half precision resolves
+    some near-ties differently."""
     detector = _detector(name)
     for half, share in ((False, 1.0), (True, 0.9)):
         graph = build_graph(detector, GraphSpec(end="ascend", shape=SHAPE, half=half))
@@ -179,19 +179,19 @@ CONVOLUTIONS = [
 
 
 def _convolution(options):
-    """x, offset, mask, weight, bias and geometry; offsets reach beyond the border."""
+    """x, offset, mask, weight, bias and settings; offsets reach beyond the border."""
     generator = torch.Generator().manual_seed(0)
     filled = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "deform_groups": 1, **options}
-    geometry = Geometry(**filled)
+    settings = ConvSettings(**filled)
     x = torch.randn(2, 4, 9, 11, generator=generator)
     size = [
         (side + 2 * pad - 2 * step - 1) // stride + 1
-        for side, pad, step, stride in zip((9, 11), geometry.padding, geometry.dilation, geometry.stride)
+        for side, pad, step, stride in zip((9, 11), settings.padding, settings.dilation, settings.stride)
     ]
-    offset = torch.randn(2, 18 * geometry.deform_groups, *size, generator=generator) * 2
-    mask = torch.rand(2, 9 * geometry.deform_groups, *size, generator=generator)
-    weight = torch.randn(6, 4 // geometry.groups, 3, 3, generator=generator)
-    return x, offset, mask, weight, torch.randn(6, generator=generator), geometry
+    offset = torch.randn(2, 18 * settings.deform_groups, *size, generator=generator) * 2
+    mask = torch.rand(2, 9 * settings.deform_groups, *size, generator=generator)
+    weight = torch.randn(6, 4 // settings.groups, 3, 3, generator=generator)
+    return x, offset, mask, weight, torch.randn(6, generator=generator), settings
 
 
 @pytest.mark.parametrize("options", CONVOLUTIONS)

@@ -1,4 +1,4 @@
-"""The verification finds what is wrong, forgives what rounding decides, and leaves finished files alone."""
+"""The verification finds wrong outputs, accepts what rounding decides, and keeps finished files."""
 
 from dataclasses import replace
 
@@ -14,10 +14,11 @@ pytest.importorskip("onnxruntime")
 from fcos_train.deploy.onnx import export as exporting
 from fcos_train.deploy.onnx.ascend_ops import BatchMultiClassNMS, batch_multi_class_nms
 from fcos_train.deploy.onnx.compare import compare
+from fcos_train.deploy.onnx.evaluator import _Evaluator
 from fcos_train.deploy.onnx.export import ExportOptions, NotTheSame, export
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.spec import GraphSpec, Output, Selection
-from fcos_train.deploy.onnx.verify import _answer, _Evaluator
+from fcos_train.deploy.onnx.verify import _answer
 from fcos_train.infer.detector import Detector
 
 RULES = Selection(0.05, 1000, 0.5, 100, 0.0)
@@ -30,7 +31,7 @@ def checkpoint(tmp_path_factory):
 
 
 def _with_changed_weight(model):
-    """As an exporter would do that writes wrong values."""
+    """The model as a faulty exporter would write it."""
     tensor = next(t for t in model.graph.initializer if t.name.endswith("conv_reg.bias"))
     values = onnx.numpy_helper.to_array(tensor) + np.float32(0.1)
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
@@ -72,7 +73,7 @@ def _not_needed(_):
 
 
 def _fault(mine, other, rules=RULES):
-    """With a PyTorch that answers the same every time."""
+    """With a PyTorch that gives the same result every time."""
     return compare(DETS, mine, other, rules, half=False, again=lambda _: other)[0].fault
 
 
@@ -80,9 +81,9 @@ def test_detections_match_within_half_a_pixel_and_a_thousandth():
     one = _dets(([10, 10, 50, 50], 0.9, 1))
     assert _fault(one, _dets(([10.4, 10, 50, 50], 0.9005, 1))) is None
     assert "ties" in _fault(one, _dets(([10.6, 10, 50, 50], 0.9, 1)))  # as good and overlapping, but all of them
-    assert "without a partner" in _fault(one, _dets(([10, 10, 50, 50], 0.902, 1)))
-    assert "without a partner" in _fault(one, _dets(([10, 10, 50, 50], 0.9, 2)))
-    assert "without a partner" in _fault(one, _dets())
+    assert "without a counterpart" in _fault(one, _dets(([10, 10, 50, 50], 0.902, 1)))
+    assert "without a counterpart" in _fault(one, _dets(([10, 10, 50, 50], 0.9, 2)))
+    assert "without a counterpart" in _fault(one, _dets())
 
 
 def test_a_detection_that_rounding_decides_is_forgiven():
@@ -102,7 +103,7 @@ def test_what_pytorch_itself_finds_or_not_is_forgiven():
 
     both, alone = _dets(one, two), _dets(one)
     for mine, other in ((both, alone), (alone, both)):
-        assert "without a partner" in fault(mine, other, [other] * 4)
+        assert "without a counterpart" in fault(mine, other, [other] * 4)
         for number in range(4):
             answers = [other] * 4
             answers[number] = mine
@@ -174,7 +175,7 @@ def test_the_float64_answer_is_computed_in_float64(end, checkpoint):
 
 
 def test_batch_multi_class_nms_by_hand():
-    """Three overlapping boxes and a far one, two classes; worked out on paper."""
+    """Three overlapping boxes and a distant one, two classes; computed by hand."""
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 4], [20, 20, 30, 30]], np.float32)[None, :, None]
     scores = np.array([[0.9, 0.1], [0.8, 0.3], [0.7, 0.05], [0.2, 0.95]], np.float32)[None]
     rows, values, classes, number = batch_multi_class_nms(boxes, scores, 0.05, 0.5, 2, 5)
@@ -228,7 +229,7 @@ def test_the_ascend_graph_is_what_the_device_expects(checkpoint, tmp_path):
 
 
 def test_the_evaluator_that_forgets_answers_as_the_one_that_does_not():
-    """A value is read twice, one is an output and read later, one is read by nobody."""
+    """One value is read twice, one is an output and read later, one is never read."""
     one = onnx.helper.make_node
     nodes = [
         one("Relu", ["input"], ["a"]),

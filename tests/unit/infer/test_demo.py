@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from fcos_train.cli import demo as command
-from fcos_train.infer import demo as room
+from fcos_train.data.images import read_image
+from fcos_train.infer import demo as demo_module
 from fcos_train.infer.demo import DemoOptions, default_image, demo
-from fcos_train.infer.images import read_image, write_image
+from fcos_train.infer.images import write_image
 from mmcv_overrides.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,7 +64,7 @@ def test_video(checkpoint, tmp_path):
 
 def test_without_an_image_and_without_a_display(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(room, "ROOT", tmp_path)
+    monkeypatch.setattr(demo_module, "ROOT", tmp_path)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     lines = []
@@ -78,7 +79,7 @@ def test_without_an_image_and_without_a_display(checkpoint, tmp_path, monkeypatc
 
 def test_first_validation_image(config, tmp_path, picture, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(room, "ROOT", tmp_path)
+    monkeypatch.setattr(demo_module, "ROOT", tmp_path)
     data = {
         "images": [
             {"id": 1, "file_name": "empty.jpg"},

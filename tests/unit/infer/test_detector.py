@@ -6,8 +6,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from fcos_train.data.images import read_image
 from fcos_train.infer.detector import Detections, Detector
-from fcos_train.infer.images import as_bgr, read_image, write_image
+from fcos_train.infer.images import as_bgr, write_image
 from mmcv_overrides.errors import UserError
 
 CLASSES = ("circle", "square", "triangle")
@@ -74,7 +75,7 @@ def test_classes_from_the_configuration(config, make_checkpoint):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "carries no configuration"),
+        ("", "contains no configuration"),
         ("a = 1", "has no `model`"),
         ("model = dict(type='NoSuchDetector')", "asks for model.type='NoSuchDetector'"),
         ("model = dict(type='FCOS')", "cannot build the model"),

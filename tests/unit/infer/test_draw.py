@@ -1,9 +1,9 @@
-"""Drawn pictures: right place, same colours, untouched input."""
+"""Drawings: positions and colours; the input is unchanged."""
 
 import numpy as np
 
 from fcos_train.infer.detector import Detections
-from fcos_train.infer.draw import colour, draw, zoom_for
+from fcos_train.infer.draw import colour, draw, draw_plain, zoom_for
 
 CLASSES = ("circle", "square")
 
@@ -50,3 +50,12 @@ def test_colours_are_fixed_and_distinct():
     assert colours == [colour(label) for label in range(80)] and len(set(colours)) == 80
     near = [np.abs(np.subtract(a, b)).sum() for a, b in zip(colours[:-1], colours[1:], strict=True)]
     assert min(near) > 100
+
+
+def test_plain_boxes_are_one_pixel_wide_with_text_above():
+    image = np.zeros((200, 300, 3), np.uint8)
+    green, red = (0, 255, 0), (0, 0, 255)
+    drawn = draw_plain(image, [[50, 60, 150, 160]], ["circle|0.90"], green, red)
+    assert not image.any() and (drawn[110, 50] == green).all() and not drawn[110, 51:150].any()
+    assert (drawn[45:59, 50:120] == red).all(2).any() and not drawn[:40].any()
+    assert draw_plain(image, [[-1e9, -1e9, 1e9, 1e9]], ["huge"], green, red).shape == image.shape

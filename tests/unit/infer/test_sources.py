@@ -1,10 +1,11 @@
-"""Image, folder and video in; drawn files out."""
+"""Images, folders and videos as sources; their output files."""
 
 import cv2
 import numpy as np
 import pytest
 
-from fcos_train.infer.images import read_image, write_image
+from fcos_train.data.images import read_image
+from fcos_train.infer.images import write_image
 from fcos_train.infer.sources import Frame, Pictures, Video, open_source
 from mmcv_overrides.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Pixels for an `.om` that normalises itself, and the AIPP file that says how; arithmetic of this file, not of the product."""
+"""Pixels for an `.om` that normalises itself, and its AIPP file; expected values are computed here."""
 
 import re
 import struct

@@ -1,4 +1,4 @@
-"""The whole road in one command, on data that one of two random detectors has labelled itself."""
+"""The whole offline inference pipeline in one command, on data labelled by one of two random detectors."""
 
 import json
 import shutil
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from fcos_train.cli.main import main
-from fcos_train.deploy.ascend import evaluate as road
+from fcos_train.deploy.parts.accuracy import Comparison
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers
-from fcos_train.deploy.parts.description import beside, read, read_rule
+from fcos_train.deploy.parts.description import beside, read_description, read_rule
 from mmcv_overrides.errors import UserError
 from tests.support import ais_bench
-from tests.support.labelled_road import label_with, table
+from tests.support.self_labelled import label_with, table
 from tests.support.small_detectors import small_config, write_checkpoint
 
 pytest.importorskip("onnxruntime")
@@ -26,7 +26,7 @@ def labelled(tmp_path_factory) -> Path:
     """`a.pth`, `b.pth`, and `data/` whose boxes are the best detections of `a.pth`."""
     from fcos_train.infer.detector import Detector
 
-    root = tmp_path_factory.mktemp("road")
+    root = tmp_path_factory.mktemp("pipeline")
     config = small_config("fcos-gn")
     config.test_dataloader.dataset.pipeline[1].scale = (128, 96)
     for seed, name in enumerate("ab"):
@@ -85,7 +85,7 @@ def test_a_graph_that_normalises_itself_takes_pixels(labelled, tmp_path, capsys)
 
 
 def test_om_goes_through_ais_bench(labelled, tmp_path, monkeypatch, capsys):
-    """An ais_bench that leaves the dumps of the ONNX file, numbered from 0, stands in for the card."""
+    """An ais_bench that copies the dumps of the ONNX file, numbered from 0, replaces the card."""
     work = tmp_path / "work"
     assert run(labelled, work, *SHAPE) == 0
     want = table(capsys.readouterr().out)["exported"]
@@ -116,8 +116,8 @@ def test_another_model_is_told_apart(labelled, tmp_path, capsys):
 
 
 def test_tolerance_is_met_by_what_is_printed():
-    def found(pth: float, exported: float) -> road.Comparison:
-        return road.Comparison(CocoNumbers((pth,) * 12), CocoNumbers((exported,) * 12), 0.001, 1)
+    def found(pth: float, exported: float) -> Comparison:
+        return Comparison(CocoNumbers((pth,) * 12), CocoNumbers((exported,) * 12), 0.001, 1)
 
     assert found(0.5, 0.501).agrees and found(0.501, 0.5).agrees
     assert not found(0.5, 0.5011).agrees and not found(0.5011, 0.5).agrees
@@ -157,13 +157,13 @@ def test_rule_of_the_description(tmp_path):
     del content["mean"]
     (tmp_path / "m.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="lacks mean"):
-        read(tmp_path / "m.json")
+        read_description(tmp_path / "m.json")
     with pytest.raises(UserError, match=r"other.onnx has no description beside it"):
         beside(tmp_path / "other.onnx")
 
 
 def test_boxes_are_those_of_the_detector_itself(labelled, tmp_path, capsys):
-    """What the road writes is what `fcos-train eval` would count: rescaled and cut as mmdet does it."""
+    """The pipeline writes what `fcos-train eval` would count: rescaled and clipped as in mmdet."""
     from fcos_train.infer.detector import Detector
 
     assert run(labelled, tmp_path, *SHAPE) == 0
@@ -239,7 +239,7 @@ def test_images_without_a_file_are_told(labelled, tmp_path, capsys):
 
 
 def test_another_data_set_in_the_same_place(labelled, tmp_path, capsys):
-    """What an earlier run left of images that are not there now does not count."""
+    """Files of an earlier run on other images are ignored."""
     assert run(labelled, tmp_path, *SHAPE) == 0
     model = ["--model", tmp_path / "a_nms.onnx"]
     assert run(labelled, tmp_path, *model, "--limit", 2) == 0

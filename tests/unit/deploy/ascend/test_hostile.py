@@ -1,4 +1,4 @@
-"""Results, annotations and names made to do harm, given to the steps of offline inference: one clear line each."""
+"""Malicious results, annotations and names in the offline inference pipeline: one clear line each."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def test_text_files_of_detections(tmp_path, capsys, line):
         ("[" * 200_000, "nested too deeply"),
         ("[]", "it lacks classes, input"),
         ({"classes": ["a\x1b"]}, r"the class name 'a\x1b' has control characters"),
-        ({"classes": "cat"}, "its classes are no list"),
+        ({"classes": "cat"}, "its classes are not a list"),
         ({"input": {"example_shape": "\n"}}, "does not describe an exported model: ValueError"),
         ({"input": []}, "does not describe an exported model: TypeError"),
         ({"mean": None}, "does not describe an exported model: TypeError"),
@@ -160,7 +160,7 @@ def picture(path):
 
 
 def test_outputs_named_after_inputs_stay_in_their_folder(tmp_path):
-    """Paths of an annotation file, climbing and absolute, as `ascend evaluate` hands them on, and those of the demo."""
+    """Relative paths with `..` and absolute paths of an annotation file, in `ascend evaluate` and in the demo."""
     data, work = tmp_path / "data" / "train2017", tmp_path / "a" / "b" / "work"
     data.mkdir(parents=True)
     for name in ("x.jpg", "deep/y.jpg", "z..jpg"):

@@ -1,4 +1,4 @@
-"""`.bin` and `.info` files, byte by byte against the published rules (arithmetic of this file, not of the product)."""
+"""`.bin` and `.info` files, byte by byte against the published rules; expected values are computed here."""
 
 import struct
 import subprocess
@@ -21,7 +21,7 @@ CAFFE_MEAN = [102.9801, 115.9465, 122.7717]
 
 
 def plain(path: Path, width: int, height: int, bgr=(10, 130, 250)) -> tuple[int, int, int]:
-    """A picture of one colour (JPEG keeps such a colour, which is read back); returns that colour, BGR."""
+    """Write an image of one colour and return that colour, BGR, as read back from the JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.full((height, width, 3), bgr, np.uint8))
     image = cv2.imread(str(path))

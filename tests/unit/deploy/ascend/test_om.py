@@ -95,7 +95,10 @@ def test_aipp_file_has_the_normalisation_of_the_model(work, capsys):
         (["--model", "absent.onnx"], "absent.onnx: no such file"),
         (["--model", "text.onnx"], "text.onnx is not an ONNX file"),
         (["--model", "open.onnx"], "give --input-height"),
-        (["--model", "fixed.onnx", "--input-width", "1333"], "made for 1216 where --input-width says 1333"),
+        (
+            ["--model", "fixed.onnx", "--input-width", "1333"],
+            "has a fixed size of 1216, not 1333 as --input-width says",
+        ),
         (["--model", "fixed.onnx", "--aipp", "absent.cfg"], "absent.cfg: no such file"),
     ],
 )

@@ -1,4 +1,4 @@
-"""From dumps to text files, COCO results and the twelve numbers; expected bytes are worked out here."""
+"""From dumps to text files, COCO results and the twelve numbers; expected bytes are computed here."""
 
 import json
 import struct
@@ -18,7 +18,7 @@ OBJECTS = [((16.0, 32.0, 64.0, 96.0, 0.75), 9), ((8.0, 8.0, 24.0, 40.0, 0.5), 0)
 
 
 def dump(folder: Path, stem: str, base=1, swapped=False, objects=OBJECTS, kind="<q") -> None:
-    """The two files of one image: 100 rows, filled up with zeros."""
+    """The two files of one image: 100 rows, padded with zeros."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for row, _ in objects] + [(0.0,) * 5] * (100 - len(objects))
     labels = [label for _, label in objects] + [0] * (100 - len(objects))

@@ -1,4 +1,4 @@
-"""The runner's files: names, bytes, perf texts and summaries as `benchmark` and `ais_infer` leave them."""
+"""The runner's files: names, bytes, perf texts and summaries as `benchmark` and `ais_infer` write them."""
 
 import json
 import os
@@ -19,8 +19,6 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.support import ais_bench
-
 SCRIPTS = Path(__file__).resolve().parents[4] / "scripts" / "ascend"
 H, W = 4, 6
 ROWS = np.arange(500, dtype=np.float32).reshape(1, 100, 5)
@@ -28,7 +26,7 @@ LABELS = np.arange(100, dtype=np.int64).reshape(1, 100) % 80
 
 
 def model(path: Path, batch=1, flat=False, order=("dets", "labels"), size=(H, W)) -> Path:
-    """dets = mean of the input + ROWS, labels = LABELS; `flat` leaves the batch side out as Cascade R-CNN does."""
+    """dets = mean of the input + ROWS, labels = LABELS; `flat` omits the batch axis, as in Cascade R-CNN."""
     make = helper.make_node
     nodes = [
         make("ReduceMean", ["input"], ["mean"], axes=[1, 2, 3], keepdims=1),
@@ -65,18 +63,6 @@ def model(path: Path, batch=1, flat=False, order=("dets", "labels"), size=(H, W)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(proto, path)
     return path
-
-
-@pytest.fixture
-def bins(tmp_path) -> Path:
-    """Three inputs of one value each, 0, 1 and 2, with their info file."""
-    folder = tmp_path / "bins"
-    folder.mkdir()
-    for value in range(3):
-        (folder / f"img{value}.bin").write_bytes(struct.pack("<f", value) * (3 * H * W))
-    rows = [f"{value} {folder}/img{value}.bin {W} {H}\n" for value in range(3)]
-    (tmp_path / "coco.info").write_text("".join(rows))
-    return folder
 
 
 def dets(value: int) -> bytes:
@@ -209,7 +195,7 @@ def test_wrong_byte_count_stops_before_anything_ran(tmp_path, bins, capsys, chan
         (["--model", "m.onnx", "--input", "nowhere.bin"], "1 of 1 input files do not exist: nowhere.bin"),
         (["--model", "m.onnx", "--input", "bins", "--batch-size", "2"], "made for batch 1, not 2"),
         (["--model", "m.onnx", "--input", "bins", "--input-width", "9"], "made for width 6, not 9"),
-        (["--model", "any.onnx", "--input", "bins"], "takes any height: say which"),
+        (["--model", "any.onnx", "--input", "bins"], "takes any height: give one"),
         (["--model", "flat.onnx", "--input", "bins", "--batch-size", "2"], "takes one image at a time"),
         (["--model", "m.txt", "--input", "bins"], "cannot be loaded by onnxruntime"),
         (["--model", "m.om", "--input", "bins"], "ais_bench is not installed"),
@@ -232,99 +218,6 @@ def test_what_does_not_fit_is_refused(tmp_path, bins, monkeypatch, capsys, words
     onnx.save(foreign, "cann.onnx")
     assert main(["ascend", "infer", *words]) == 2
     assert part in capsys.readouterr().err
-
-
-@pytest.fixture
-def card(tmp_path, monkeypatch) -> Path:
-    """A PATH whose ais_bench writes down its words and leaves two outputs; returns where the words are."""
-    tools, said = ais_bench.stand_in(
-        tmp_path, "echo boxes > $out/$name/img1_0.bin; echo labels > $out/$name/img1_1.bin"
-    )
-    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    (tmp_path / "m.om").write_bytes(b"om")
-    return said
-
-
-def test_om_goes_to_ais_bench_where_there_is_one(tmp_path, bins, card, capsys):
-    fixed = ["--model", f"{tmp_path}/m.om", "--device", "0", "--outfmt", "BIN", "--input"]
-    rest = ["--output", f"{tmp_path}/out", "--output_dirname", "run"]
-    # A whole folder is handed over as one; names of thousands of files do not fit into a command.
-    for inputs, said in ((f"{bins}/img1.bin", f"{bins}/img1.bin"), (str(tmp_path / "coco.info"), str(bins))):
-        words = ["--model", str(tmp_path / "m.om"), "--input", inputs, "--output", str(tmp_path / "out")]
-        assert main(["ascend", "infer", *words, "--layout", "ais", "--output-dirname", "run"]) == 0
-        assert card.read_text().split() == [*fixed, said, *rest]
-    assert sorted(p.name for p in (tmp_path / "out" / "run").iterdir()) == ["img1_0.bin", "img1_1.bin"]
-    # benchmark leaves the same results elsewhere, numbered from 1
-    assert main(["ascend", "infer", *words, "--device-id", "2"]) == 0
-    folder = tmp_path / "out" / "dumpOutput_device2"
-    assert {p.name: p.read_text() for p in folder.iterdir()} == {"img1_1.bin": "boxes\n", "img1_2.bin": "labels\n"}
-    (tmp_path / "bin" / "ais_bench").write_text("#!/bin/sh\nexit 7\n")
-    assert main(["ascend", "infer", *words]) == 2
-    assert "ais_bench ended with status 7" in capsys.readouterr().err
-
-
-def test_flags_of_ais_bench_are_handed_on(tmp_path, bins, card):
-    words = [
-        "--model",
-        f"{tmp_path}/m.om",
-        "--input",
-        str(bins),
-        "--output",
-        f"{tmp_path}/out",
-        "--output_dirname",
-        "run",
-    ]
-    words += [
-        "--batchsize",
-        "2",
-        "--loop",
-        "3",
-        "--debug",
-        "1",
-        "--dymBatch",
-        "2",
-        "--dymHW",
-        "4,6",
-        "--warmup_count",
-        "0",
-    ]
-    words += [
-        "--dymDims",
-        "input:2,3,4,6",
-        "--profiler",
-        "true",
-        "--dump",
-        "0",
-        "--run_mode",
-        "array",
-        "--outputSize",
-        "9,9",
-    ]
-    words += [
-        "--pure_data_type",
-        "random",
-        "--output_batchsize_axis",
-        "1",
-        "--auto_set_dymdims_mode",
-        "--acl_json_path=a.json",
-    ]
-    assert main(["ascend", "infer", "--layout", "ais", *words]) == 0
-    said = card.read_text().split()
-    pairs = dict(zip(said[::2], said[1::2], strict=True))
-    assert pairs == {
-        "--model": f"{tmp_path}/m.om", "--device": "0", "--outfmt": "BIN", "--batchsize": "2", "--loop": "3", "--debug": "1",
-        "--warmup_count": "0", "--pure_data_type": "random", "--output_batchsize_axis": "1", "--dymBatch": "2",
-        "--dymHW": "4,6", "--dymDims": "input:2,3,4,6", "--profiler": "1", "--run_mode": "array", "--outputSize": "9,9",
-        "--auto_set_dymdims_mode": "1", "--acl_json_path": "a.json", "--input": str(bins), "--output": f"{tmp_path}/out",
-        "--output_dirname": "run",
-    }  # fmt: skip
-
-
-def test_own_script_of_that_name_is_not_taken_for_the_vendors(tmp_path, bins, monkeypatch, capsys):
-    monkeypatch.setenv("PATH", f"{SCRIPTS}:/usr/bin:/bin")
-    (tmp_path / "m.om").write_bytes(b"om")
-    assert main(["ascend", "infer", "--model", f"{tmp_path}/m.om", "--input", str(bins)]) == 2
-    assert "ais_bench is not installed here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

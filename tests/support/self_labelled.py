@@ -8,15 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .small_detectors import CLASSES
+from tests.support.small_detectors import CLASSES
 
 
 def label_with(detector, folder: Path, images: int = 4, size: tuple[int, int] = (256, 192), most: int = 15) -> Path:
     """Write `folder` in COCO layout, training and validation alike: drawn images and what the detector finds in them.
 
     Args:
-        size: width and height of the images; the names are no ids, the ids start at 10, the categories at 2 in steps of 3.
-        most: the boxes of an image, best first.
+        size: (width, height) of the images. Image ids start at 10, category ids at 2 in steps of 3.
+        most: maximum number of boxes of an image, highest score first.
     """
     from fcos_train.data.shapes import draw_image
 

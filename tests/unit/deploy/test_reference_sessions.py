@@ -1,13 +1,14 @@
-"""Unfinished graphs, finished in numpy, give the detections of the checkpoint for every kind of head."""
+"""Graphs without suppression, completed in numpy, give the detections of the checkpoint for every kind of head."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fcos_train.deploy.parts import description as sidecar
+from fcos_train.deploy.onnx.evaluator import ReferenceSession
+from fcos_train.deploy.parts.description import read_description, read_rule
+from fcos_train.deploy.parts.reference_sessions import FinishedSession, TorchSession
 from fcos_train.deploy.parts.session import OnnxSession
-from fcos_train.deploy.parts.standins import FinishedSession, ReferenceSession, TorchSession
 from tests.support.small_detectors import small_config, write_checkpoint
 
 pytest.importorskip("onnxruntime")
@@ -29,11 +30,11 @@ def test_detections_are_those_of_the_checkpoint(detector, tmp_path, end, inside)
 
     options = ExportOptions(checkpoint="m.pth", end=end, shape=(HEIGHT, WIDTH), normalize_in_graph=inside)
     found = export_detector(detector, options, tmp_path / "m.onnx", say=lambda line: None)
-    description = sidecar.read(found.sidecar)
+    description = read_description(found.description)
     session = OnnxSession(found.path)
     session = session if end == "nms" else FinishedSession(session, description)
     picture = draw_image(np.random.default_rng(5), (256, 192))[0]
-    batch = sidecar.read_rule(found.sidecar).prepare(picture)[None]
+    batch = read_rule(found.description).prepare(picture)[None]
     dets, labels = session.run(batch)
     want_dets, want_labels = TorchSession("m.pth", detector, description).run(batch)
     assert dets.shape == want_dets.shape == (1, 100, 5) and labels.shape == (1, 100)
@@ -45,7 +46,7 @@ def test_detections_are_those_of_the_checkpoint(detector, tmp_path, end, inside)
 
 
 def test_ascend_graph_with_batch_normalisation(tmp_path):
-    """Half precision moves boxes by up to half a pixel and may swap neighbours: most must be there."""
+    """Half precision moves boxes by up to half a pixel and may swap neighbours: most must be found."""
     from fcos_train.data.shapes import draw_image
     from fcos_train.deploy.onnx.export import ExportOptions, export_detector
     from fcos_train.infer.detector import Detector
@@ -54,8 +55,8 @@ def test_ascend_graph_with_batch_normalisation(tmp_path):
     detector = Detector.from_checkpoint(path, device="cpu")
     options = ExportOptions(checkpoint="m.pth", end="ascend", shape=(HEIGHT, WIDTH))
     found = export_detector(detector, options, tmp_path / "m.onnx", say=lambda line: None)
-    description = sidecar.read(found.sidecar)
-    batch = sidecar.read_rule(found.sidecar).prepare(draw_image(np.random.default_rng(5), (256, 192))[0])[None]
+    description = read_description(found.description)
+    batch = read_rule(found.description).prepare(draw_image(np.random.default_rng(5), (256, 192))[0])[None]
     dets, labels = ReferenceSession(found.path, description).run(batch)
     want_dets, want_labels = TorchSession(path, detector, description).run(batch)
     strong = want_dets[0, :, 4] > 0.1
