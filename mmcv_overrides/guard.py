@@ -6,7 +6,6 @@ outcomes back together with the log lines, so it costs no synchronisation of its
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mmengine.registry import HOOKS
 
 from mmcv_overrides.device import current
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.text_log import log_line_follows
 
 
@@ -113,5 +113,5 @@ class NonFiniteGuardHook(Hook):
             "gradients_not_finite": [names.get(p, "?") for p, v in norms if not math.isfinite(v)],
         }
         path = Path(runner.work_dir) / f"nonfinite_{step['iter']}_rank{get_rank()}.json"
-        path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write_json(path, facts, indent=1)
         runner.logger.warning(f"what led to the non-finite step of iteration {step['iter']} is in {path}")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime
 import inspect
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.model.wrappers import MMDistributedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +18,7 @@ from mmcv_overrides.device import current
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.seams import Override
 
+T = TypeVar("T")
 TIMEOUT_S = 600  # FCOS_DIST_TIMEOUT overrides it
 
 
@@ -123,6 +127,35 @@ def slowest_ranks() -> str:
 
 def _place(step: int, phase: int) -> str:
     return f"step {step} {_PHASES[phase]}"
+
+
+def on_master(action: Callable[[], T]) -> T:
+    """Run ``action`` on rank 0 and return its result, which must be picklable, on every rank.
+
+    No rank waits for one that failed: an error of rank 0 is raised on all of them.
+
+    Raises:
+        UserError: of the class and with the text that rank 0 raised, on every rank.
+        RuntimeError: on the other ranks, if rank 0 raised anything else (rank 0 raises it unchanged).
+    """
+    outcome: list[Any] = [None]
+    failure: Exception | None = None
+    if is_main_process():
+        try:
+            outcome = [(None, action())]
+        except UserError as error:
+            failure = error
+            outcome = [(error, None)]
+        except Exception as error:
+            failure = error
+            outcome = [(RuntimeError(f"rank 0 failed: {type(error).__name__}: {error}"), None)]
+    broadcast_object_list(outcome)
+    error, value = outcome[0]
+    if failure is not None:
+        raise failure
+    if error is not None:
+        raise error
+    return value
 
 
 def all_reduce_max(flag: torch.Tensor) -> torch.Tensor:

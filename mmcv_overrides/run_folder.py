@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import write_whole
+from mmcv_overrides.files import write_json
 
 LOCK = ".run.lock"
 RECORD = "run.json"
@@ -172,7 +172,7 @@ def begin(folder: Path, resumed: tuple[str, int] | None = None, checkpoints: Pat
         lineage=[*lineage, (run, None)],
         checkpoints=None if checkpoints is None else str(checkpoints),
     )
-    write_whole(Path(folder) / RECORD, json.dumps(asdict(record)) + "\n")
+    write_json(Path(folder) / RECORD, asdict(record))
     return record
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcos_train.data.clean import Cleaned, clean
-from fcos_train.data.coco_json import load_coco, write_json
+from fcos_train.data.coco_json import load_coco
 from fcos_train.data.inside import Boundary, require_inside, survey
 from fcos_train.data.spec import DataReport, FaultLog, Split, SplitReport
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable, require_names
 
 
@@ -98,7 +99,7 @@ def check_coco_files(
     result = clean(source.raw, split, names, *_absent([source]))
     _require_boxes(source, names, result.report, asked=classes is not None)
     if cache_dir is not None and result.changed:
-        result.report.ann_file = write_json(result.data, Path(cache_dir) / f"instances_{name}.json")
+        result.report.ann_file = write_json(Path(cache_dir) / f"instances_{name}.json", result.data)
     elif classes is not None:
         _require_order(source, names)
     return result.report

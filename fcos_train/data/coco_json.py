@@ -1,14 +1,12 @@
-"""COCO annotation files on disk: read with clear errors, written atomically."""
+"""COCO annotation files, read with clear errors."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import read_json
 
@@ -55,8 +53,3 @@ def _is_id(value: object) -> bool:
 
 def _shown(value: object) -> str:
     return printable(json.dumps(value))[:80]
-
-
-def write_json(data: Mapping, path: Path) -> Path:
-    """Write atomically: other processes see the whole file or none. Raises UserError if that fails."""
-    return write_whole(path, json.dumps(data))

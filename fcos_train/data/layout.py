@@ -11,10 +11,11 @@ from pathlib import Path
 from fcos_train.data import voc
 from fcos_train.data.check import Source, examine
 from fcos_train.data.clean import Cleaned
-from fcos_train.data.coco_json import load_coco, write_json
+from fcos_train.data.coco_json import load_coco
 from fcos_train.data.inside import Boundary, require_parts_inside
 from fcos_train.data.spec import DataSpec, Split
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable
 
 # instances_train2017.json, instances_train.json, train.json, val_coco.json; not instances_minival2014.json
@@ -100,7 +101,7 @@ def _place(split: Split, cleaned: Cleaned, cache_dir: Path, converted: bool) -> 
     """The split to train on: the user's file if it is in order, else a clean copy."""
     if not (converted or cleaned.changed):
         return split
-    path = write_json(cleaned.data, cache_dir / f"instances_{split.name}.json")
+    path = write_json(cache_dir / f"instances_{split.name}.json", cleaned.data)
     cleaned.report.ann_file = path
     return replace(split, ann_file=path)
 

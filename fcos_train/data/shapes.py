@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fcos_train.data.coco_json import write_json
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.regular_files import read_json
 
 CLASSES = ("circle", "square", "triangle")
@@ -68,7 +68,7 @@ def make_shapes(
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error.strerror or error}") from None
     for name, data in splits.items():
-        write_json(data, files[name])
+        write_json(files[name], data)
     return root
 
 

@@ -24,8 +24,9 @@ from fcos_train.evaluation.coco_scores import (
     evaluate_boxes,
     load_annotations,
 )
-from fcos_train.evaluation.tables import class_table, write_json, write_metrics
+from fcos_train.evaluation.tables import class_table, write_metrics
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 
 __all__ = ["FastCocoMetric", "write_metrics"]
 

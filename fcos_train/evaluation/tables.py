@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmcv_overrides.files import write_whole
-
-
-def write_json(path: str | Path, data) -> Path:
-    """Write JSON so that the file is either the old one or the whole new one.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full.
-    """
-    return write_whole(path, json.dumps(data))
+from mmcv_overrides.files import write_json
 
 
 def write_metrics(path: str | Path, metrics: dict) -> Path:

@@ -17,19 +17,12 @@ from mmengine.runner.base_loop import BaseLoop
 from mmcv_overrides import run_folder
 from mmcv_overrides.checkpoint import rng
 from mmcv_overrides.checkpoint.mmengine_functions import is_local
-from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.checkpoint.schedule import keep_config
 from mmcv_overrides.checkpoint.weights import state_dict_of
-from mmcv_overrides.checkpoint.writing import (
-    NonFiniteWeights,
-    name_run,
-    remove_leftovers,
-    replacing,
-    sync_folder,
-    temporary,
-)
+from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove_leftovers, temporary_suffix
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import create
+from mmcv_overrides.files import replacing, sync_folder, unguessable
+from mmcv_overrides.parallel import on_master
 from mmcv_overrides.timer import paused
 
 _RNG_KEY = "rng"
@@ -268,7 +261,7 @@ class SafeCheckpointHook(CheckpointHook):
         if not is_main_process():
             return
         inside = self._local and Path(self.out_dir).resolve() == Path(runner.work_dir).resolve()
-        with replacing(Path(runner.work_dir) / "last_checkpoint") as file:
+        with replacing(Path(runner.work_dir) / "last_checkpoint", temporary_suffix()) as file:
             file.write((name if inside else str(self.last_ckpt)).encode())
         if self._local:
             point_latest(Path(self.out_dir), name)
@@ -325,14 +318,16 @@ class SafeCheckpointHook(CheckpointHook):
 
 def point_latest(folder: Path, name: str) -> None:
     """Make ``folder/latest.pth`` a relative link to ``name``; a copy where links are not possible. Atomic."""
-    temp = temporary(folder / "latest.pth")
+    latest = folder / "latest.pth"
+    link = unguessable(latest, temporary_suffix())
     try:
-        os.symlink(name, temp)
+        os.symlink(name, link)
     except OSError:
-        with open(folder / name, "rb") as source, create(temp) as copy:
+        with open(folder / name, "rb") as source, replacing(latest, temporary_suffix()) as copy:
             shutil.copyfileobj(source, copy)
-    os.replace(temp, folder / "latest.pth")
-    sync_folder(folder)
+    else:
+        os.replace(link, latest)
+        sync_folder(folder)
 
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:

@@ -12,7 +12,6 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -26,16 +25,6 @@ MAX_DEPTH = 200
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BYTEARRAY = b"\nbytearray\n"  # torch reads names of globals in this form alone
 _NOT_MADE = "A checkpoint that was written by a training does not; get it again from whoever made it"
-
-
-def check_regular(path: Path) -> None:
-    """Refuse devices, pipes and sockets: they have no end, or nothing to read.
-
-    Raises:
-        UserError: the path is no regular file (links are followed).
-    """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} is not a regular file (a device, pipe or socket); give a file")
 
 
 def check_archive(members: list[zipfile.ZipInfo], size: int, name: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.checkpoint.reading import load, peek
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.parallel import on_master
 from mmcv_overrides.run_folder import Record, read_record
 
 _PATTERNS = ("epoch_*.pth", "iter_*.pth")

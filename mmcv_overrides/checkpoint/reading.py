@@ -19,6 +19,7 @@ from mmcv_overrides.checkpoint.plain import revive
 from mmcv_overrides.checkpoint.scan import globals_named_in
 from mmcv_overrides.checkpoint.unpickle import ALLOWED, stand_ins
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import special
 
 _ENV = "FCOS_TRUST_CHECKPOINT"
 _trusted = False
@@ -90,9 +91,11 @@ def check_there(path: Path) -> None:
         raise UserError(f"checkpoint {path} is a link to {os.readlink(path)}, which does not exist")
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist; check the path")
-    if path.is_dir():
+    kind = special(path.stat().st_mode)
+    if kind == "a folder":
         raise UserError(f"checkpoint {path} is a folder; give a file in it, such as {path / 'latest.pth'}")
-    limits.check_regular(path)
+    if kind is not None:
+        raise UserError(f"checkpoint {path} is {kind}, not a regular file")
 
 
 def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = False) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import torch
 
 from mmcv_overrides.checkpoint.plain import plain
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import create, unguessable
+from mmcv_overrides.files import replacing
 
 TEMP_SUFFIX = ".saving"
 _run = "alone"
@@ -26,9 +26,9 @@ def name_run(run: str) -> None:
     _run = run
 
 
-def temporary(path: Path) -> Path:
-    """Name of the temporary file for ``path``: in its folder, as a rename is atomic only within one."""
-    return unguessable(path, f".{_run}{TEMP_SUFFIX}")
+def temporary_suffix() -> str:
+    """End of the name of the temporary files that this process writes."""
+    return f".{_run}{TEMP_SUFFIX}"
 
 
 class NonFiniteWeights(UserError):
@@ -51,8 +51,8 @@ def save(state: Mapping, path: str | os.PathLike) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(content, path)
-        with replacing(path) as file:
-            torch.save(content, file)
+        with replacing(path, temporary_suffix()) as file:
+            _torch_save(content, file)
     except OSError as error:
         raise UserError(_why_not(content, path, error)) from error
 
@@ -77,8 +77,19 @@ def _finite(tensor: Any) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
+def _torch_save(content: Any, file: BinaryIO) -> None:
+    """``torch.save`` that raises the first error of the operating system instead of torch's own."""
+    writer = _Writer(file)
+    try:
+        torch.save(content, writer)
+    except Exception as error:
+        if writer.error is not None and not isinstance(error, OSError):
+            raise writer.error from error
+        raise
+
+
 class _Writer:
-    """What torch.save writes to; keeps the error of the system, which torch's own message hides."""
+    """The file that torch.save writes to; it keeps the operating system's error, which torch's message hides."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -93,40 +104,6 @@ class _Writer:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[_Writer]:
-    """A file to write that takes the place of ``path`` when the block ends well and vanishes when not.
-
-    Raises:
-        OSError: the first error that the system gave.
-    """
-    temp, writer = temporary(path), None
-    try:
-        with create(temp) as file:
-            writer = _Writer(file)
-            yield writer
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temp.unlink()
-        if writer and writer.error and not isinstance(error, OSError):
-            raise writer.error from error
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` last through a power cut, where the file system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def remove_leftovers(folder: Path, runs: Iterable[str]) -> list[str]:

@@ -20,8 +20,8 @@ from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec
 from fcos_train.deploy.onnx.verify import beside_mmdet, verify
 from fcos_train.deploy.onnx.writing import write
 from fcos_train.infer.detector import Detector
-from mmcv_overrides.checkpoint.writing import replacing
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import replacing
 from mmcv_overrides.regular_files import read_json
 
 DOCUMENTED_SHAPE = (800, 1216)
