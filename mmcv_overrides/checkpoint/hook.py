@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner.base_loop import BaseLoop
+from mmengine.runner import BaseLoop, Runner
 
 from mmcv_overrides import run_folder
-from mmcv_overrides.checkpoint import rng
 from mmcv_overrides.checkpoint.mmengine_functions import is_local
+from mmcv_overrides.checkpoint.rng import RandomStates
 from mmcv_overrides.checkpoint.schedule import keep_config
 from mmcv_overrides.checkpoint.weights import state_dict_of
 from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove_leftovers, temporary_suffix
@@ -49,10 +49,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._gathered: list[dict] | None = None
-        self._before_val: dict | None = None
+        self._random = RandomStates()
         self._loaded: dict | None = None
-        self._own_generator: torch.Generator | None = None
         self._partial = False
         self._run: str | None = None
         self._locked = False
@@ -62,8 +60,8 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner) -> None:
         super().before_train(runner)
         on_master(lambda: self._begin_run(runner))
-        self._resume_rng(runner)
-        self._separate_loader_rng(runner)
+        self._continue(runner)
+        self._random.separate_loader(runner)
 
     def _begin_run(self, runner) -> None:
         """Lock the work folder, note the run in it, and remove what its killed predecessors left half written.
@@ -95,33 +93,19 @@ class SafeCheckpointHook(CheckpointHook):
         if self._locked:
             run_folder.release(Path(runner.work_dir))
 
-    # Random states
+    # Resuming
 
-    def _resume_rng(self, runner) -> None:
-        """Put the random states back; here, as late as a hook can before the loop opens the data loader.
-
-        Building and loading the model has drawn from the generators by now; the first batch has not. Only on a
-        resume: then (and not after ``load_from``) the loop stands where the checkpoint did.
-        """
+    def _continue(self, runner: Runner) -> None:
+        """Finish a resume, after which the loop is where the loaded checkpoint was; nothing after ``load_from``."""
         resumes, loaded, self._loaded = self._resumes(runner), self._loaded, None
-        if not resumes:
+        if not resumes or loaded is None:
             return
         self._check_same_shapes(runner, loaded["shapes"])
         loaded["schedule"].catch_up()
         if loaded["schedule"].settings:
             settings = ", ".join(loaded["schedule"].settings)
             runner.logger.warning(f"resumed with the schedule of this config: {settings}")
-        states = loaded["rng"]
-        if not states:
-            runner.logger.warning(
-                "the checkpoint has no random states: the resumed run draws others than it would have"
-            )
-        elif len(states) != get_world_size():
-            runner.logger.warning(
-                f"the checkpoint has random states of {len(states)} ranks, not of {get_world_size()}: not put back"
-            )
-        else:
-            rng.restore(states[get_rank()], _device(runner))
+        self._random.resume(runner, loaded["rng"])
 
     def _check_same_shapes(self, runner, shapes: dict[str, torch.Size]) -> None:
         other = [n for n, p in _bare(runner.model).state_dict().items() if n in shapes and shapes[n] != p.shape]
@@ -131,39 +115,24 @@ class SafeCheckpointHook(CheckpointHook):
                 "To start a new training from its weights use --load-from"
             )
 
-    def _separate_loader_rng(self, runner) -> None:
-        """Let the data loader draw the seed of its workers from a generator of its own.
-
-        Opening a loader draws once from the global generator. A run that resumes in mid-epoch opens one more than
-        the run that went through, and would draw other numbers ever after.
-        """
-        loader = runner.train_dataloader
-        if getattr(loader, "generator", self) is None:
-            loader.generator = self._own_generator = torch.Generator()
-
-    def before_train_epoch(self, runner) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed the loader of this epoch."""
         self._partial = False
-        if self._own_generator is not None:
-            self._own_generator.manual_seed(((runner.seed or 0) * 1000003 + runner.epoch * 1009 + get_rank()) % 2**63)
+        self._random.begin_epoch(runner)
 
-    def before_val(self, runner) -> None:
-        self._before_val = rng.capture(_device(runner))
+    def before_val(self, runner: Runner) -> None:
+        """Remember the random states."""
+        self._random.begin_validation(runner)
 
-    def after_val(self, runner) -> None:
-        if self._before_val is not None:
-            rng.restore(self._before_val, _device(runner))
-        self._before_val = None
+    def after_val(self, runner: Runner) -> None:
+        """Put back the random states."""
+        self._random.end_validation(runner)
 
-    def _gather_rng(self, runner) -> None:
-        """On all ranks, because runner.save_checkpoint runs on rank 0 alone."""
-        self._gathered = all_gather_object(self._before_val or rng.capture(_device(runner)))
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        if self._gathered is None and get_world_size() == 1:  # somebody saves by hand
-            self._gather_rng(runner)
-        if self._gathered is not None:
-            checkpoint[_RNG_KEY] = self._gathered
-        self._gathered = None
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the random states and the id of the run."""
+        states = self._random.take(runner)
+        if states is not None:
+            checkpoint[_RNG_KEY] = states
         if self._run is not None:
             checkpoint["meta"]["run"] = self._run
 
@@ -219,10 +188,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save(self, runner, name: str, **kwargs: Any) -> bool:
         """Save on rank 0; the same answer, or the same error, on all ranks. False: skipped, not finite."""
-        self._gather_rng(runner)
+        self._random.gather(runner)
         backend = dict(file_client_args=self.file_client_args, backend_args=self.backend_args)
         # Saving is no training time; within a validation the clock stands still already.
-        clock = paused() if self._before_val is None else nullcontext()
+        clock = paused() if not self._random.in_validation else nullcontext()
         try:
             with clock:
                 on_master(lambda: runner.save_checkpoint(self.out_dir, name, **backend, **kwargs))
@@ -230,7 +199,7 @@ class SafeCheckpointHook(CheckpointHook):
             runner.logger.error(f"checkpoint {name} skipped: {error}")
             return False
         finally:
-            self._gathered = None
+            self._random.discard()
         return True
 
     def _enlist(self, runner, step: int) -> list[int]:
@@ -332,11 +301,6 @@ def point_latest(folder: Path, name: str) -> None:
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if is_model_wrapper(model) else model
-
-
-def _device(runner) -> torch.device | None:
-    parameter = next(runner.model.parameters(), None)
-    return None if parameter is None else parameter.device
 
 
 def _name_classes(runner) -> None:
