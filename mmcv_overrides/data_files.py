@@ -17,7 +17,7 @@ from mmengine.fileio.handlers.pickle_handler import PickleHandler
 
 from mmcv_overrides.checkpoint import limits
 from mmcv_overrides.checkpoint.plain import revive
-from mmcv_overrides.checkpoint.reading import trusted
+from mmcv_overrides.checkpoint.reading import HOW_TO_TRUST, trusted
 from mmcv_overrides.checkpoint.unpickle import BY_NAME
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.seams import Override
@@ -137,8 +137,9 @@ class _PlainUnpickler(pickle._Unpickler):
         full = f"{module}.{name}"
         if full not in self.allowed:
             raise UserError(
-                f"{self.name} refused: reading it would execute code from the file (it names {full}). If you trust "
-                "where it comes from, give --trust-checkpoint (or set FCOS_TRUST_CHECKPOINT=1); nothing has been executed"
+                f"{self.name} refused: reading it would execute code from the file (it names {full}); nothing has been "
+                f"executed. If you trust its origin, {HOW_TO_TRUST}",
+                setting="trust_checkpoint",
             )
         return self.allowed[full]
 

@@ -42,7 +42,7 @@ class Accelerator:
         return 0 if self.module is None else self.module.device_count()
 
     def set_device(self, local_rank: int) -> torch.device:
-        """Take the card of this rank. ``NPUID`` (set by ``--npu-ids``) offsets it, as users of the NPU scripts know."""
+        """Select and return the device of this rank; the environment variable ``NPUID`` is added to its index."""
         if self.module is None:
             return torch.device("cpu")
         offset = int(os.environ.get("NPUID", 0))
@@ -75,6 +75,14 @@ class Accelerator:
         return 0 if self.module is None else int(self.module.max_memory_allocated() / 2**20)
 
 
+def cores() -> int:
+    """Number of processor cores that this process may use; all of the machine where the system does not tell."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
 ACCELERATORS = {
     "cpu": Accelerator("cpu", "gloo", torch.bfloat16, "fp16 convolution on a CPU is about ten times slower"),
     "cuda": Accelerator("cuda", "nccl", torch.float16, "tensor cores run fp16 on every generation"),
@@ -94,7 +102,7 @@ def _npu_fault() -> str | None:
     if hasattr(torch, "npu") and torch.npu.is_available():
         return None
     if importlib.util.find_spec("torch_npu") is None:
-        return "torch_npu is not installed (pip install 'fcos-train[npu]')"
+        return f"torch_npu is not installed (pip install the torch-npu that pairs with torch {torch.__version__})"
     try:
         importlib.import_module("torch_npu")
     except Exception as error:  # a missing CANN library, a version that does not pair with torch, ...
@@ -133,14 +141,14 @@ def pick(requested: str = "auto") -> tuple[Accelerator, str]:
         for kind, fault in faults.items():
             why_not = fault()
             if why_not is None:
-                return ACCELERATORS[kind], f"device {kind}: found {ACCELERATORS[kind].count()} by --device auto"
+                return ACCELERATORS[kind], f"device {kind}: found {ACCELERATORS[kind].count()}, chosen by 'auto'"
             reasons.append(f"no {kind}: {why_not}")
-        return ACCELERATORS["cpu"], f"device cpu by --device auto ({'; '.join(reasons)})"
+        return ACCELERATORS["cpu"], f"device cpu: chosen by 'auto' ({'; '.join(reasons)})"
     if name not in ACCELERATORS:
         raise UserError(f"unknown device '{requested}'; choose auto, cpu, cuda or npu")
     why_not = faults[name]() if name in faults else None
     if why_not is not None:
-        raise UserError(f"--device {requested}: {why_not}; --device auto takes what is there")
+        raise UserError(f"device '{requested}': {why_not}; device 'auto' takes what is available")
     return ACCELERATORS[name], f"device {name}: asked for"
 
 

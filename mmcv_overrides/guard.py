@@ -91,8 +91,9 @@ class NonFiniteGuardHook(Hook):
             raise NonFiniteAbort(
                 f"stopped at iteration {step['iter']}: {self.streak} steps in a row had a loss or gradient that is not "
                 f"finite. The weights are those before the first of them. Likely causes, in this order: learning rate "
-                f"{step['lr']:g} too high for the batch size; broken boxes (fcos-train check-data); fp16 overflow "
-                f"(--opt-level bf16 or O0). Details: {runner.work_dir}/nonfinite_*.json"
+                f"{step['lr']:g} too high for the batch size; broken boxes in the annotations; fp16 overflow "
+                f"(opt_level='bf16' or 'O0' avoids it). Details: {runner.work_dir}/nonfinite_*.json",
+                setting="opt_level",
             )
         if not overflow:
             runner.logger.warning(

@@ -216,6 +216,6 @@ OVERRIDES = [
     Override(
         "LOOPS:EpochBasedTrainLoop",
         ResumableEpochLoop,
-        "exact resume in mid-epoch, data independent of workers and ranks, --max-iters",
+        "exact resume in mid-epoch, data independent of workers and ranks, max_iters",
     ),
 ]

@@ -215,8 +215,9 @@ class StepOptimWrapper(OptimWrapper):
             super().load_state_dict(state)
         except ValueError as error:
             raise UserError(
-                f"cannot resume the optimizer: {error}. The checkpoint was written with other parameter groups; to start a "
-                "new training from its weights use --load-from"
+                f"cannot resume the optimizer: {error}. The checkpoint was written with other parameter groups; to start "
+                "a new training from its weights use load_from",
+                setting="load_from",
             ) from error
         if masters is not None:  # also below O2: they have more bits than the weights of that checkpoint
             with torch.no_grad():

@@ -47,8 +47,9 @@ def _keys(old: list, params: list[Tensor], state: dict) -> list:
     once, trained = list(dict.fromkeys(old)), [p for p in params if p.requires_grad]
     if len(once) != len(trained):
         raise UserError(
-            f"cannot resume the optimizer: the checkpoint has {len(once)} trained parameters in a group where this model has "
-            f"{len(trained)} (are other layers frozen now?). To start a new training from its weights use --load-from"
+            f"cannot resume the optimizer: the checkpoint has {len(once)} trained parameters in a group where this model "
+            f"has {len(trained)} (are other layers frozen now?). To start a new training from its weights use load_from",
+            setting="load_from",
         )
     keys = iter(once)
     fitted = [next(keys) if p.requires_grad else ("no state", place) for place, p in enumerate(params)]
@@ -56,7 +57,9 @@ def _keys(old: list, params: list[Tensor], state: dict) -> list:
         shapes = {tuple(v.shape) for v in state.get(key, {}).values() if isinstance(v, Tensor) and v.dim()}
         if shapes - {tuple(param.shape)}:
             raise UserError(
-                f"cannot resume the optimizer: a state of shape {shapes.pop()} where a parameter has {tuple(param.shape)} "
-                "(are other layers frozen now?). To start a new training from its weights use --load-from"
+                f"cannot resume the optimizer: a state has shape {shapes.pop()} where the parameter has "
+                f"{tuple(param.shape)} (are other layers frozen now?). To start a new training from its weights use "
+                "load_from",
+                setting="load_from",
             )
     return fitted

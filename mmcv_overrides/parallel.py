@@ -1,17 +1,21 @@
-"""Process group and DistributedDataParallel for gloo, nccl and hccl, the CPU included."""
+"""Processes and ranks: start method, process group and DistributedDataParallel on gloo, nccl and hccl, CPU included."""
 
 from __future__ import annotations
 
 import datetime
 import inspect
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
 from mmengine.model.wrappers import MMDistributedDataParallel
+from mmengine.utils.dl_utils import set_multi_processing as _upstream_multi_processing
 from torch.nn.parallel import DistributedDataParallel
 
 from mmcv_overrides.device import current
@@ -37,13 +41,13 @@ def init_dist_pytorch(backend, init_backend="torch", **kwargs) -> None:
         key for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if key not in os.environ
     ]
     if missing:
-        raise UserError(f"--launcher pytorch needs {', '.join(missing)} in the environment; start with torchrun")
+        raise UserError(f"launcher 'pytorch' needs {', '.join(missing)} in the environment; start with torchrun")
     accelerator = current()
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if accelerator.module is not None and local_size > accelerator.count():
         raise UserError(
             f"{local_size} processes on this node but {accelerator.count()} {accelerator.name} devices; "
-            "start as many processes as there are devices (--nproc)"
+            "start as many processes as there are devices"
         )
     accelerator.set_device(local_rank)
     # With INFO the error about parameters without gradient names them.
@@ -51,6 +55,19 @@ def init_dist_pytorch(backend, init_backend="torch", **kwargs) -> None:
     timeout = float(os.environ.get("FCOS_DIST_TIMEOUT", TIMEOUT_S))
     kwargs.setdefault("timeout", datetime.timedelta(seconds=timeout))
     dist.init_process_group(backend=os.environ.get("FCOS_DIST_BACKEND", accelerator.backend), **kwargs)
+
+
+def set_multi_processing(mp_start_method: str = "fork", opencv_num_threads: int = 0, distributed: bool = False) -> None:
+    """As upstream's, but ``fork``, its default, becomes ``spawn`` where processes cannot be forked safely.
+
+    Windows has no fork. On macOS system frameworks crash in forked processes, for which reason Python spawns there too.
+    """
+    if mp_start_method == "fork" and (
+        sys.platform == "darwin" or "fork" not in multiprocessing.get_all_start_methods()
+    ):
+        print_log(f"env_cfg.mp_cfg.mp_start_method fork -> spawn: not safe or not available on {sys.platform}")
+        mp_start_method = "spawn"
+    _upstream_multi_processing(mp_start_method, opencv_num_threads, distributed)
 
 
 class DeviceDistributedDataParallel(MMDistributedDataParallel):
@@ -166,6 +183,11 @@ def all_reduce_max(flag: torch.Tensor) -> torch.Tensor:
 
 
 OVERRIDES = [
+    Override(
+        "mmengine.runner.runner:set_multi_processing",
+        set_multi_processing,
+        "upstream forks loader workers on macOS too, where system frameworks crash in them",
+    ),
     Override(
         "mmengine.dist.utils:_init_dist_pytorch",
         init_dist_pytorch,

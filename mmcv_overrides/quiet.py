@@ -37,9 +37,8 @@ def check_opencv() -> None:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"OpenCV cannot be imported ({error}). The build with windows was installed over the headless one; "
-            "run `fcos-train doctor --fix` (or `pip uninstall -y opencv-python opencv-python-headless && "
-            "pip install --no-deps opencv-python-headless==4.12.0.88`)"
+            f"OpenCV cannot be imported ({error}). The GUI build was installed over the headless one; run "
+            "`pip uninstall -y opencv-python opencv-python-headless && pip install --no-deps 'opencv-python-headless<5'`"
         ) from error
     # Loader processes x OpenCV threads oversubscribe the cores (mmdetection threads 3306 and 6867).
     cv2.setNumThreads(0)

@@ -143,7 +143,8 @@ class ClockHook(IterTimerHook):
             if share > 0.2:
                 workers = runner.train_dataloader.num_workers
                 runner.logger.warning(
-                    f"{share:.0%} of the training time waits for data: raise --workers (now {workers}) or shrink the images"
+                    f"{share:.0%} of the training time is spent waiting for data: raise train_dataloader.num_workers "
+                    f"(now {workers}) or use smaller images"
                 )
         else:
             runner.logger.info(f"{span}: fewer than {WARMUP_ITERS + 1} iterations, all of them warm-up: no FPS")

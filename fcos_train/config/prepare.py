@@ -69,7 +69,7 @@ def set_precision(cfg: Config, options: TrainOptions, accelerator: device.Accele
 def set_loaders(cfg: Config, options: TrainOptions, accelerator: device.Accelerator) -> None:
     """Batch size and workers: as many as the cores of this rank allow, none persistent on an NPU."""
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    cores = max(len(os.sched_getaffinity(0)) // local_ranks, 1)
+    cores = max(device.cores() // local_ranks, 1)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(name)
         if loader is None:

@@ -22,14 +22,14 @@ from fcos_train.config.vetting import check_config, run_custom_imports
 from fcos_train.start import start
 from mmcv_overrides.checkpoint.embedded_config import MAX_CHARACTERS, Values, size_of
 from mmcv_overrides.data_files import load_yaml
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import Advice, UserError
 
 MAX_FILES = 50  # of one configuration, its bases included
 MAX_DEPTH = 20
 MAX_NUMBER = 2**64
 MAX_TEXT = 10_000  # characters of texts put together
 WHAT = "the configuration"
-WAY_OUT = "Write it as plain values, or leave out --safe-config if you trust whoever wrote it."
+WAY_OUT = Advice("Write it as plain values, or leave out --safe-config if you trust whoever wrote it")
 # The same as _base_.x without the braces.
 BASE_VALUE = re.compile(r"(?<!['\"])\{\{\s*(_base_\.[\w.]+)\s*\}\}(?!['\"])")
 # What mmengine replaces in the text of a file before it is read.
@@ -97,7 +97,7 @@ class _Reader:
         template = TEMPLATE.search(text)
         if template:
             line = text.count("\n", 0, template.start()) + 1
-            raise UserError(f"config {path}: line {line} of {WHAT} holds a template (double braces). {WAY_OUT}")
+            raise WAY_OUT.error(f"config {path}: line {line} of {WHAT} holds a template (double braces)")
 
 
 class _FileValues(Values):
@@ -199,5 +199,5 @@ def _base(name: str, path: Path) -> tuple[Path, str | None]:
     if name.startswith("mmdet::"):
         return find_config(name), "mmdet"
     if "::" in name or "://" in name:
-        raise UserError(f"config {path}: _base_ '{name}' is neither a file nor mmdet::folder/name. {WAY_OUT}")
+        raise WAY_OUT.error(f"config {path}: _base_ '{name}' is neither a file nor mmdet::folder/name")
     return path.parent / name, None

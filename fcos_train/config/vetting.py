@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 from mmcv_overrides.checkpoint.embedded_config import INSIDE, WAY_OUT
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import Advice, UserError
 
 PACKAGES = ("mmcv_overrides", "fcos_train", "mmdet", "mmcv", "mmengine")
 # Loads weights that the checkpoint replaces anyway: dropped, also so that nothing is downloaded.
@@ -41,7 +41,7 @@ TEXTS += ("sub_data_root", "work_dir")
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def run_custom_imports(config, where: str, trust: bool = False, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
+def run_custom_imports(config, where: str, trust: bool = False, what: str = INSIDE, way_out: Advice = WAY_OUT) -> None:
     """Import the modules that ``custom_imports`` of the configuration names.
 
     Args:
@@ -55,7 +55,7 @@ def run_custom_imports(config, where: str, trust: bool = False, what: str = INSI
     wanted = (settings.get("imports") if isinstance(settings, dict) else settings) or []
     for name in [wanted] if isinstance(wanted, str) else wanted:
         if not trust and not _ours(str(name)):
-            raise UserError(f"{where}: {what} imports '{name}', which is not imported. {way_out}")
+            raise way_out.error(f"{where}: {what} imports '{name}', which is refused")
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -72,7 +72,7 @@ def without_pretrained(node):
     return node
 
 
-def check_parts(node, path: str, where: str, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
+def check_parts(node, path: str, where: str, what: str = INSIDE, way_out: Advice = WAY_OUT) -> None:
     """Refuse a model or pipeline configuration that names anything but registered parts.
 
     Args:
@@ -90,10 +90,10 @@ def check_parts(node, path: str, where: str, what: str = INSIDE, way_out: str = 
         else:
             fine = _is_fine(key, value, known)
         if not fine:
-            raise UserError(_asks_for(place, value, where, what, way_out))
+            raise way_out.error(_asks_for(place, value, where, what))
 
 
-def check_config(config, where: str, what: str, way_out: str) -> None:
+def check_config(config, where: str, what: str, way_out: Advice) -> None:
     """Refuse a whole configuration, of data, hooks, optimizer and model, that names anything but registered parts.
 
     Weights that the model is initialised from may be named: they are read without unpickling.
@@ -112,7 +112,7 @@ def check_config(config, where: str, what: str, way_out: str) -> None:
         fine = _is_fine("_scope_" if scope else key, value, names)
         code = isinstance(value, str) and key not in TEXTS and _is_code(value)
         if not fine or code or (key in UNPICKLED and value is not None):
-            raise UserError(_asks_for(place.lstrip("."), value, where, what, way_out))
+            raise way_out.error(_asks_for(place.lstrip("."), value, where, what))
 
 
 def _is_fine(key: object, value: object, known: dict[str, set]) -> bool:
@@ -126,10 +126,9 @@ def _is_code(text: str) -> bool:
     return "(" in text or "__" in text
 
 
-def _asks_for(place: str, value: object, where: str, what: str, way_out: str) -> str:
+def _asks_for(place: str, value: object, where: str, what: str) -> str:
     return (
-        f"{where}: {what} asks for {place}={value!r}, which is not a part of mmdet or of this project; it was not "
-        f"built. {way_out}"
+        f"{where}: {what} asks for {place}={value!r}, which is not a part of mmdet or of this project; it was not built"
     )
 
 

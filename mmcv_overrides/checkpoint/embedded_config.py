@@ -15,21 +15,21 @@ import math
 
 from mmengine.config import Config
 
-from mmcv_overrides.checkpoint.reading import trust_checkpoints, trusted
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.checkpoint.reading import HOW_TO_TRUST, trust_checkpoints, trusted
+from mmcv_overrides.errors import Advice, UserError
 
 MAX_CHARACTERS = 4_000_000
 MAX_VALUES = 500_000  # names bound earlier can repeat a list of lists of lists without end
 
-WAY_OUT = (
-    "Give the configuration yourself (--config FILE), or add --trust-checkpoint if you trust whoever made the file."
+TRUST = Advice(f"If you trust whoever made the file, {HOW_TO_TRUST}", "trust_checkpoint")
+WAY_OUT = Advice(
+    f"Give the config file yourself, or, if you trust whoever made the file, {HOW_TO_TRUST}", "trust_checkpoint"
 )
-TRUST = "If you trust whoever made the file, add --trust-checkpoint (or set FCOS_TRUST_CHECKPOINT=1)."
 INSIDE = "the configuration in it"
 _upstream = Config.fromstring
 
 
-def parse(text: str, where: str, way_out: str = WAY_OUT) -> Config:
+def parse(text: str, where: str, way_out: Advice = WAY_OUT) -> Config:
     """Turn the configuration text of a checkpoint into a Config; see :class:`Values`.
 
     Raises:
@@ -39,7 +39,7 @@ def parse(text: str, where: str, way_out: str = WAY_OUT) -> Config:
     try:
         return Config(values)
     except KeyError as error:  # a name that mmengine keeps for itself, such as `filename`
-        raise UserError(f"{where}: {INSIDE} is refused by mmengine: {error}. {way_out}") from error
+        raise way_out.error(f"{where}: {INSIDE} is refused by mmengine: {error}") from error
 
 
 def fromstring(cfg_str: str, file_format: str) -> Config:
@@ -88,7 +88,7 @@ class Values:
 
     calls = {"dict": dict, "list": list, "tuple": tuple, "set": set}
 
-    def __init__(self, where: str, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
+    def __init__(self, where: str, what: str = INSIDE, way_out: Advice = WAY_OUT) -> None:
         self.where, self.what, self.way_out = where, what, way_out
         # str(float) writes these two without quotes.
         self.names: dict[str, object] = {"inf": math.inf, "nan": math.nan}
@@ -104,11 +104,11 @@ class Values:
             UserError: the text holds anything but values; the message has the line.
         """
         if len(text) > MAX_CHARACTERS:
-            raise UserError(f"{self.where}: {self.what} has {len(text)} characters; no real one has. {self.way_out}")
+            raise self.way_out.error(f"{self.where}: {self.what} has {len(text)} characters, more than any real one")
         try:
             return self.run(ast.parse(text))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise UserError(f"{self.where}: {self.what} cannot be read: {error}. {self.way_out}") from error
+            raise self.way_out.error(f"{self.where}: {self.what} cannot be read: {error}") from error
 
     def run(self, tree: ast.Module) -> dict[str, object]:
         bound: dict[str, object] = {}
@@ -183,13 +183,13 @@ class Values:
     def _spend(self, amount: int) -> None:
         self.count += amount
         if self.count > MAX_VALUES:
-            raise UserError(f"{self.where}: {self.what} unfolds to over {MAX_VALUES} values. {self.way_out}")
+            raise self.way_out.error(f"{self.where}: {self.what} expands to over {MAX_VALUES} values")
 
     def _refuse(self, node: ast.stmt | ast.expr):
         code = ast.unparse(node).splitlines()[0]
-        raise UserError(
+        raise self.way_out.error(
             f"{self.where}: line {node.lineno} of {self.what} is more than a value: `{code[:80]}`"
-            f"{' (shortened)' if len(code) > 80 else ''}. It was not executed. {self.way_out}"
+            f"{' (shortened)' if len(code) > 80 else ''}. It was not executed"
         )
 
 

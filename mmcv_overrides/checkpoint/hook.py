@@ -112,7 +112,8 @@ class SafeCheckpointHook(CheckpointHook):
         if other:
             raise UserError(
                 f"cannot resume: {len(other)} tensors have another shape there ({', '.join(other[:3])}). "
-                "To start a new training from its weights use --load-from"
+                "To start a new training from its weights use load_from",
+                setting="load_from",
             )
 
     def before_train_epoch(self, runner: Runner) -> None:

@@ -52,7 +52,7 @@ def check_size(wanted: int, held: int, name: str) -> None:
     """
     if wanted > MAX_EXPANSION * held + SLACK:
         raise UserError(
-            f"checkpoint {name} refused: {held} bytes of it would unfold to {wanted} in memory. {_NOT_MADE}"
+            f"checkpoint {name} refused: {held} bytes of it would expand to {wanted} in memory. {_NOT_MADE}"
         )
 
 
@@ -118,7 +118,7 @@ def check_tree(tree: Any, held: int, name: str) -> None:
     """
     count = _Count(name)
     if count.values(tree, 0) > MAX_VALUES:
-        raise UserError(f"checkpoint {name} refused: it unfolds to over {MAX_VALUES} values. {_NOT_MADE}")
+        raise UserError(f"checkpoint {name} refused: it expands to over {MAX_VALUES} values. {_NOT_MADE}")
     stored = sum(count.storages.values())
     if stored > held + SLACK:
         raise UserError(

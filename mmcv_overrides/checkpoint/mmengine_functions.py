@@ -90,7 +90,9 @@ def load_url(
         try:
             return load(file, map_location=map_location)
         except UserError as error:
-            raise UserError(f"{error}. It lies in the cache of downloads: delete it to get it again") from error
+            raise UserError(
+                f"{error}. It is in the download cache: delete it to download it again", error.setting
+            ) from error
     digest = re.search(r"-([a-f0-9]*)\.", file.name) if check_hash else None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,8 +103,8 @@ def load_url(
             os.replace(new, file)
     except (urllib.error.URLError, http.client.HTTPException, OSError, RuntimeError) as error:
         raise UserError(
-            f"cannot download {url} ({error}). Without network: fetch it elsewhere and put it at {file}, "
-            "or train from scratch with --cfg-options model.backbone.init_cfg=None"
+            f"cannot download {url} ({error}). Without a network, download it elsewhere and put it at {file}, "
+            "or train from random weights with model.backbone.init_cfg=None"
         ) from error
     return found
 
@@ -112,7 +114,7 @@ def _downloaded(file: Path, url: str, map_location: Any) -> dict:
         with open(file, "rb") as opened:
             found = read(opened, url, map_location)
     except UserError as error:
-        raise UserError(f"{error}. The download was not kept") from error
+        raise UserError(f"{error}. The download was not kept", error.setting) from error
     if not isinstance(found, dict):
         raise UserError(f"{url} is not a checkpoint: it holds a {type(found).__name__}. The download was not kept")
     return found

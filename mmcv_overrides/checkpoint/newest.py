@@ -45,7 +45,7 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
         elif record.owns(run, iterations):
             ranked.append(((iterations, epochs, written), path))
         else:
-            _warn(path, f"it is of another run than run.json names; --resume {path} takes it", log)
+            _warn(path, f"it is of another run than run.json names; it can be resumed by its path, {path}", log)
     for _, path in sorted(ranked, reverse=True):
         try:
             load(path)
@@ -97,7 +97,7 @@ def _progress(path: Path) -> tuple[int, int, str]:
     """(iterations, epochs, id of the run) of a checkpoint."""
     meta = peek(path).get("meta")
     if not isinstance(meta, dict) or not {"iter", "epoch"} <= meta.keys():
-        raise UserError(f"checkpoint {path} has no training state to resume from; use it with --load-from")
+        raise UserError(f"checkpoint {path} has no training state to resume from; load its weights with load_from")
     return int(meta["iter"]), int(meta["epoch"]), str(meta.get("run", ""))
 
 
@@ -117,7 +117,8 @@ def find_latest_checkpoint(path: str) -> str | None:
         if found is None and candidates(Path(path)):
             raise UserError(
                 f"none of the checkpoints in {path} can be read (see the warnings above); "
-                "give one with --resume PATH, or train anew in another --work-dir"
+                "name the one to resume, or start a new training in another work_dir",
+                setting="resume",
             )
         return None if found is None else str(found)
 

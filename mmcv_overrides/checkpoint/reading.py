@@ -22,6 +22,7 @@ from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import special
 
 _ENV = "FCOS_TRUST_CHECKPOINT"
+HOW_TO_TRUST = f"call mmcv_overrides.checkpoint.trust_checkpoints() or set {_ENV}=1 in the environment"
 _trusted = False
 
 
@@ -128,8 +129,9 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
         raise UserError(_broken(name, "it is not in a format of torch.save"))
     if not trust:
         raise UserError(
-            f"checkpoint {name} refused: reading it would execute code from the file ({reason}). If you trust "
-            f"where it comes from, give --trust-checkpoint (or set {_ENV}=1); nothing has been executed"
+            f"checkpoint {name} refused: reading it would execute code from the file ({reason}); nothing has been "
+            f"executed. If you trust its origin, {HOW_TO_TRUST}",
+            setting="trust_checkpoint",
         )
     print_log(f"{name}: unpickled as trusted ({reason})", logger="current", level=logging.WARNING)
     return _unpickle(file, name, map_location)

@@ -9,10 +9,10 @@ from mmengine.runner import Runner
 
 from mmcv_overrides.checkpoint.embedded_config import TRUST, parse
 from mmcv_overrides.checkpoint.reading import trusted
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import Advice
 
 _upstream = Runner.resume
-_LOAD = "Use its weights alone (--load-from), or resume from a checkpoint of this training."
+_LOAD = Advice("Load only its weights (load_from), or resume from a checkpoint of this training", "load_from")
 
 
 def resume(
@@ -40,9 +40,7 @@ def resume(
     except ValueError as error:  # torch.optim.Optimizer.load_state_dict
         if "parameter group" not in str(error):
             raise
-        raise UserError(
-            f"checkpoint {filename}: its optimizer is of another model or config ({error}). {_LOAD}"
-        ) from error
+        raise _LOAD.error(f"checkpoint {filename}: its optimizer is of another model or config ({error})") from error
     finally:
         del self.load_checkpoint
 
@@ -57,7 +55,7 @@ def check_resumable(checkpoint: dict, where: str) -> None:
     state = meta if isinstance(meta, dict) else {}
     wrong = [name for name in ("epoch", "iter") if not _is_count(state.get(name))]
     if wrong:
-        raise UserError(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta). {_LOAD}")
+        raise _LOAD.error(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta)")
     parts = {"message_hub": ("log_scalars", "runtime_info", "resumed_keys")}
     if "optimizer" in checkpoint:
         parts["optimizer"] = ()
@@ -65,16 +63,16 @@ def check_resumable(checkpoint: dict, where: str) -> None:
         found = checkpoint.get(part)
         lacks = [key for key in keys if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
         if not isinstance(found, dict) or lacks:
-            raise UserError(
+            raise _LOAD.error(
                 f"checkpoint {where} has no training state ({part} is {type(found).__name__}"
-                f"{' without ' + ', '.join(lacks) if lacks else ''}). {_LOAD}"
+                f"{' without ' + ', '.join(lacks) if lacks else ''})"
             )
     if "config" not in state:
         return
     if not isinstance(state["config"], str):
-        raise UserError(f"checkpoint {where}: the configuration in its meta is not text. {_LOAD}")
+        raise _LOAD.error(f"checkpoint {where}: the configuration in its meta is not text")
     if not trusted():
-        parse(state["config"], where, f"{_LOAD} {TRUST}")
+        parse(state["config"], where, Advice(f"{_LOAD.text}. {TRUST.text}", TRUST.setting))
 
 
 def _is_count(value: Any) -> bool:

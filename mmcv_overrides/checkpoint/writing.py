@@ -54,7 +54,7 @@ def save(state: Mapping, path: str | os.PathLike) -> None:
         with replacing(path, temporary_suffix()) as file:
             _torch_save(content, file)
     except OSError as error:
-        raise UserError(_why_not(content, path, error)) from error
+        raise _write_error(content, path, error) from error
 
 
 def check_finite(state: Mapping) -> None:
@@ -138,8 +138,8 @@ def _check_space(content: Any, path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _why_not(content: Any, path: Path, error: OSError) -> str:
-    text = f"cannot write checkpoint {path}: {error.strerror or error}"
+def _write_error(content: Any, path: Path, error: OSError) -> UserError:
+    text, setting = f"cannot write checkpoint {path}: {error.strerror or error}", None
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = 0
         with suppress(OSError):
@@ -147,5 +147,5 @@ def _why_not(content: Any, path: Path, error: OSError) -> str:
         text += f" (needs {_size(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB free). "
         text += "Free some space, save less often, or keep fewer checkpoints"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        text += ". Choose a --work-dir you may write to"
-    return text + "; the checkpoints written before are untouched"
+        text, setting = f"{text}. Choose a work_dir that you may write to", "work_dir"
+    return UserError(f"{text}; earlier checkpoints are intact", setting)

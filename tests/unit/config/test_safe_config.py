@@ -63,8 +63,8 @@ PROGRAMS = {
     "_base_ = 'a.py'": "levels of _base_",
     "_base_ = 3": "_base_ must be a file name",
     "_base_ = '/dev/zero'": "no such file",
-    "custom_imports = dict(imports=['antigravity'])": "imports 'antigravity', which is not imported",
-    "custom_imports = ['antigravity']": "imports 'antigravity', which is not imported",
+    "custom_imports = dict(imports=['antigravity'])": "imports 'antigravity', which is refused",
+    "custom_imports = ['antigravity']": "imports 'antigravity', which is refused",
     "filename = 'x'": "cannot be read",
 }
 
