@@ -1,4 +1,4 @@
-"""Files that appear under their name whole or not at all: a crash, a kill or a full disk leaves the old one as it was."""
+"""Files written whole or not at all: a crash, a kill or a full disk leaves the old file unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resuming a training: the checkpoint is checked before anything of it is used."""
+"""Resuming a training: the checkpoint is checked before anything from it is used."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def resume(
     resume_param_scheduler: bool = True,
     map_location: str | Callable = "default",
 ) -> None:
-    """Stands in for ``Runner.resume``: the same, after :func:`check_resumable`.
+    """Replaces ``Runner.resume``: the same after :func:`check_resumable`.
 
     Raises:
-        UserError: the checkpoint has no training state, or that of another optimizer.
+        UserError: the checkpoint has no training state, or the state of another optimizer.
     """
     load = self.load_checkpoint
 
@@ -34,7 +34,7 @@ def resume(
         check_resumable(found, str(filename))
         return found
 
-    self.load_checkpoint = checked  # upstream loads within; there is no hook between loading and use
+    self.load_checkpoint = checked  # upstream has no hook between loading and use
     try:
         _upstream(self, filename, resume_optimizer, resume_param_scheduler, map_location)
     except ValueError as error:  # torch.optim.Optimizer.load_state_dict
@@ -46,17 +46,21 @@ def resume(
 
 
 def check_resumable(checkpoint: dict, where: str) -> None:
-    """Refuse a checkpoint without training state, and one whose stored configuration is a program.
+    """Refuse a checkpoint without training state, or with a stored configuration that is a program.
+
+    Args:
+        checkpoint: the loaded dictionary.
+        where: the file, for messages.
 
     Raises:
-        UserError: what is missing or of a wrong type.
+        UserError: something is missing or of a wrong type; the message names it.
     """
     meta = checkpoint.get("meta")
     state = meta if isinstance(meta, dict) else {}
     wrong = [name for name in ("epoch", "iter") if not _is_count(state.get(name))]
     if wrong:
         raise _LOAD.error(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta)")
-    parts = {"message_hub": ("log_scalars", "runtime_info", "resumed_keys")}
+    parts: dict[str, tuple[str, ...]] = {"message_hub": ("log_scalars", "runtime_info", "resumed_keys")}
     if "optimizer" in checkpoint:
         parts["optimizer"] = ()
     for part, keys in parts.items():

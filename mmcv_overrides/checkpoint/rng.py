@@ -76,7 +76,7 @@ class RandomStates:
             runner.logger.warning("the checkpoint has no random states: the resumed run draws other random numbers")
         elif len(states) != get_world_size():
             runner.logger.warning(
-                f"the checkpoint has random states of {len(states)} ranks, this run has {get_world_size()}: not restored"
+                f"the checkpoint has random states of {len(states)} ranks, not of {get_world_size()}: not restored"
             )
         else:
             restore(states[get_rank()], _device(runner))
@@ -84,8 +84,8 @@ class RandomStates:
     def separate_loader(self, runner: Runner) -> None:
         """Let the data loader draw the seed of its workers from a generator of its own.
 
-        Opening a loader draws once from the global generator. A run that is resumed in mid-epoch opens a loader once more
-        than the uninterrupted run and would draw other numbers from then on.
+        Opening a loader draws once from the global generator. A run that is resumed in mid-epoch opens a loader once
+        more than the uninterrupted run and would draw other numbers from then on.
         """
         loader = runner.train_dataloader
         if getattr(loader, "generator", self) is None:

@@ -1,4 +1,4 @@
-"""Writes checkpoints so that a crash, a full disk or a kill never costs the file that was there before."""
+"""Writes checkpoints so that a crash, a full disk or a kill never destroys an existing file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -21,7 +21,7 @@ _run = "alone"
 
 
 def name_run(run: str) -> None:
-    """Say whose the temporary files are that this process writes from now on (see :func:`remove_leftovers`)."""
+    """Set the run that owns the temporary files of this process from now on (see :func:`remove_leftovers`)."""
     global _run
     _run = run
 
@@ -32,17 +32,21 @@ def temporary_suffix() -> str:
 
 
 class NonFiniteWeights(UserError):
-    """The weights to be saved hold inf or nan; nothing was written."""
+    """The weights to be saved contain inf or nan; nothing was written."""
 
 
 def save(state: Mapping, path: str | os.PathLike) -> None:
     """Write a checkpoint that ``torch.load(weights_only=True)`` reads, atomically.
 
-    The file appears under its name only when complete and on the disk; on any failure the old one is as before
-    and nothing is left behind. Content is made plain first (see :mod:`.plain`).
+    The file appears under its name only when it is complete and on the disk; after any failure the old file is
+    unchanged and no other file remains. The content is made plain first (see :mod:`.plain`).
+
+    Args:
+        state: the checkpoint, or a bare state dict.
+        path: the file; missing folders are created.
 
     Raises:
-        NonFiniteWeights: a floating tensor of a state dict holds inf or nan.
+        NonFiniteWeights: a floating-point tensor of a state dict contains inf or nan.
         UserError: something has no plain form, or the file cannot be written (disk full, not permitted).
     """
     check_finite(state)
@@ -58,7 +62,7 @@ def save(state: Mapping, path: str | os.PathLike) -> None:
 
 
 def check_finite(state: Mapping) -> None:
-    """Raise :class:`NonFiniteWeights` when a state dict of ``state`` (or ``state`` itself) is not finite."""
+    """Raise :class:`NonFiniteWeights` if a state dict in ``state``, or ``state`` itself, is not finite."""
     dicts = {k: v for k, v in state.items() if str(k).endswith("state_dict") and isinstance(v, Mapping)}
     bad = [name for d in (dicts.values() if dicts else [state]) for name, t in d.items() if not _finite(t)]
     if bad:
@@ -81,7 +85,7 @@ def _torch_save(content: Any, file: BinaryIO) -> None:
     """``torch.save`` that raises the first error of the operating system instead of torch's own."""
     writer = _Writer(file)
     try:
-        torch.save(content, writer)
+        torch.save(content, cast(IO[bytes], writer))  # it needs write and flush only
     except Exception as error:
         if writer.error is not None and not isinstance(error, OSError):
             raise writer.error from error
@@ -91,11 +95,12 @@ def _torch_save(content: Any, file: BinaryIO) -> None:
 class _Writer:
     """The file that torch.save writes to; it keeps the operating system's error, which torch's message hides."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
+        """Write bytes; remember the first error."""
         try:
             return self._file.write(data)
         except OSError as error:
@@ -103,11 +108,12 @@ class _Writer:
             raise
 
     def flush(self) -> None:
+        """Flush the file."""
         self._file.flush()
 
 
 def remove_leftovers(folder: Path, runs: Iterable[str]) -> list[str]:
-    """Delete the temporary files of ``runs`` (ids), which were killed while they saved; returns their names."""
+    """Delete the temporary files of ``runs`` (ids), which were killed while saving; returns the names of the files."""
     found = sorted(temp for run in set(runs) for temp in Path(folder).glob(f".*.{run}{TEMP_SUFFIX}"))
     for temp in found:
         with suppress(OSError):
@@ -116,7 +122,7 @@ def remove_leftovers(folder: Path, runs: Iterable[str]) -> list[str]:
 
 
 def _size(content: Any) -> int:
-    """Bytes of all tensors of a plain tree; storage that tensors share counts once."""
+    """Bytes of all tensors of a plain tree; shared storage counts once."""
     storages: dict[int, int] = {}
     stack = [content]
     while stack:
@@ -132,7 +138,7 @@ def _size(content: Any) -> int:
 
 
 def _check_space(content: Any, path: Path) -> None:
-    """Fail before a nearly full disk is filled to the brim. Some network disks report 0 free: those try."""
+    """Fail before writing if the disk is too full; some network disks report 0 bytes, which is ignored."""
     free = shutil.disk_usage(path.parent).free
     if 0 < free < _size(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -48,8 +48,8 @@ def put(key, **values):
         (put("images", id=math.nan), "the id of images[0] is NaN"),
         (put("images", id=None), "the id of images[0] is null"),
         (put("categories", id=[1]), "the id of categories[0] is [1]"),
-        (put("categories", name=None), "the class name None is no text"),
-        (put("categories", name=5), "the class name 5 is no text"),
+        (put("categories", name=None), "the class name None is not text"),
+        (put("categories", name=5), "the class name 5 is not text"),
         (
             put("categories", name=FORGED),
             f"the class name '{SHOWN}' has control characters (shown escaped); rename the class",

@@ -42,7 +42,7 @@ def test_truncated_newest_falls_back_with_a_warning(tmp_path, log, caplog):
     assert caplog.text == ""
     _cut(paths[2])
     assert checkpoint.newest_readable(tmp_path, log) == paths[1]
-    assert "passed over epoch_10.pth" in caplog.text and "truncated" in caplog.text
+    assert "skipped epoch_10.pth" in caplog.text and "truncated" in caplog.text
     assert checkpoint.find_latest_checkpoint(str(tmp_path)) == str(paths[1])
 
 

@@ -190,7 +190,7 @@ def _good(path):
         (lambda p: p.write_text("<!DOCTYPE html><html>404</html>"), "web page"),
         (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
         (lambda p: p.write_bytes(pickle.dumps({"a": 1}, protocol=2)), "cannot be read"),
-        (lambda p: torch.save(torch.ones(2), p), "holds a Tensor"),
+        (lambda p: torch.save(torch.ones(2), p), "contains a Tensor"),
         (lambda p: torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), str(p)), "TorchScript"),
         (
             lambda p: zipfile.ZipFile(p, "w").close() or zipfile.ZipFile(p, "a").writestr("a", "b"),
@@ -258,7 +258,9 @@ def test_a_broken_download_is_not_kept(tmp_path, site, kind):
     elif kind == "tensor":
         torch.save(torch.ones(2), file)
     _Site.content = {"html": b"<!DOCTYPE html>", "cut": good[:-100]}.get(kind, file.read_bytes())
-    says = {"zip": "trust_checkpoints", "html": "web page", "cut": "cannot be read", "tensor": "holds a Tensor"}[kind]
+    says = {"zip": "trust_checkpoints", "html": "web page", "cut": "cannot be read", "tensor": "contains a Tensor"}[
+        kind
+    ]
     with pytest.raises(UserError, match=says) as caught:
         load_url(site, model_dir=str(cache), progress=False)
     assert site in str(caught.value) and "The download was not kept" in str(caught.value)

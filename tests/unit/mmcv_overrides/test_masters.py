@@ -230,7 +230,9 @@ def test_state_is_kept_when_the_masters_take_the_place_of_the_weights():
 def test_a_model_that_nobody_cast_is_refused():
     net = nn.Linear(2, 1)
     wrapper = StepOptimWrapper(torch.optim.SGD(net.parameters(), lr=0.1), **O2)
-    with pytest.raises(UserError, match=r"no weight of the model is in a half type: call optim_wrapper.lower\(model\)"):
+    with pytest.raises(
+        UserError, match=r"no weight of the model is in a 16-bit type: call optim_wrapper.lower\(model\)"
+    ):
         wrapper.update_params(net(torch.ones(1, 2)).sum())
     wrapper.zero_grad()
     wrapper.lower(net)

@@ -46,10 +46,10 @@ def test_controls_are_escaped_and_nothing_else(text, shown):
         ),
         ("\x1b[2Jcat", r"'\x1b[2Jcat' has control characters (shown escaped)"),
         ("tac\u202e", r"'tac\u202e' has control characters"),
-        ("c" * 201, "f.json: a class name has 201 characters, more than 200: " + "c" * 40 + " and so on"),
-        (7, "f.json: the class name 7 is no text"),
-        (None, "the class name None is no text"),
-        (["\n"], r"the class name ['\n'] is no text"),
+        ("c" * 201, "f.json: a class name has 201 characters, more than 200: " + "c" * 40 + "..."),
+        (7, "f.json: the class name 7 is not text"),
+        (None, "the class name None is not text"),
+        (["\n"], r"the class name ['\n'] is not text"),
     ],
 )
 def test_class_names_are_one_visible_line(name, message):
