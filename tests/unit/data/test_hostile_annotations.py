@@ -40,7 +40,7 @@ def put(key, **values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("images", file_name=7), "the file_name of images[0] is 7; write the name of a file"),
+        (put("images", file_name=7), "the file_name of images[0] is 7; write a file name"),
         (put("images", file_name=None), "the file_name of images[0] is null"),
         (put("images", file_name=["a\n"]), r'the file_name of images[0] is ["a\n"]'),
         (put("images", id=[1]), "the id of images[0] is [1]; write a whole number"),
@@ -257,4 +257,4 @@ def test_messages_about_long_names_are_short(data, tmp_path):
     edit(data, put("images", file_name="../" * 100_000 + "x.jpg"))
     with pytest.raises(UserError) as caught:
         resolve(data, tmp_path / "cache")
-    assert len(str(caught.value)) < 2000 and f": '{'../' * 100} and so on' -> " in str(caught.value)
+    assert len(str(caught.value)) < 2000 and f": '{'../' * 100}...' -> " in str(caught.value)
