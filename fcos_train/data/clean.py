@@ -165,9 +165,9 @@ def _annotations(raw: list, images: dict, lost: set, to_id: dict, log: FaultLog)
             log.add("unknown_category", f"category id {category} in {images[image_id]['file_name']}")
         elif to_id[category] is None:
             log.add("other_class")
-        elif (mended := _annotation(annotation, images[image_id], log)) is not None:
-            mended["category_id"] = to_id[category]
-            kept.append(mended)
+        elif (corrected := _annotation(annotation, images[image_id], log)) is not None:
+            corrected["category_id"] = to_id[category]
+            kept.append(corrected)
     return kept
 
 
@@ -183,19 +183,19 @@ def _annotation(annotation: dict, image: dict, log: FaultLog) -> dict | None:
     if x2 <= x1 or y2 <= y1:
         log.add("outside", where)
         return None
-    mended = dict(annotation)
+    corrected = dict(annotation)
     if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > CLIP_TOLERANCE:
         log.add("clipped", where)
         x, y, w, h = x1, y1, x2 - x1, y2 - y1
-        mended["bbox"] = [x, y, w, h]
-        mended["area"] = min(mended["area"], w * h) if _is_area(mended.get("area")) else w * h
+        corrected["bbox"] = [x, y, w, h]
+        corrected["area"] = min(corrected["area"], w * h) if _is_area(corrected.get("area")) else w * h
     if w < 1 or h < 1:
         log.add("tiny", where)
-    if not _is_area(mended.get("area")) or not isinstance(mended.get("iscrowd"), int):
+    if not _is_area(corrected.get("area")) or not isinstance(corrected.get("iscrowd"), int):
         log.add("filled")
-        mended["area"] = mended["area"] if _is_area(mended.get("area")) else w * h
-        mended["iscrowd"] = int(isinstance(mended.get("iscrowd"), int) and mended["iscrowd"])
-    return mended
+        corrected["area"] = corrected["area"] if _is_area(corrected.get("area")) else w * h
+        corrected["iscrowd"] = int(isinstance(corrected.get("iscrowd"), int) and corrected["iscrowd"])
+    return corrected
 
 
 def _is_area(value: object) -> TypeGuard[float]:

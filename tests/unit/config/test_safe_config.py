@@ -42,7 +42,9 @@ def test_formats_and_bases(tmp_path):
 PROGRAMS = {
     "import os": "line 2 of the configuration is more than a value: `import os`",
     "a = open('{mark}', 'w')": "line 2 of the configuration is more than a value",
-    "from mmengine.config import read_base\nwith read_base():\n    from .b import *": "line 2 .*from mmengine.config import read_base",
+    "from mmengine.config import read_base\nwith read_base():\n    from .b import *": (
+        "line 2 .*from mmengine.config import read_base"
+    ),
     "a = _base_.__class__": "more than a value",
     "a = dict(b=1).keys()": "more than a value",
     "a = ().__class__": "more than a value",

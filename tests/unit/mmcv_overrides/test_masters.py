@@ -172,7 +172,9 @@ def test_an_average_of_the_weights_is_that_of_fp32(tmp_path):
     averages = {}
     for name, wrapper in (("O0", {}), ("O2", O2)):
         hook = EMAHook(momentum=0.002)
-        validation = dict(val_dataloader=dict(batch_size=4, num_workers=0, dataset=Points(), sampler=dict(type="DefaultSampler", shuffle=False), collate_fn=dict(type="default_collate")), val_cfg=dict(), val_evaluator=Evaluator([Nothing()]))  # fmt: skip
+        sampler, collate = dict(type="DefaultSampler", shuffle=False), dict(type="default_collate")
+        loader = dict(batch_size=4, num_workers=0, dataset=Points(), sampler=sampler, collate_fn=collate)
+        validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=Evaluator([Nothing()]))
         runner = toy_runner(tmp_path / name, hooks=(hook,), epochs=3, lr=0.02, wrapper=wrapper, **validation)
         runner.train()
         averages[name] = {k: v.detach().clone() for k, v in hook.ema_model.module.named_parameters()}

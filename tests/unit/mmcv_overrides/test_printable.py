@@ -42,7 +42,7 @@ def test_controls_are_escaped_and_nothing_else(text, shown):
     [
         (
             FORGED,
-            r"f.json: the class name 'x\n2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990' has",
+            r"f.json: the class name 'x\n2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990'",
         ),
         ("\x1b[2Jcat", r"'\x1b[2Jcat' has control characters (shown escaped)"),
         ("tac\u202e", r"'tac\u202e' has control characters"),
@@ -74,7 +74,8 @@ def test_an_error_message_is_printable_and_its_other_lines_are_indented(monkeypa
     monkeypatch.setattr("fcos_train.cli.main._run", fail)
     assert main(["train"]) == 2
     assert capsys.readouterr().err == (
-        "error: no config 'x\n  2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990\\x1b[31m'\n"
+        "error: no config 'x\n"
+        "  2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990\\x1b[31m'\n"
         "  indented\n\n  end\n"
     )
 

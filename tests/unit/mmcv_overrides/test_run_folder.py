@@ -91,7 +91,10 @@ def test_a_copied_folder_resumes_from_its_own_files(tmp_path):
 def test_a_folder_in_use_is_refused(tmp_path):
     """A real other process holds the lock."""
     folder = tmp_path / "a"
-    program = "import sys, pathlib\nfrom mmcv_overrides import run_folder as r\np = pathlib.Path(sys.argv[1])\nr.hold(p); r.begin(p)\nprint('held', flush=True); sys.stdin.read()"
+    program = (
+        "import sys, pathlib\nfrom mmcv_overrides import run_folder as r\np = pathlib.Path(sys.argv[1])\n"
+        "r.hold(p); r.begin(p)\nprint('held', flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
