@@ -1,8 +1,8 @@
-"""Stands in for pieces of the mm runtime: operators, devices, parallel, optimizer, checkpoint and timer parts.
+"""Replaces parts of mmengine and mmcv: operators, devices, parallel training, optimizer step, checkpoints, clocks.
 
-``activate()`` puts everything in place once and returns the table of what it replaced. It must run before
-``mmcv.ops`` or ``mmdet`` are imported. In a config of one's own, without the trainer of this repository:
-``custom_imports = dict(imports=["mmcv_overrides.auto"])``.
+:func:`activate` installs the replacements once and returns the table of them. Call it before ``mmcv.ops`` or ``mmdet``
+is imported. With mmdet's own tools, write ``custom_imports = dict(imports=["mmcv_overrides.auto"])`` in the config
+instead.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def _overrides() -> list[Override]:
 
 
 def activate() -> list[Override]:
-    """Put the overrides in place (once; later calls return the same list).
+    """Install the overrides; later calls only return the list.
 
     Raises:
-        SeamError: a part of mmengine is not as an override assumes; nothing has been patched then.
-        UserError: OpenCV cannot be imported (mmcv needs it); the message says how to mend that.
+        SeamError: a part of mmengine differs from what an override assumes; nothing has been patched.
+        UserError: OpenCV, which mmcv needs, cannot be imported; the message says how to fix that.
     """
     global _active, _operators
     if _active is None:
@@ -55,5 +55,5 @@ def activate() -> list[Override]:
 
 
 def table() -> list[str]:
-    """The start log: one line for the operators, then one ``old -> new: why`` line per override."""
+    """Lines for the log: one for the operators, then ``old -> new: why`` for each override."""
     return [_operators, *(override.row() for override in activate())]

@@ -1,4 +1,7 @@
-"""Import this from any mmdet config to activate the overrides: ``custom_imports = dict(imports=["mmcv_overrides.auto"])``."""
+"""Activates the overrides on import, for any mmdet config:
+
+``custom_imports = dict(imports=["mmcv_overrides.auto"])``
+"""
 
 from mmcv_overrides import activate
 

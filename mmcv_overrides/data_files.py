@@ -1,6 +1,6 @@
-"""YAML and pickle files read as data: what ``mmengine.load`` and ``Config.fromfile`` reach through their handlers.
+"""YAML and pickle files read as data by ``mmengine.load`` and ``Config.fromfile``.
 
-Upstream's YAML handler takes the loader that calls any Python function a tag names, and its pickle handler unpickles.
+Upstream's YAML handler uses the loader that calls any Python function that a tag names; its pickle handler unpickles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmengine.fileio.handlers.pickle_handler import PickleHandler
 
 from mmcv_overrides.checkpoint import limits
 from mmcv_overrides.checkpoint.plain import revive
-from mmcv_overrides.checkpoint.reading import trusted
+from mmcv_overrides.checkpoint.reading import HOW_TO_TRUST, trusted
 from mmcv_overrides.checkpoint.unpickle import BY_NAME
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.seams import Override
@@ -27,15 +27,15 @@ try:
 except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader
 
-MAX_REPEATED = 500_000  # values that the aliases of a YAML file may add to those written out
+MAX_REPEATED = 500_000  # values that the aliases of a YAML file may add
 _upstream_load = PickleHandler.load_from_fileobj
 
 
 def load_yaml(self: Any, file: IO, **kwargs: Any) -> Any:
-    """Stands in for ``YamlHandler.load_from_fileobj``: values only, unless the caller names another loader.
+    """Replaces ``YamlHandler.load_from_fileobj``: values only, unless the caller passes another loader.
 
     Raises:
-        UserError: a tag that asks for more than a value, aliases that unfold, damaged YAML; with the line.
+        UserError: a tag for more than a value, aliases that expand too far, or damaged YAML; with the line.
     """
     if kwargs.get("Loader") is not None:
         return yaml.load(file, **kwargs)
@@ -57,16 +57,18 @@ def _line(error: Exception) -> str:
 
 
 def _check_aliases(text: str | bytes, name: str) -> None:
-    """Refuse aliases that repeat each other without end, and nesting that no reader survives: by events alone."""
-    sizes: dict[str, int | None] = {}  # anchor -> values within; None while it is open
+    """Refuse aliases that expand exponentially and nesting that exhausts the stack, by the parser's events alone."""
+    sizes: dict[str, int | None] = {}  # anchor -> values in it; None while it is open
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # (anchor, values so far), outermost first
     repeated = 0
     for event in yaml.parse(text, Loader=SafeLoader):
         size, anchor = 0, getattr(event, "anchor", None)
+        line = f"{name}: line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
-            size = sizes.get(anchor, 0)
-            if size is None:
-                raise UserError(f"{name}: line {event.start_mark.line + 1}: '*{anchor}' contains itself")
+            aliased = sizes.get(str(anchor), 0)
+            if aliased is None:
+                raise UserError(f"{line}: '*{anchor}' contains itself")
+            size = aliased
             repeated += size
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
@@ -77,9 +79,7 @@ def _check_aliases(text: str | bytes, name: str) -> None:
                 sizes[anchor] = None
             open_nodes.append((anchor, 1))
             if len(open_nodes) > limits.MAX_DEPTH:
-                raise UserError(
-                    f"{name}: line {event.start_mark.line + 1}: nested deeper than {limits.MAX_DEPTH} levels"
-                )
+                raise UserError(f"{line}: nested deeper than {limits.MAX_DEPTH} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, size = open_nodes.pop()
             if anchor:
@@ -87,16 +87,14 @@ def _check_aliases(text: str | bytes, name: str) -> None:
         outer, before = open_nodes[-1]
         open_nodes[-1] = (outer, before + size)
         if repeated > MAX_REPEATED:
-            raise UserError(
-                f"{name}: line {event.start_mark.line + 1}: aliases repeat over {MAX_REPEATED} values; no real file does"
-            )
+            raise UserError(f"{line}: aliases repeat over {MAX_REPEATED} values, more than in any real file")
 
 
 def load_pickle(self: Any, file: IO[bytes], **kwargs: Any) -> Any:
-    """Stands in for ``PickleHandler.load_from_fileobj``: numbers, text, containers and numpy arrays of numbers.
+    """Replaces ``PickleHandler.load_from_fileobj``: numbers, text, containers and NumPy arrays of numbers.
 
     Raises:
-        UserError: the file names anything else (and checkpoints are not trusted), or is damaged.
+        UserError: the file names anything else and checkpoints are not trusted, or it is damaged.
     """
     if trusted():
         return _upstream_load(self, file, **kwargs)
@@ -108,20 +106,23 @@ def load_pickle(self: Any, file: IO[bytes], **kwargs: Any) -> Any:
         return revive(found)
     except UserError:
         raise
-    except Exception as error:  # a crafted pickle makes the unpickler fail in any way
-        raise UserError(f"{name} cannot be read: damaged or no pickle ({type(error).__name__}: {error})") from error
+    except Exception as error:  # on a crafted pickle the unpickler may raise anything
+        raise UserError(f"{name} cannot be read: damaged or not a pickle ({type(error).__name__}: {error})") from error
 
 
-class _PlainUnpickler(pickle._Unpickler):
-    """Python's own unpickler, the one written in Python, where a file reaches nothing but stand-ins.
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]  # not in typeshed
 
-    The one written in C allocates what a file declares before it reads it.
+
+class _PlainUnpickler(_PythonUnpickler):
+    """The unpickler of the standard library that is written in Python, restricted to placeholders.
+
+    The one written in C allocates what a file declares before it reads the content.
     """
 
     dispatch: dict[int, Callable] = {
         code: action
-        for code, action in pickle._Unpickler.dispatch.items()
-        # Registered extensions are looked up past find_class; bytearray8 allocates any declared size.
+        for code, action in _PythonUnpickler.dispatch.items()
+        # Registered extensions bypass find_class; bytearray8 allocates any declared size.
         if code not in (pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0], pickle.BYTEARRAY8[0])
     }
     allowed = BY_NAME | {
@@ -129,22 +130,25 @@ class _PlainUnpickler(pickle._Unpickler):
         **{f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
     }
 
-    def __init__(self, file: IO[bytes], name: str):
+    def __init__(self, file: IO[bytes], name: str) -> None:
         super().__init__(file)
-        self.name = name
+        self.file_name = name
 
     def find_class(self, module: str, name: str) -> Any:
+        """The placeholder for a global; UserError for any that has none."""
         full = f"{module}.{name}"
         if full not in self.allowed:
             raise UserError(
-                f"{self.name} refused: reading it would execute code from the file (it names {full}). If you trust "
-                "where it comes from, give --trust-checkpoint (or set FCOS_TRUST_CHECKPOINT=1); nothing has been executed"
+                f"{self.file_name} refused: reading it would execute code from the file (it names {full}); nothing has "
+                f"been executed. If you trust its origin, {HOW_TO_TRUST}",
+                setting="trust_checkpoint",
             )
         return self.allowed[full]
 
     def load_build(self) -> None:
-        if isinstance(self.stack[-2], (type, FunctionType)):  # would change the stand-in for everybody
-            raise pickle.UnpicklingError("state for something that is no object")
+        """Set the state of an object, but not of a class or function, which is the shared placeholder itself."""
+        if isinstance(self.stack[-2], (type, FunctionType)):
+            raise pickle.UnpicklingError("state for a class or function")
         super().load_build()
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -154,7 +158,7 @@ OVERRIDES = [
     Override(
         "mmengine.fileio.handlers.yaml_handler:YamlHandler.load_from_fileobj",
         load_yaml,
-        "upstream calls the functions that tags name; aliases unfold without end",
+        "upstream calls the functions that tags name, and expands aliases without limit",
     ),
     Override(
         "mmengine.fileio.handlers.pickle_handler:PickleHandler.load_from_fileobj",

@@ -1,4 +1,4 @@
-"""One record per accelerator (cpu, cuda, npu) and the choice between them."""
+"""One record per kind of device (cpu, cuda, npu) and the choice between them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,13 +19,13 @@ from mmcv_overrides.seams import Override
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What the rest of the code asks of a device kind.
+    """What differs between kinds of devices.
 
     Attributes:
         name: ``cpu``, ``cuda`` or ``npu``; also the ``torch.device`` type.
         backend: the torch.distributed backend (gloo, nccl, hccl).
-        half_dtype: the 16-bit type that is good on this device.
-        half_reason: why that one.
+        half_dtype: the 16-bit type that suits this device.
+        half_reason: why.
     """
 
     name: str
@@ -38,27 +39,28 @@ class Accelerator:
         return None if self.name == "cpu" else getattr(torch, self.name)
 
     def count(self) -> int:
-        """Number of devices; on a CPU ranks are processes, so there is no limit and this is 0."""
+        """Number of devices; 0 on a CPU, where ranks are processes and their number is not limited."""
         return 0 if self.module is None else self.module.device_count()
 
     def set_device(self, local_rank: int) -> torch.device:
-        """Take the card of this rank. ``NPUID`` (set by ``--npu-ids``) offsets it, as users of the NPU scripts know."""
+        """Select and return the device of this rank; the environment variable ``NPUID`` is added to its index."""
         if self.module is None:
             return torch.device("cpu")
         offset = int(os.environ.get("NPUID", 0))
         index = (local_rank + offset) % max(self.count(), 1)
         self.module.set_device(index)
         if self.name == "npu":
-            # Only after the card is chosen: setting it earlier creates a context on card 0 in every process.
+            # After the device is set: earlier it would create a context on device 0 in every process.
             self.module.set_compile_mode(jit_compile=False)
         return torch.device(self.name, index)
 
     def synchronize(self) -> None:
+        """Wait for everything launched on the device."""
         if self.module is not None:
             self.module.synchronize()
 
     def title(self) -> str:
-        """What the device calls itself; on a CPU the processor's name."""
+        """Name of the device; on a CPU that of the processor."""
         if self.module is not None:
             return self.module.get_device_name()
         info = Path("/proc/cpuinfo")
@@ -67,12 +69,20 @@ class Accelerator:
         return next(names, platform.processor() or platform.machine())
 
     def speed_fault(self) -> str | None:
-        """None where a time means something; otherwise why a report must not give a speed."""
+        """Why a speed measured on this device means nothing; None if it means something."""
         return simulated(self.title()) if self.name == "npu" else None
 
     def memory_mb(self) -> int:
         """Peak memory of tensors on the device, MiB; 0 on a CPU."""
         return 0 if self.module is None else int(self.module.max_memory_allocated() / 2**20)
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use; all of the machine where the system does not tell."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
 
 
 ACCELERATORS = {
@@ -85,23 +95,26 @@ _current: Accelerator | None = None
 
 
 def simulated(title: str) -> str | None:
-    """Why a device of this name has no speed; None for any other."""
+    """Why a device of this name has no speed; None if it is not simulated."""
     return f"{title} counts, its times mean nothing" if title.startswith("Simulated") else None
 
 
 def _npu_fault() -> str | None:
-    """None when an NPU can be used; otherwise the reason, with the text of a broken torch_npu import."""
-    if hasattr(torch, "npu") and torch.npu.is_available():
+    """None if an NPU can be used; otherwise why not, with the text of a failed import of torch_npu."""
+    if _npu_available():
         return None
     if importlib.util.find_spec("torch_npu") is None:
-        return "torch_npu is not installed (pip install 'fcos-train[npu]')"
+        return f"torch_npu is not installed (pip install the torch-npu that pairs with torch {torch.__version__})"
     try:
         importlib.import_module("torch_npu")
     except Exception as error:  # a missing CANN library, a version that does not pair with torch, ...
         return f"importing torch_npu failed: {type(error).__name__}: {error} (is CANN's set_env.sh sourced?)"
-    return (
-        None if torch.npu.is_available() else "torch_npu is installed but finds no NPU (is CANN's set_env.sh sourced?)"
-    )
+    return None if _npu_available() else "torch_npu is installed but finds no NPU (is CANN's set_env.sh sourced?)"
+
+
+def _npu_available() -> bool:
+    npu = getattr(torch, "npu", None)  # there once torch_npu is imported
+    return npu is not None and npu.is_available()
 
 
 def _cuda_fault() -> str | None:
@@ -109,20 +122,20 @@ def _cuda_fault() -> str | None:
         return None
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
-    return "torch finds no CUDA device (nvidia-smi tells whether the driver does)"
+    return "torch finds no CUDA device (check with nvidia-smi whether the driver does)"
 
 
 def pick(requested: str = "auto") -> tuple[Accelerator, str]:
     """Choose the device kind.
 
     Args:
-        requested: ``auto``, ``cpu``, ``cuda``, ``npu``; an index as in ``npu:0`` is accepted and ignored here.
+        requested: ``auto``, ``cpu``, ``cuda`` (or ``gpu``) or ``npu``; an index as in ``npu:0`` is ignored.
 
     Returns:
-        the accelerator and the reason for it, for the log.
+        the accelerator, and the reason for the log.
 
     Raises:
-        UserError: the device was asked for but is not usable, or the name is unknown.
+        UserError: the requested device is not usable, or the name is unknown.
     """
     name = requested.split(":")[0].lower()
     if name == "gpu":
@@ -133,37 +146,35 @@ def pick(requested: str = "auto") -> tuple[Accelerator, str]:
         for kind, fault in faults.items():
             why_not = fault()
             if why_not is None:
-                return ACCELERATORS[kind], f"device {kind}: found {ACCELERATORS[kind].count()} by --device auto"
+                return ACCELERATORS[kind], f"device {kind}: found {ACCELERATORS[kind].count()}, chosen by 'auto'"
             reasons.append(f"no {kind}: {why_not}")
-        return ACCELERATORS["cpu"], f"device cpu by --device auto ({'; '.join(reasons)})"
+        return ACCELERATORS["cpu"], f"device cpu: chosen by 'auto' ({'; '.join(reasons)})"
     if name not in ACCELERATORS:
         raise UserError(f"unknown device '{requested}'; choose auto, cpu, cuda or npu")
     why_not = faults[name]() if name in faults else None
     if why_not is not None:
-        raise UserError(f"--device {requested}: {why_not}; --device auto takes what is there")
+        raise UserError(f"device '{requested}': {why_not}; device 'auto' takes what is available")
     return ACCELERATORS[name], f"device {name}: asked for"
 
 
 def use(accelerator: Accelerator) -> Accelerator:
-    """Make this the device of the process, also for mmengine's ``get_device()``."""
+    """Make this the device of the process, including mmengine's ``get_device()``."""
     global _current
     import mmengine.device.utils as mmengine_device
 
     _current = accelerator
-    # mmengine decides at import and swallows a broken torch_npu; its get_device() reads this variable.
+    # mmengine decides at import and hides a failed import of torch_npu; its get_device() reads this variable.
     mmengine_device.DEVICE = accelerator.name
     return accelerator
 
 
 def current() -> Accelerator:
-    """The device of the process; ``pick("auto")`` when nobody called :func:`use`."""
-    if _current is None:
-        use(pick("auto")[0])
-    return _current
+    """The device of the process; ``pick("auto")`` if :func:`use` has not been called."""
+    return use(pick("auto")[0]) if _current is None else _current
 
 
-def preprocessor_to(self, *args, **kwargs) -> nn.Module:
-    """``BaseDataPreprocessor.to`` for every device name that torch knows."""
+def preprocessor_to(self: Any, *args: Any, **kwargs: Any) -> nn.Module:
+    """Replaces ``BaseDataPreprocessor.to``: any device that torch knows."""
     target = torch._C._nn._parse_to(*args, **kwargs)[0]
     if target is not None:
         self._device = torch.device(target)
@@ -174,6 +185,6 @@ OVERRIDES = [
     Override(
         "mmengine.model.base_model.data_preprocessor:BaseDataPreprocessor.to",
         preprocessor_to,
-        "upstream asks for torch.npu.native_device, which torch_npu no longer has",
+        "upstream reads torch.npu.native_device, which torch_npu no longer has",
     ),
 ]

@@ -1,8 +1,37 @@
-"""The one exception for faults that the user can mend."""
+"""The one exception for faults that the user can correct."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class UserError(Exception):
     """A fault in what the user gave: the message says what is wrong, where, and what to do.
 
     Command-line programs print the message alone (no traceback) and exit with status 2.
+
+    Args:
+        message: names settings (``load_from``), not the flags of one program, which its users may not have.
+        setting: the setting that the message tells the user to change; a program with a flag for it may add the flag.
     """
+
+    def __init__(self, message: str = "", setting: str | None = None) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the user can do about a file that was refused.
+
+    Attributes:
+        text: one or more sentences.
+        setting: as in :class:`UserError`.
+    """
+
+    text: str
+    setting: str | None = None
+
+    def error(self, message: str) -> UserError:
+        """The error to raise: ``message``, a sentence without its full stop, then the advice."""
+        return UserError(f"{message}. {self.text}", self.setting)

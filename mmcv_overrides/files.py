@@ -1,19 +1,21 @@
-"""Small files written whole or not at all (checkpoints have a stricter writer of their own, ``checkpoint.writing``)."""
+"""Files written whole or not at all: a crash, a kill or a full disk leaves the old file unchanged."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
 
 def unguessable(path: Path, suffix: str) -> Path:
-    """A hidden name beside ``path`` that nobody can have prepared a link under."""
+    """A hidden name beside ``path`` under which nobody can have prepared a link."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{suffix}")
 
 
@@ -22,23 +24,68 @@ def create(path: Path) -> BinaryIO:
     return open(path, "xb")
 
 
+@contextmanager
+def replacing(path: Path, suffix: str = ".tmp") -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces ``path`` if the block succeeds and is deleted if it raises.
+
+    The temporary file is in the folder of ``path``, because a rename is atomic only within one file system.
+
+    Args:
+        suffix: end of the temporary file's name.
+
+    Raises:
+        OSError: the file cannot be created, written or renamed.
+    """
+    scratch = unguessable(path, suffix)
+    try:
+        with create(scratch) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut, where the file system supports it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_whole(path: str | Path, data: bytes | str) -> Path:
     """Write a file so that other processes, and a crash, see either the old one or the whole new one.
+
+    Args:
+        data: text is encoded as UTF-8.
+
+    Returns:
+        ``path``.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    scratch = unguessable(path, ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with create(scratch) as file:
+        with replacing(path) as file:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
         raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
     return path
+
+
+def write_json(path: str | Path, data: Any, indent: int | None = None) -> Path:
+    """:func:`write_whole` with ``data`` as JSON.
+
+    Raises:
+        UserError: as :func:`write_whole`.
+    """
+    return write_whole(path, json.dumps(data, indent=indent))

@@ -1,8 +1,8 @@
-"""Epoch loop that resumes anywhere, on data that do not depend on workers, ranks or interruptions.
+"""Epoch loop that resumes at any iteration, with data that do not depend on workers, ranks or interruptions.
 
-Every sample is drawn with random generators seeded from (seed, epoch, index). So the same run gives the same images
-with any number of loader workers, 2 ranks x B see what 1 rank x 2B sees, and a run resumed in mid-epoch goes on with
-exactly the batches that are left.
+Every sample is drawn with random generators seeded from (seed, epoch, index). So a run has the same images with any
+number of loader workers, 2 ranks with batches of B have those of 1 rank with batches of 2 B, and a run resumed in
+mid-epoch continues with exactly the remaining batches.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mmcv_overrides.optimizer import StepOptimWrapper
@@ -23,21 +24,22 @@ from mmcv_overrides.seams import Override
 
 
 class SeededBatch(list):
-    """Indices of one batch; whoever iterates over them gets random generators seeded for each sample.
+    """Indices of one batch; iterating over them seeds the random generators for each sample.
 
-    A loader fetches ``[dataset[index] for index in batch]``. So the data set is the user's own object with plain
-    indices, in the main process as in a worker, and nothing stands between it and the hooks that change it.
+    A loader fetches ``[dataset[index] for index in batch]``. So the data set stays the user's own object with plain
+    indices, in the main process and in workers, and hooks can change it directly.
 
     Args:
-        indices: of the samples. seeds: one for each.
+        indices: of the samples.
+        seeds: one for each sample.
     """
 
-    def __init__(self, indices: Iterable, seeds: Iterable[int]):
+    def __init__(self, indices: Iterable, seeds: Iterable[int]) -> None:
         super().__init__(indices)
         self.seeds = list(seeds)
 
     def __iter__(self) -> Iterator:
-        # Nobody else draws in a worker process.
+        # A worker process draws nothing else, so its states need not be restored.
         outside = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.get_rng_state())
         try:
             for index, seed in zip(super().__iter__(), self.seeds, strict=True):
@@ -51,33 +53,33 @@ class SeededBatch(list):
                 np.random.set_state(outside[1])
                 torch.set_rng_state(outside[2])
 
-    def __reduce_ex__(self, protocol: int):  # without iterating
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:  # without iterating
         return SeededBatch, (self[:], self.seeds)
 
 
 def draw_seed(seed: int, epoch: int, index: int) -> int:
-    """Seed of one sample in one epoch: well mixed, the same in every process (unlike ``hash``)."""
+    """Seed of one sample in one epoch: well mixed, and the same in every process (unlike ``hash``)."""
     return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class SeededBatches:
     """The batches of one epoch from position ``start`` on, as :class:`SeededBatch`.
 
-    Attributes other than its own are the batch sampler's, to read, to set and to delete.
+    All attributes but its own are those of the batch sampler.
     """
 
     _OWN = ("batch_sampler", "seed", "epoch", "start")
 
-    def __init__(self, batch_sampler, seed: int):
+    def __init__(self, batch_sampler: Any, seed: int) -> None:
         self.batch_sampler, self.seed = batch_sampler, seed
         self.epoch = self.start = 0
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in self._OWN:
             raise AttributeError(name)
         return getattr(self.batch_sampler, name)
 
-    def __setattr__(self, name: str, value) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in self._OWN:
             object.__setattr__(self, name, value)
         else:
@@ -96,15 +98,15 @@ class SeededBatches:
 
 
 def seed_batches(loader: DataLoader, seed: int) -> None:
-    """Put :class:`SeededBatches` into a loader of indexed data.
+    """Wrap the batch sampler of a loader of indexed data in :class:`SeededBatches`.
 
-    torch refuses another batch sampler in a finished loader because the loader's ``batch_size``, ``sampler`` and
-    ``drop_last`` would say something else than it; around the loader's own one they stay true.
+    torch refuses to replace the batch sampler of an existing loader, whose ``batch_size``, ``sampler`` and
+    ``drop_last`` could then be wrong; a wrapper around the loader's own sampler keeps them right.
     """
     batches = loader.batch_sampler
     if batches is None or isinstance(loader.dataset, IterableDataset):
         return
-    if isinstance(batches, SeededBatches):  # a loader that has served another loop
+    if isinstance(batches, SeededBatches):  # a loader that another loop has used
         batches = batches.batch_sampler
     vars(loader)["batch_sampler"] = SeededBatches(batches, seed)
 
@@ -113,13 +115,31 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     """Upstream's loop, plus: resume in mid-epoch, stop after ``max_iters``, name the ranks that are behind.
 
     Args:
-        max_iters: stop after so many iterations in all, in mid-epoch if need be; the last state is validated and
-            saved all the same. Default: ``max_epochs`` decides.
+        runner: mmengine's Runner.
+        dataloader: a loader or its config.
+        max_epochs: number of epochs.
+        val_begin: first epoch to validate after.
+        val_interval: epochs from one validation to the next.
+        dynamic_intervals: (first epoch, interval) pairs, as in upstream's loop.
+        max_iters: total number of iterations after which to stop, even in mid-epoch; the last state is validated and
+            saved nevertheless. Default: ``max_epochs`` decides.
     """
 
+    _iter: int
+    _epoch: int
+    _max_iters: int
+    _max_epochs: int
+
     def __init__(
-        self, runner, dataloader, max_epochs, val_begin=1, val_interval=1, dynamic_intervals=None, max_iters=None
-    ):
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        max_epochs: int,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+        max_iters: int | None = None,
+    ) -> None:
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
         seed_batches(self.dataloader, runner.seed or 0)
         self._lost: list[str] = []
@@ -129,9 +149,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     @property
     def done(self) -> bool:
+        """Whether the training has ended."""
         return self._iter >= self._max_iters or self._epoch >= self._max_epochs or self.stop_training
 
     def run(self) -> torch.nn.Module:
+        """Train to the end; if a rank fails, log which ranks were behind."""
         try:
             return self._run()
         except RuntimeError as error:
@@ -143,7 +165,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def _run(self) -> torch.nn.Module:
         self.runner.call_hook("before_train")
         if self.done:
-            print_log(f"nothing to do: {self._iter} of {self._max_iters} iterations are done already", "current")
+            print_log(f"nothing to do: {self._iter} of {self._max_iters} iterations are already done", "current")
         while not self.done:
             self.run_epoch()
             self._decide_current_val_interval()
@@ -156,7 +178,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         return self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
 
     def run_epoch(self) -> None:
-        """One epoch, or what is left of it."""
+        """One epoch, or the rest of it after a resume."""
         length = len(self.dataloader)
         start = self._start_position(length)
         self.runner.call_hook("before_train_epoch")
@@ -187,8 +209,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             self._lost = lost
             print_log(
                 f"{len(lost)} parameters require gradients but are not in the optimizer and will not be trained "
-                f"({', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}): with paramwise_cfg it holds those alone that "
-                "were not frozen when it was built. Unfreeze them in the config, or leave paramwise_cfg out",
+                f"({', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}): with paramwise_cfg it has only the "
+                "parameters that were not frozen when it was built. Unfreeze them in the config or remove paramwise_cfg",
                 "current",
                 logging.WARNING,
             )
@@ -202,11 +224,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             return start
         print_log(
             f"resumed at iteration {self._iter}, epoch {self._epoch}, but an epoch now has {length} iterations "
-            "(another batch size, number of ranks or data set): starting that epoch from its beginning",
+            "(another batch size, number of ranks or data set): starting that epoch from the beginning",
             "current",
             logging.WARNING,
         )
-        # The iteration counter goes on; epochs are counted in the new length from here.
+        # The iteration counter continues; epochs have the new length from here on.
         self._epoch = min(self._iter // length, self._max_epochs - 1)
         self._iter = self._epoch * length
         return 0
@@ -216,6 +238,6 @@ OVERRIDES = [
     Override(
         "LOOPS:EpochBasedTrainLoop",
         ResumableEpochLoop,
-        "exact resume in mid-epoch, data independent of workers and ranks, --max-iters",
+        "exact resume in mid-epoch, data independent of workers and ranks, max_iters",
     ),
 ]

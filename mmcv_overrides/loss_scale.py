@@ -1,7 +1,7 @@
 """Static and dynamic loss scale without read-backs.
 
-Dynamic scaling is that of Micikevicius et al., "Mixed Precision Training" (2018), section 3.2, as torch.amp.GradScaler
-does it; the state has GradScaler's keys. Unlike GradScaler nothing is read to the host.
+Dynamic scaling follows Micikevicius et al., "Mixed Precision Training" (2018), section 3.2, as torch.amp.GradScaler
+does; the state has GradScaler's keys. Unlike in GradScaler, nothing is read back to the host.
 """
 
 from __future__ import annotations
@@ -12,17 +12,27 @@ from mmcv_overrides.errors import UserError
 
 
 class LossScale:
-    """A loss scale that lives on the device.
+    """A loss scale that is kept on the device.
 
     Args:
-        init_scale: the scale at the start (or for ever, when static). Dynamic scaling starts at 1024, not at
-            GradScaler's 65536: the first dozen overflowing steps of a detector do harm on an NPU and help nobody.
-        dynamic: halve on overflow, double after ``growth_interval`` good steps.
+        init_scale: the scale at the start, or always if static. Dynamic scaling starts at 1024 instead of GradScaler's
+            65536: with that, about a dozen steps of a detector overflow first, which is harmful on an NPU.
+        dynamic: reduce the scale after an overflow, raise it after ``growth_interval`` steps without one.
+        growth_factor: factor of a raise.
+        backoff_factor: factor of a reduction.
+        growth_interval: number of steps without overflow before a raise.
+        device: of the scale.
     """
 
     def __init__(
-        self, init_scale=1024.0, dynamic=True, growth_factor=2.0, backoff_factor=0.5, growth_interval=2000, device="cpu"
-    ):
+        self,
+        init_scale: float = 1024.0,
+        dynamic: bool = True,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.dynamic = dynamic
         self.growth_factor, self.backoff_factor, self.growth_interval = growth_factor, backoff_factor, growth_interval
         self.init_scale = float(init_scale)
@@ -30,8 +40,8 @@ class LossScale:
         self._growth_tracker = torch.zeros((), dtype=torch.int32, device=device)
 
     @classmethod
-    def parse(cls, spec: float | str | dict, device) -> LossScale:
-        """From what users write: 32.0, "32", "dynamic", -1, or a dict of arguments.
+    def parse(cls, spec: float | str | dict, device: torch.device | str) -> LossScale:
+        """From the notations of users: 32.0, "32", "dynamic", -1, or a dict of arguments.
 
         Raises:
             UserError: anything else, or a scale that is not positive.
@@ -57,17 +67,19 @@ class LossScale:
 
     @property
     def is_one(self) -> bool:
+        """Whether the scale is always 1."""
         return not self.dynamic and self.init_scale == 1.0
 
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        """The scaled loss, 0-d."""
         return loss if self.is_one else loss * self._scale
 
     def inverse(self) -> torch.Tensor:
-        """1 / scale, 0-d on the device."""
+        """1 / scale, f32 0-d on the device."""
         return self._scale.reciprocal()
 
     def update(self, found_inf: torch.Tensor) -> None:
-        """Shrink after an overflow (``found_inf`` 1.0), grow after enough good steps; a static scale stays."""
+        """Reduce after an overflow (``found_inf`` 1.0, 0-d), raise after enough steps without one; no-op if static."""
         if self.dynamic:
             torch._amp_update_scale_(
                 self._scale,
@@ -79,10 +91,11 @@ class LossScale:
             )
 
     def value(self) -> float:
-        """The scale on the host (a read-back when dynamic)."""
+        """The scale on the host; a read-back if dynamic."""
         return self._scale.item() if self.dynamic else self.init_scale
 
     def state_dict(self) -> dict:
+        """The state under the names of torch.amp.GradScaler."""
         return {
             "scale": self.value(),
             "dynamic": self.dynamic,
@@ -93,7 +106,7 @@ class LossScale:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over the scale of a run that is resumed; a static scale given anew wins over the stored one."""
+        """Continue with the stored scale of a resumed run; a static scale of the config has precedence over it."""
         if self.dynamic and "scale" in state:
             self._scale.fill_(float(state["scale"]))
             self._growth_tracker.fill_(int(state.get("_growth_tracker", 0)))

@@ -1,15 +1,17 @@
 """ONE optimizer step for every precision: scale, backward, unscale, clip, check, step, update.
 
-The step reads nothing back to the host: loss scale, gradient norm and the decision to skip stay on the device, and
-fused optimizers take that decision there (their ``found_inf``).
+The step reads nothing back to the host: loss scale, gradient norm and the decision to skip stay on the device, where
+fused optimizers use the decision (their ``found_inf``).
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.logging import MMLogger, print_log
@@ -32,8 +34,8 @@ FUSED = {torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW}
 def multiply_(grads: list[torch.Tensor], factor: torch.Tensor) -> None:
     """Multiply gradients in place by a 0-d f32 tensor on their device, without reading it back.
 
-    On an accelerator this is GradScaler's operator, which is one launch; ``_foreach_mul_`` by a tensor is taken apart
-    into one launch for each gradient on an NPU.
+    On an accelerator this is GradScaler's operator, a single launch; an NPU splits ``_foreach_mul_`` by a tensor into
+    one launch per gradient.
     """
     if factor.device.type == "cpu":
         torch._foreach_mul_(grads, factor)
@@ -44,15 +46,18 @@ def multiply_(grads: list[torch.Tensor], factor: torch.Tensor) -> None:
 class StepOptimWrapper(OptimWrapper):
     """mmengine's OptimWrapper with a precision level, a loss scale and a guard against non-finite steps.
 
-    A step whose loss (on any rank) or gradient norm is not finite changes no weight. The outcome is left in
-    ``last_bad`` and ``last_grad_norm`` (0-d tensors on the device) and ``last_norms`` ([P], of ``last_params``, the P
-    parameters that had a gradient).
+    A step whose loss (on any rank) or gradient norm is not finite changes no weight. Its outcome is in ``last_bad``,
+    ``last_loss_bad`` (1.0 or 0.0) and ``last_grad_norm`` (0-d tensors on the device) and in ``last_norms`` ([P], of
+    ``last_params``, the P parameters that had a gradient).
 
     Args:
+        optimizer: a torch optimizer.
+        accumulative_counts: number of batches whose gradients are accumulated for one step.
+        clip_grad: ``max_norm`` and ``norm_type``, or ``clip_value``, as in mmengine's OptimWrapper.
         opt_level: O0, O1, O2 or bf16.
         loss_scale: a number (static), ``"dynamic"`` or -1, or the arguments of
             :class:`~mmcv_overrides.loss_scale.LossScale`.
-        amp_dtype: ``fp16`` or ``bf16``; default: the device's good half type.
+        amp_dtype: ``fp16`` or ``bf16``; default: the one that suits the device.
 
     Raises:
         UserError: unknown level, type or scale.
@@ -60,13 +65,13 @@ class StepOptimWrapper(OptimWrapper):
 
     def __init__(
         self,
-        optimizer,
+        optimizer: torch.optim.Optimizer,
         accumulative_counts: int = 1,
         clip_grad: dict | None = None,
         opt_level: str = "O0",
         loss_scale: float | str | dict = 1.0,
         amp_dtype: str | torch.dtype | None = None,
-    ):
+    ) -> None:
         super().__init__(optimizer, accumulative_counts, dict(clip_grad) if clip_grad else None)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = params[0].device
@@ -84,6 +89,7 @@ class StepOptimWrapper(OptimWrapper):
 
     @property
     def fused(self) -> bool:
+        """Whether the optimizer skips a step on the device itself, by ``found_inf``."""
         return bool(self.optimizer.defaults.get("fused")) and getattr(
             self.optimizer, "_step_supports_amp_scaling", False
         )
@@ -97,43 +103,51 @@ class StepOptimWrapper(OptimWrapper):
 
     @property
     def masters(self) -> list[torch.Tensor] | None:
-        """At O2: what the optimizer updates for each of ``model_params``, in fp32; else None."""
+        """At O2: what the optimizer updates for each of ``model_params``, in fp32; otherwise None."""
         return None if self._masters is None else self._masters.of(self.model_params)
 
     def lower(self, model: nn.Module) -> None:
-        """At O2: cast ``model``, which has the weights to start from, and keep its fp32 weights as masters.
+        """At O2: cast ``model``, which has its initial weights, and keep its fp32 weights as masters.
 
-        mmengine's Runner calls it through :meth:`initialize_count_status`: after initialisers, ``load_from`` and resume.
+        mmengine's Runner calls this by :meth:`initialize_count_status`, after initialisers, ``load_from`` and resume.
         """
-        if self._masters is not None:
+        if self._masters is not None and self.dtype is not None:
             self._masters.lower(model, self.dtype)
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Called by the Runner when the model has its initial weights: cast it for O2."""
         super().initialize_count_status(model, init_counts, max_counts)
         self.lower(model)
 
     def follow_weights(self) -> None:
-        """At O2: masters of weights that were written to take over the new values; :meth:`step` does it by itself."""
+        """At O2: update the masters of weights that were written to; :meth:`step` does so itself."""
         if self._masters is not None:
             self._masters.follow()
 
     def sync_masters(self) -> None:
-        """At O2: after writes to weights through ``.data``, which leave no trace, the next step compares all values."""
+        """At O2: compare all values at the next step; for writes through ``.data``, which cannot be detected."""
         if self._masters is not None:
             self._masters.recheck()
 
     @contextmanager
-    def optim_context(self, model: nn.Module):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The context of the forward pass: gradient accumulation and autocast."""
         with super().optim_context(model), precision.autocast(self.opt_level, self.device.type, self.dtype):
             yield
 
-    def backward(self, loss: torch.Tensor, **kwargs) -> None:
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        """Backward pass of the scaled loss (0-d); remember on the device whether the loss is finite."""
         finite = torch.isfinite(loss.detach()).all()
         self._loss_ok = finite if self._loss_ok is None else self._loss_ok & finite
         self.loss_scale.scale(loss).backward(**kwargs)
         self._inner_count += 1
 
-    def step(self, **kwargs) -> None:
+    def step(self, **kwargs: Any) -> None:
+        """Unscale, clip, check, update; skip the update if loss or gradients are not finite.
+
+        Raises:
+            UserError: no parameter has a gradient.
+        """
         params = [p for p in self.model_params if p.grad is not None]
         if not params:
             raise UserError("no parameter has a gradient: is the whole model frozen?")
@@ -141,7 +155,7 @@ class StepOptimWrapper(OptimWrapper):
         if self._masters is not None:
             params = self._masters.take_gradients(params)
         self._prepare_momentum(params)
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         self._unscale_and_clip(grads)
         self._judge()
         if self.fused:
@@ -172,7 +186,7 @@ class StepOptimWrapper(OptimWrapper):
             torch._foreach_clamp_min_(grads, -clip["clip_value"])
 
     def _judge(self) -> None:
-        """Same decision on all ranks: gradients are reduced already, a bad loss of one rank is not."""
+        """Decide alike on all ranks: gradients have been reduced already, the finiteness of the loss has not."""
         loss_ok = self._loss_ok if self._loss_ok is not None else torch.ones((), device=self.device, dtype=torch.bool)
         self._loss_ok = None
         loss_bad = (~loss_ok).float()
@@ -180,13 +194,14 @@ class StepOptimWrapper(OptimWrapper):
         both = all_reduce_max(torch.stack([bad, loss_bad]))
         self.last_bad, self.last_loss_bad = both[0].clone(), both[1].clone()
 
-    def zero_grad(self, **kwargs) -> None:
+    def zero_grad(self, **kwargs: Any) -> None:
+        """Clear the gradients of weights and masters."""
         self.optimizer.zero_grad(**kwargs)
         if self._masters is not None:
             self._masters.drop_gradients()
 
     def _prepare_momentum(self, params: list[torch.Tensor]) -> None:
-        """A fused SGD takes its first buffers uninitialised and would keep them so if it had to skip that step."""
+        """Zero the momentum of new parameters: fused SGD leaves it uninitialised if it skips their first step."""
         if not (isinstance(self.optimizer, torch.optim.SGD) and self.fused):
             return
         state, taking_part = self.optimizer.state, set(params)
@@ -199,6 +214,7 @@ class StepOptimWrapper(OptimWrapper):
     # ---- state ----
 
     def state_dict(self) -> dict:
+        """The state of optimizer, loss scale and, at O2, masters (in the order of ``model_params``)."""
         state = super().state_dict()
         state["loss_scaler"] = self.loss_scale.state_dict()
         if self.masters is not None:
@@ -206,6 +222,11 @@ class StepOptimWrapper(OptimWrapper):
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Load a state of any opt level.
+
+        Raises:
+            UserError: it has other parameter groups.
+        """
         state = dict(state_dict)
         self.loss_scale.load_state_dict(state.pop("loss_scaler", {}))
         masters = state.pop("masters", None)
@@ -215,10 +236,11 @@ class StepOptimWrapper(OptimWrapper):
             super().load_state_dict(state)
         except ValueError as error:
             raise UserError(
-                f"cannot resume the optimizer: {error}. The checkpoint was written with other parameter groups; to start a "
-                "new training from its weights use --load-from"
+                f"cannot resume the optimizer: {error}. The checkpoint was written with other parameter groups; to "
+                "start a new training from its weights use load_from",
+                setting="load_from",
             ) from error
-        if masters is not None:  # also below O2: they have more bits than the weights of that checkpoint
+        if masters is not None:  # also at other levels: they are more precise than the weights of that checkpoint
             with torch.no_grad():
                 for param, owner, source in zip(params, self.masters or params, sources, strict=True):
                     if source is not None:
@@ -228,9 +250,16 @@ class StepOptimWrapper(OptimWrapper):
 
 
 class AmpStepOptimWrapper(StepOptimWrapper):
-    """Under the name and with the arguments of mmengine's AmpOptimWrapper: O1, dynamic scale unless told otherwise."""
+    """Replaces mmengine's AmpOptimWrapper, with its arguments: by default O1 with a dynamic loss scale."""
 
-    def __init__(self, loss_scale="dynamic", dtype=None, use_fsdp: bool = False, opt_level: str = "O1", **kwargs):
+    def __init__(
+        self,
+        loss_scale: float | str | dict = "dynamic",
+        dtype: str | torch.dtype | None = None,
+        use_fsdp: bool = False,
+        opt_level: str = "O1",
+        **kwargs: Any,
+    ) -> None:
         if use_fsdp:
             raise UserError("use_fsdp is not supported by this optimizer wrapper; remove it from optim_wrapper")
         super().__init__(loss_scale=loss_scale, amp_dtype=dtype, opt_level=opt_level, **kwargs)
@@ -243,7 +272,7 @@ class _DropParamwiseLines(logging.Filter):
 
 
 def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As few parameter groups as the settings allow, in order of first appearance.
+    """Merge groups of equal settings, in order of first appearance.
 
     mmengine makes one group per parameter, which turns one fused update into a hundred.
     """
@@ -255,38 +284,44 @@ def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _refuse_shared(groups: list[dict[str, Any]], model: nn.Module) -> None:
-    seen: set[torch.Tensor] = set()
-    shared = {p for group in groups for p in group["params"] if p in seen or seen.add(p)}
+    counts = Counter(p for group in groups for p in group["params"])
+    shared = {p for p, count in counts.items() if count > 1}
     if shared:
         names = [name for name, p in model.named_parameters(remove_duplicate=False) if p in shared]
         raise SharedParameters(
             f"some parameters appear in more than one parameter group: modules share them ({', '.join(names[:4])}"
-            f"{' and more' if len(names) > 4 else ''}). Write paramwise_cfg=dict(bypass_duplicate=True, ...) in optim_wrapper"
+            f"{' and more' if len(names) > 4 else ''}). Add paramwise_cfg=dict(bypass_duplicate=True) to optim_wrapper"
         )
 
 
 class SharedParameters(UserError, ValueError):
-    """A parameter that two modules share has entered the optimizer twice; torch's ValueError for it."""
+    """A parameter that two modules share is in the optimizer twice; torch raises a ValueError for it."""
 
 
 class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor with merged groups and fused updates where they exist.
 
-    The parameters are those that mmengine takes: without ``paramwise_cfg`` all of the model, frozen ones too (a hook may
-    unfreeze them); with it those that require gradients now.
+    The parameters are those that mmengine takes: without ``paramwise_cfg`` all of the model, including frozen ones,
+    which a hook may unfreeze; with it only those that require gradients now.
 
     Raises:
-        SharedParameters: two modules share a parameter, and ``paramwise_cfg`` does not say ``bypass_duplicate=True``.
+        SharedParameters: two modules share a parameter, and ``paramwise_cfg`` lacks ``bypass_duplicate=True``.
     """
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module=None) -> None:
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: Any = None) -> None:
+        """Add the parameters of ``module`` to ``params``; the outermost call merges the groups."""
         super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
-        if not prefix:  # the outermost call has seen the whole model
+        if not prefix:  # the outermost call
             _refuse_shared(params, module)
             params[:] = merge_groups(params)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        bare = model.module if hasattr(model, "module") else model
+        """Build optimizer and wrapper, and log the parameter groups.
+
+        Raises:
+            UserError: the whole model is frozen.
+        """
+        bare = cast(nn.Module, model.module) if hasattr(model, "module") else model
         if not any(p.requires_grad for p in bare.parameters()):
             raise UserError("every parameter of the model is frozen: there is nothing to train")
         self._prefer_fused()
@@ -313,20 +348,20 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             self.optimizer_cfg.setdefault("fused", True)
 
 
-def NpuFusedSGD(params, **kwargs):  # noqa: N802  the name that users' configs carry
-    """Huawei's fused SGD from torch_npu or apex where importable; otherwise torch's, with a log line."""
+def NpuFusedSGD(params: Any, **kwargs: Any) -> torch.optim.Optimizer:
+    """Huawei's fused SGD from torch_npu or apex if one can be imported; otherwise torch's, with a log line."""
     for path in ("torch_npu.optim", "apex.optimizers"):
         try:
             module = __import__(path, fromlist=["NpuFusedSGD"])
             return module.NpuFusedSGD(params, **kwargs)
         except (ImportError, AttributeError):
             continue
-    print_log("optimizer NpuFusedSGD: neither torch_npu nor apex has it here; using torch.optim.SGD", logger="current")
+    print_log("optimizer NpuFusedSGD: found in neither torch_npu nor apex; using torch.optim.SGD", logger="current")
     legal = inspect.signature(torch.optim.SGD).parameters
     return torch.optim.SGD(params, **{k: v for k, v in kwargs.items() if k in legal}, fused=True)
 
 
-# mmengine registers the real one itself where torch_npu finds a card.
+# mmengine registers the real one itself if torch_npu finds a device.
 if OPTIMIZERS.get("NpuFusedSGD") is None:
     OPTIMIZERS.register_module(name="NpuFusedSGD", module=NpuFusedSGD)
 
@@ -337,7 +372,7 @@ OVERRIDES = [
     Override(
         "OPTIM_WRAPPERS:AmpOptimWrapper",
         AmpStepOptimWrapper,
-        "mixed precision on a CPU and an NPU too; static scale and bf16",
+        "mixed precision also on CPU and NPU; static scale and bf16",
     ),
     Override(
         "OPTIM_WRAPPER_CONSTRUCTORS:DefaultOptimWrapperConstructor",

@@ -1,4 +1,4 @@
-"""Optimizer states of checkpoints that name fewer parameters than the optimizer has."""
+"""Optimizer states of checkpoints with fewer parameters than the optimizer has."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from mmcv_overrides.errors import UserError
 
 
 def fit_groups(saved: dict, groups: list[dict]) -> tuple[list[dict], list[int | None]]:
-    """The saved parameter groups with a place for every parameter of the optimizer.
+    """The saved parameter groups with an entry for every parameter of the optimizer.
 
-    Without ``paramwise_cfg`` the optimizer once held trainable parameters only, and one that two modules share twice. Such a
-    group is paired off with the parameters that require gradients now, in their order, which is the same.
+    Without ``paramwise_cfg``, earlier releases gave the optimizer only trainable parameters, and those that two modules
+    share twice. The entries of such a group are assigned to the parameters that require gradients now, in the same
+    order.
 
     Args:
-        saved: state dict of an optimizer. groups: ``param_groups`` of the optimizer that is to load it.
+        saved: state dict of an optimizer.
+        groups: ``param_groups`` of the optimizer that will load it.
 
     Returns:
         groups to load, and for each parameter of ``groups`` its position among the saved ones, or None.
 
     Raises:
-        UserError: a group has another number of trainable parameters, or a state another shape.
+        UserError: a group has another number of trainable parameters, or a state has another shape.
     """
     olds = saved["param_groups"]
-    if len(olds) != len(groups):  # torch refuses these
+    if len(olds) != len(groups):  # refused by torch
         return olds, []
     flat = [key for old in olds for key in old["params"]]
     fitted = [
@@ -47,8 +49,10 @@ def _keys(old: list, params: list[Tensor], state: dict) -> list:
     once, trained = list(dict.fromkeys(old)), [p for p in params if p.requires_grad]
     if len(once) != len(trained):
         raise UserError(
-            f"cannot resume the optimizer: the checkpoint has {len(once)} trained parameters in a group where this model has "
-            f"{len(trained)} (are other layers frozen now?). To start a new training from its weights use --load-from"
+            f"cannot resume the optimizer: the checkpoint has {len(once)} trained parameters in a group where this "
+            f"model has {len(trained)} (are other layers frozen now?). To start a new training from its weights use "
+            "load_from",
+            setting="load_from",
         )
     keys = iter(once)
     fitted = [next(keys) if p.requires_grad else ("no state", place) for place, p in enumerate(params)]
@@ -56,7 +60,9 @@ def _keys(old: list, params: list[Tensor], state: dict) -> list:
         shapes = {tuple(v.shape) for v in state.get(key, {}).values() if isinstance(v, Tensor) and v.dim()}
         if shapes - {tuple(param.shape)}:
             raise UserError(
-                f"cannot resume the optimizer: a state of shape {shapes.pop()} where a parameter has {tuple(param.shape)} "
-                "(are other layers frozen now?). To start a new training from its weights use --load-from"
+                f"cannot resume the optimizer: a state has shape {shapes.pop()} where the parameter has "
+                f"{tuple(param.shape)} (are other layers frozen now?). To start a new training from its weights use "
+                "load_from",
+                setting="load_from",
             )
     return fitted

@@ -1,9 +1,9 @@
 """Levels of mixed precision: what runs in 16 bits, what stays in fp32.
 
 * O0: fp32 everywhere.
-* O1: autocast to the device's good half type; weights stay fp32.
+* O1: autocast to the 16-bit type that suits the device; weights stay fp32.
 * bf16: O1 with bfloat16.
-* O2: weights and activations in the half type, norm layers in fp32, fp32 master weights in the optimizer wrapper.
+* O2: weights and activations in the 16-bit type, norm layers in fp32, fp32 master weights in the optimizer wrapper.
 
 Losses, targets and box decoding run in fp32 at every level: focal loss and ``exp`` overflow in fp16.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.model import BaseAveragedModel, BaseDataPreprocessor
@@ -30,7 +30,7 @@ NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.m
 
 
 def half_dtype(level: str, accelerator: Accelerator, amp_dtype: str | torch.dtype | None = None) -> torch.dtype | None:
-    """The 16-bit type of a level, None for O0.
+    """The 16-bit type of a level; None for O0.
 
     Raises:
         UserError: unknown level or type, or ``bf16`` together with another type.
@@ -39,19 +39,19 @@ def half_dtype(level: str, accelerator: Accelerator, amp_dtype: str | torch.dtyp
         raise UserError(f"unknown opt level '{level}'; choose one of {', '.join(LEVELS)}")
     if isinstance(amp_dtype, str):
         if amp_dtype not in HALF_TYPES:
-            raise UserError(f"unknown half type '{amp_dtype}'; choose fp16 or bf16")
+            raise UserError(f"unknown 16-bit type '{amp_dtype}'; choose fp16 or bf16")
         amp_dtype = HALF_TYPES[amp_dtype]
     if level == "O0":
         return None
     if level == "bf16":
         if amp_dtype not in (None, torch.bfloat16):
-            raise UserError("opt level bf16 contradicts the half type fp16; use O1 with fp16")
+            raise UserError("opt level bf16 contradicts the 16-bit type fp16; use O1 with fp16")
         return torch.bfloat16
     return amp_dtype or accelerator.half_dtype
 
 
 def describe(level: str, accelerator: Accelerator, dtype: torch.dtype | None) -> str:
-    """One line for the log: the level, its half type and why that one."""
+    """One line for the log: the level, its 16-bit type and the reason."""
     if dtype is None:
         return f"precision {level}: fp32"
     chosen = accelerator.half_reason if dtype == accelerator.half_dtype and level != "bf16" else "asked for"
@@ -62,7 +62,7 @@ def describe(level: str, accelerator: Accelerator, dtype: torch.dtype | None) ->
 
 
 def autocast(level: str, device_type: str, dtype: torch.dtype | None) -> AbstractContextManager:
-    """The context of the forward pass; only O1 and bf16 use autocast."""
+    """The context of the forward pass: autocast for O1 and bf16."""
     if level in ("O1", "bf16"):
         return torch.autocast(device_type, dtype=dtype)
     return nullcontext()
@@ -81,7 +81,7 @@ def to_dtype(value: Any, dtype: torch.dtype) -> Any:
 
 def _in_fp32(method: Callable) -> Callable:
     @functools.wraps(method)
-    def call(self, *args, **kwargs):
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         device = next((p.device.type for p in self.parameters()), "cpu")
         with torch.autocast(device, enabled=False):
             return method(self, *to_dtype(args, torch.float32), **to_dtype(kwargs, torch.float32))
@@ -98,11 +98,12 @@ def _fp32_class(cls: type) -> type:
 def keep_losses_fp32(model: nn.Module) -> nn.Module:
     """Make every head of ``model`` compute losses, targets and boxes in fp32.
 
-    The class of a head is replaced by a subclass, not its bound methods: copies of the model (EMA) stay right.
+    The class of a head is replaced by a subclass; replaced bound methods would be wrong in copies of the model (EMA).
     """
     for module in model.modules():
-        if any(hasattr(type(module), name) for name in FP32_METHODS) and not hasattr(type(module), "_fp32_losses"):
-            module.__class__ = _fp32_class(type(module))
+        kind: type = type(module)
+        if any(hasattr(kind, name) for name in FP32_METHODS) and not hasattr(kind, "_fp32_losses"):
+            module.__class__ = _fp32_class(kind)
     return model
 
 
@@ -112,12 +113,12 @@ def is_cast(model: nn.Module) -> bool:
 
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """O2: weights and activations in ``dtype``, norm layers computing in fp32 between casts. Once for each model."""
+    """O2: weights and activations in ``dtype``, norm layers in fp32 between casts. A model is cast only once."""
     if is_cast(model):
         return model
-    model._is_cast = True
+    cast(Any, model)._is_cast = True
 
-    def lower_inputs(module, args, kwargs):
+    def lower_inputs(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return to_dtype(args, dtype), to_dtype(kwargs, dtype)
 
     for module in model.modules():
@@ -141,7 +142,7 @@ _update_parameters = BaseAveragedModel.update_parameters
 
 
 def update_parameters(self: BaseAveragedModel, model: nn.Module) -> None:
-    """Average a model whose weights were cast after the average, which stays fp32, was made of it."""
+    """Average a model whose weights were cast after the average, which stays fp32, was created."""
     plain = self.avg_func
     self.avg_func = lambda averaged, source, steps: plain(averaged, source.to(averaged.dtype), steps)
     try:
@@ -154,6 +155,6 @@ OVERRIDES = [
     Override(
         "mmengine.model.averaged_model:BaseAveragedModel.update_parameters",
         update_parameters,
-        "an fp32 average (EMA) of the half-precision weights of O2",
+        "an fp32 average (EMA) of the 16-bit weights of O2",
     ),
 ]

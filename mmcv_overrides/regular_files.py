@@ -1,4 +1,4 @@
-"""Files that others made, read only when they are regular files of a sensible size; JSON and text from them."""
+"""Reads files of others, JSON and text, but only regular files of a sensible size."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ _SPECIAL = (
 
 
 def special(mode: int) -> str | None:
-    """What a file is that is no regular file, by its ``st_mode``; None for a regular file."""
+    """What a file is, by its ``st_mode``, if it is not a regular file; None for a regular file."""
     if stat.S_ISREG(mode):
         return None
     return next((name for test, name in _SPECIAL if test(mode)), "of an unknown kind")
 
 
 def read_regular(path: str | Path, limit: int) -> bytes:
-    """The content of a regular file; anything else is refused before it is opened, as reading it may never end.
+    """The content of a regular file; anything else is refused before it is opened, because reading it may never end.
 
     Args:
+        path: the file.
         limit: the largest size, bytes.
 
     Raises:
         OSError: absent, not readable, not a regular file, or too large; ``strerror`` says which.
     """
     _require_regular(path, os.stat(path).st_mode)
-    # In case it was exchanged meanwhile: opening a pipe does not wait, and what was opened is checked again.
+    # In case it has been replaced meanwhile: opening a pipe does not block, and the opened file is checked again.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as file:
         info = os.fstat(handle)
@@ -49,7 +50,7 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         if info.st_size > limit:
             text = f"it has {info.st_size} bytes, more than the limit of {limit}"
             raise OSError(errno.EFBIG, text, str(path))
-        # Not to the end: files of /proc have no size and may have no end.
+        # Not to the end: files in /proc have size 0 and may be endless.
         return file.read(info.st_size)
 
 
@@ -65,7 +66,10 @@ def read_json(path: str | Path, what: str, encoding: str = "utf-8-sig", limit: i
     """The content of a JSON file; a byte order mark, which some tools write, is skipped.
 
     Args:
+        path: the file.
         what: what the file is, for messages: ``annotation file``.
+        encoding: of the file.
+        limit: the largest size, bytes.
 
     Raises:
         UserError: absent, not a regular file, too large, or not JSON.
@@ -86,7 +90,7 @@ def read_json(path: str | Path, what: str, encoding: str = "utf-8-sig", limit: i
 
 
 def is_number(value: object) -> bool:
-    """Whether a value of a JSON file is a finite number that fits into float32, squared into float64."""
+    """Whether a value of a JSON file is a finite number in the range of float32 whose square is in that of float64."""
     return isinstance(value, (int, float)) and -1e30 < value < 1e30  # False for NaN
 
 
@@ -94,7 +98,9 @@ def read_text(path: str | Path, what: str, limit: int = MAX_TEXT) -> str:
     """The content of a text file in UTF-8.
 
     Args:
+        path: the file.
         what: what the file is, for messages: ``info file``.
+        limit: the largest size, bytes.
 
     Raises:
         UserError: absent, not a regular file, too large, or not UTF-8.

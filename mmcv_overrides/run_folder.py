@@ -1,13 +1,13 @@
-"""A run owns its folder: the lock that keeps others out, and the record of which checkpoints are the run's own.
+"""A run owns its folder: a lock against other processes, and a record of the checkpoints that belong to the run.
 
-``.run.lock`` is locked through the operating system for as long as the process lives, so a lock never outlives a crash; the
-file says who holds it. ``run.json`` says which run the folder is of::
+``.run.lock`` is locked by the operating system while the process lives, so no lock survives a crash; the file names the
+holder. ``run.json`` names the run that owns the folder::
 
     {"run": "77b0...", "started": "2026-01-31T12:00:00+00:00",
      "lineage": [["1f3a...", 600], ["77b0...", null]], "checkpoints": null}
 
-``lineage`` lists the runs that this training consists of, oldest first: one for the first start and one for each resume,
-each with the last iteration that counts (null: all). A checkpoint carries the id of its run as ``meta["run"]``.
+``lineage`` lists the runs that make up this training, oldest first: one for the first start and one for each resume,
+each with the last iteration that counts (null: all). A checkpoint has the id of its run in ``meta["run"]``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import write_whole
+from mmcv_overrides.files import write_json
 
 LOCK = ".run.lock"
 RECORD = "run.json"
-DYING_S = 10.0  # loader workers of a killed process end within about 5 s and may keep its lock until then
+DYING_S = 10.0  # loader workers of a killed process end within about 5 s and may hold its lock until then
 
 _held: dict[Path, FileLock] = {}
 
@@ -41,22 +41,23 @@ class Occupied(UserError):
 
 @dataclass(frozen=True)
 class Record:
-    """Content of ``run.json``; see the module."""
+    """Content of ``run.json``; see the module docstring."""
 
     run: str
     started: str = ""
     lineage: list[tuple[str, int | None]] = field(default_factory=list)
-    checkpoints: str | None = None  # where they are, when not in the folder itself
+    checkpoints: str | None = None  # their folder, if it is another one
 
     def owns(self, run: str, iteration: int) -> bool:
-        """Whether a checkpoint of ``run`` (empty: it names none) at ``iteration`` is part of this training."""
+        """Whether a checkpoint of ``run`` (empty if it names none) at ``iteration`` belongs to this training."""
         return any(run == known and (until is None or iteration <= until) for known, until in self.lineage)
 
     def runs(self) -> list[str]:
+        """The ids of all runs of this training."""
         return [run for run, _ in self.lineage]
 
     def continued(self, run: str, iteration: int) -> list[tuple[str, int | None]]:
-        """The lineage up to a checkpoint of ``run`` at ``iteration``; the checkpoint alone when it is of another training."""
+        """The lineage up to a checkpoint of ``run`` at ``iteration``; that run alone if it is of another training."""
         if not self.owns(run, iteration):
             return [(run, iteration)]
         place = self.runs().index(run)
@@ -64,10 +65,10 @@ class Record:
 
 
 def hold(folder: Path) -> bool:
-    """Take the folder for this process until :func:`release` or the end of the process.
+    """Lock the folder for this process until :func:`release` or the end of the process.
 
     Returns:
-        False when this process holds it already.
+        False if this process holds it already.
 
     Raises:
         Occupied: another process holds it; the message names it.
@@ -98,7 +99,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
                 raise Occupied(f"work dir {folder} is in use by {_name(owner)}") from None
             time.sleep(0.2)
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
-    (folder / LOCK).write_text(json.dumps(mine) + "\n", encoding="utf-8")  # in place: the lock is on the file itself
+    (folder / LOCK).write_text(json.dumps(mine) + "\n", encoding="utf-8")  # in place, because the lock is on this file
 
 
 def _now() -> str:
@@ -106,7 +107,7 @@ def _now() -> str:
 
 
 def _owner(folder: Path) -> dict | None:
-    """What the holder wrote into the lock file; None in the moment before it does."""
+    """What the holder wrote to the lock file; None before it has done so."""
     try:
         found = json.loads((folder / LOCK).read_text(encoding="utf-8"))
         return {"host": str(found["host"]), "pid": int(found["pid"]), "since": str(found["since"])}
@@ -121,7 +122,7 @@ def _has_died(owner: dict | None) -> bool:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it lives and is another user's
+    except OSError:  # alive, and of another user
         return False
     return False
 
@@ -133,7 +134,7 @@ def _name(owner: dict | None) -> str:
 
 
 def release(folder: Path) -> None:
-    """Give up a folder that :func:`hold` took; without effect on others."""
+    """Unlock a folder that :func:`hold` locked; no effect on other folders."""
     lock = _held.pop(Path(folder).resolve(), None)
     if lock is not None:
         lock.release()
@@ -141,7 +142,7 @@ def release(folder: Path) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the folder within a ``with`` block.
+    """:func:`hold` the folder within a ``with`` block.
 
     Raises:
         Occupied, UserError: as :func:`hold`.
@@ -155,11 +156,12 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, resumed: tuple[str, int] | None = None, checkpoints: Path | None = None) -> Record:
-    """Note a new run in a folder that is held.
+    """Record a new run in a folder that is held.
 
     Args:
-        resumed: id (empty: none) and iteration of the checkpoint that the run goes on from.
-        checkpoints: the folder of its checkpoints, when it is another one.
+        folder: the work folder.
+        resumed: run id (may be empty) and iteration of the checkpoint that the run continues.
+        checkpoints: the folder of its checkpoints, if it is another one.
     """
     run = uuid.uuid4().hex[:16]
     lineage: list[tuple[str, int | None]] = []
@@ -172,12 +174,12 @@ def begin(folder: Path, resumed: tuple[str, int] | None = None, checkpoints: Pat
         lineage=[*lineage, (run, None)],
         checkpoints=None if checkpoints is None else str(checkpoints),
     )
-    write_whole(Path(folder) / RECORD, json.dumps(asdict(record)) + "\n")
+    write_json(Path(folder) / RECORD, asdict(record))
     return record
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a folder; None when there is none or it is damaged."""
+    """The record of a folder; None if there is none or it is damaged."""
     try:
         found = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
         lineage = [(str(run), None if until is None else int(until)) for run, until in found["lineage"]]

@@ -1,7 +1,7 @@
-"""What replaces what in the mm runtime, and why: the table, the check of each seam, the one place that patches.
+"""What replaces what in the mm runtime, and why: the table, the check of each seam, the only place that patches.
 
-An override is legal when it names what it replaces, gives a reason, is the only one for its seam, and can be called
-wherever the original was (its signature takes every parameter of the original under the same name).
+An override is valid if it names what it replaces, gives a reason, is the only one for its seam, and can be called like
+the original (its signature takes every parameter of the original under the same name).
 """
 
 from __future__ import annotations
@@ -12,15 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mmengine.registry import Registry
+
 
 class SeamError(RuntimeError):
-    """Upstream no longer looks as an override assumes; the message names the seam and the difference."""
+    """Upstream differs from what an override assumes; the message names the seam and the difference."""
 
 
 @dataclass(frozen=True)
 class Override:
-    """One replacement. ``seam`` is ``REGISTRY:Name`` (an mmengine registry), ``package.module:attribute`` or
-    ``package.module:Class.method``."""
+    """One replacement.
+
+    Attributes:
+        seam: ``REGISTRY:Name`` (an mmengine registry), ``package.module:attribute`` or ``package.module:Class.method``.
+        new: the class or function that replaces it.
+        why: what is wrong or missing upstream.
+    """
 
     seam: str
     new: Any
@@ -28,21 +35,23 @@ class Override:
 
     @property
     def new_name(self) -> str:
+        """Full name of the replacement."""
         return f"{self.new.__module__}.{self.new.__qualname__}"
 
     def row(self) -> str:
+        """``old -> new: why``, for the log."""
         return f"{self.seam} -> {self.new_name}: {self.why}"
 
 
-def _registry(name: str):
+def _registry(name: str) -> Registry:
     return getattr(importlib.import_module("mmengine.registry"), name)
 
 
 def _owner(override: Override) -> tuple[Any, str]:
-    """The module or class that holds the part, and the part's name there."""
+    """The module or class that has the part, and the name of the part in it."""
     module, path = override.seam.split(":")
     *classes, name = path.split(".")
-    owner = importlib.import_module(module)
+    owner: Any = importlib.import_module(module)
     for part in classes:
         owner = getattr(owner, part, None)
     return owner, name
@@ -55,12 +64,12 @@ def _original(override: Override) -> Any:
     else:
         found = getattr(*_owner(override), None)
     if found is None:
-        raise SeamError(f"{override.seam}: upstream has no such part any more; the override is out of date")
+        raise SeamError(f"{override.seam}: upstream no longer has this part; the override is out of date")
     return found
 
 
 def check_signature(old: Callable, new: Callable, seam: str) -> None:
-    """Raise :class:`SeamError` unless every parameter of ``old`` can be given to ``new`` under the same name."""
+    """Raise :class:`SeamError` unless every parameter of ``old`` can be passed to ``new`` under the same name."""
     theirs, ours = inspect.signature(old).parameters, inspect.signature(new).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in ours.values())
     lacking = [
@@ -78,7 +87,7 @@ def check_signature(old: Callable, new: Callable, seam: str) -> None:
 
 
 def apply(overrides: list[Override]) -> None:
-    """Check all seams, then put every override in place; nothing is patched when one seam fails."""
+    """Check all seams, then install every override; nothing is patched if a check fails."""
     seams = [o.seam for o in overrides]
     doubled = {s for s in seams if seams.count(s) > 1}
     if doubled:

@@ -1,8 +1,8 @@
 """Three clocks (train, program, paused) and the FPS that follows from them.
 
 FPS = samples of all ranks / training seconds. The first five iterations of every epoch, and of a resumed run, are
-warm-up and not counted (neither their samples nor their seconds); evaluation and checkpoint writing are not training
-seconds. The clocks are stored in checkpoints, so the total is right after a resume. A simulated device has no FPS.
+warm-up: neither their samples nor their seconds count. Evaluation and checkpoint writing are not training time. The
+clocks are stored in checkpoints, so the total is right after a resume. A simulated device has no FPS.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from mmengine.dist import get_world_size
 from mmengine.hooks import IterTimerHook
 from mmengine.hooks.hook import DATA_BATCH
+from mmengine.runner import Runner
 
 from mmcv_overrides.device import current
 from mmcv_overrides.seams import Override
@@ -24,7 +25,15 @@ WARMUP_ITERS = 5
 
 @dataclass
 class Clocks:
-    """Seconds and samples so far. ``train`` counts what FPS is made of; ``program`` everything; ``paused`` the pauses."""
+    """Seconds and samples so far.
+
+    Attributes:
+        train: seconds of training, warm-up excluded.
+        data: seconds of ``train`` spent waiting for data.
+        paused: seconds of evaluation and checkpoint writing.
+        program: seconds of the whole program.
+        samples: images of all ranks within ``train``.
+    """
 
     train: float = 0.0
     data: float = 0.0
@@ -35,15 +44,17 @@ class Clocks:
 
     @property
     def fps(self) -> float:
-        """Images per second over the whole run, all ranks; 0 before the warm-up is over."""
+        """Images/s over the whole run, all ranks; 0 during the first warm-up."""
         return self.samples / self.train if self.train else 0.0
 
     def state_dict(self) -> dict:
+        """The clocks for a checkpoint."""
         state = asdict(self)
         state["program"] += time.perf_counter() - state.pop("_started")
         return state
 
     def load_state_dict(self, state: dict) -> None:
+        """Continue from the clocks of a checkpoint."""
         for name in ("train", "data", "paused", "program", "samples"):
             setattr(self, name, state.get(name, getattr(self, name)))
 
@@ -53,7 +64,7 @@ CLOCKS = Clocks()
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """What happens in here (evaluation, checkpoint writing) is no training time."""
+    """Time within this context (evaluation, checkpoint writing) does not count as training."""
     start = time.perf_counter()
     try:
         yield
@@ -62,7 +73,7 @@ def paused() -> Iterator[None]:
 
 
 def batch_size(data_batch: DATA_BATCH) -> int:
-    """Number of samples in a batch as the loader gives it."""
+    """Number of samples in a batch of the loader."""
     if isinstance(data_batch, dict):
         inputs = data_batch.get("inputs", next(iter(data_batch.values())))
         return len(inputs)
@@ -70,10 +81,13 @@ def batch_size(data_batch: DATA_BATCH) -> int:
 
 
 class ClockHook(IterTimerHook):
-    """Keeps the clocks. Leaves ``train/time`` and ``train/data_time`` (s) as upstream does, and the info ``fps``
-    (run so far) and ``fps_window`` (since the last log line), both images/s over all ranks."""
+    """Updates the clocks and the message hub.
 
-    def __init__(self):
+    The hub gets ``train/time`` and ``train/data_time`` (s), as from upstream, and the infos ``fps`` (the run so far)
+    and ``fps_window`` (since the last log line), both in images/s over all ranks.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
         self.done_in_epoch = 0
         self.window_s, self.window_samples = 0.0, 0
@@ -85,23 +99,29 @@ class ClockHook(IterTimerHook):
     def _restart(self) -> None:
         self._mark, self._paused_at_mark = time.perf_counter(), CLOCKS.paused
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
+        """Reset the clocks, except on resume."""
         super().before_train(runner)
-        self._no_speed = current().speed_fault()  # asks the driver: not in every iteration
+        self._no_speed = current().speed_fault()  # asks the driver, therefore not in every iteration
         if not getattr(runner, "_resume", False):
             CLOCKS.load_state_dict(asdict(Clocks()))
 
-    def before_train_epoch(self, runner) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Begin the warm-up of an epoch."""
         self.done_in_epoch = 0
         self.window_s, self.window_samples = 0.0, 0
         self._restart()
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
+        """Take the time at which the batch arrived."""
         self._data_ready = time.perf_counter()
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
+    ) -> None:
+        """Add the iteration to the clocks; synchronize the device if a log line follows."""
         if self._log_line_follows(runner, batch_idx):
-            current().synchronize()  # the edge of a window: what was launched must be done
+            current().synchronize()  # the end of a window: all launched work must be done
         pause = CLOCKS.paused - self._paused_at_mark
         now = time.perf_counter()
         spent = now - self._mark - pause
@@ -125,12 +145,12 @@ class ClockHook(IterTimerHook):
             self.window_s, self.window_samples = 0.0, 0
 
     @staticmethod
-    def _log_line_follows(runner, batch_idx: int) -> bool:
+    def _log_line_follows(runner: Runner, batch_idx: int) -> bool:
         from mmcv_overrides.text_log import log_line_follows
 
         return log_line_follows(runner, batch_idx)
 
-    def _fps_line(self, runner, span: str) -> None:
+    def _fps_line(self, runner: Runner, span: str) -> None:
         share = CLOCKS.data / CLOCKS.train if CLOCKS.train else 0.0
         no_speed = current().speed_fault()
         if no_speed:
@@ -143,27 +163,34 @@ class ClockHook(IterTimerHook):
             if share > 0.2:
                 workers = runner.train_dataloader.num_workers
                 runner.logger.warning(
-                    f"{share:.0%} of the training time waits for data: raise --workers (now {workers}) or shrink the images"
+                    f"{share:.0%} of the training time is spent waiting for data: raise train_dataloader.num_workers "
+                    f"(now {workers}) or use smaller images"
                 )
         else:
             runner.logger.info(f"{span}: fewer than {WARMUP_ITERS + 1} iterations, all of them warm-up: no FPS")
 
-    def after_train_epoch(self, runner) -> None:
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Log the FPS so far."""
         self._fps_line(runner, f"Epoch [{runner.epoch + 1}] done")
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
+        """Log the FPS of the run."""
         self._fps_line(runner, "Training done")
 
-    def before_val(self, runner) -> None:
+    def before_val(self, runner: Runner) -> None:
+        """Begin a pause."""
         self._val_start = time.perf_counter()
 
-    def after_val(self, runner) -> None:
+    def after_val(self, runner: Runner) -> None:
+        """End the pause."""
         CLOCKS.paused += time.perf_counter() - self._val_start
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Store the clocks."""
         checkpoint["clocks"] = CLOCKS.state_dict()
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Continue from the stored clocks on resume."""
         if getattr(runner, "_resume", False):
             CLOCKS.load_state_dict(checkpoint.get("clocks", {}))
 
@@ -172,6 +199,6 @@ OVERRIDES = [
     Override(
         "HOOKS:IterTimerHook",
         ClockHook,
-        "FPS over all ranks without evaluation and checkpoint time, right after a resume",
+        "FPS over all ranks, without evaluation and checkpoint time, and right after a resume",
     ),
 ]

@@ -54,7 +54,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from fcos_train.audit.step import AuditOptions, build, graph_breaks, trace_steps
     from fcos_train.audit.summary import summarise
-    from fcos_train.data.coco_json import write_json
+    from mmcv_overrides.files import write_json
 
     options = AuditOptions(
         config=args.config,
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     title = f"one training step, {options.batch_size} x {height}x{width}, on {trained.accelerator.name}"
     print("\n".join([*trained.notes, f"{title}, after the first:", *report.lines()]))
     if args.json:
-        write_json(report.to_dict(), args.json)
+        write_json(args.json, report.to_dict())
     above = report.over({name: getattr(args, f"max_{name}") for name in LIMITS})
     for line in above:
         print(f"above the limit: {line}")

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 from fcos_train.cli.values import ALLOW_OUTSIDE
-from fcos_train.data.coco_json import write_json
 from fcos_train.data.images import DecodeReport, decode_split
 from fcos_train.data.layout import resolve
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         decoded = [decode_split(split) for split in (spec.train, spec.val)] if args.decode else []
     print("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()]))
     if args.json:
-        write_json({**spec.report.to_dict(), "decode": [vars(report) for report in decoded]}, args.json)
+        write_json(args.json, {**spec.report.to_dict(), "decode": [vars(report) for report in decoded]})
     _require_readable(decoded)
     return 0
 

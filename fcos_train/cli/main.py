@@ -65,11 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"error{_rank()}: {_one_message(str(error))}", file=sys.stderr)
+        print(f"error{_rank()}: {_one_message(str(error) + _flag(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _flag(error: UserError) -> str:
+    """The flag of the setting that the error names: messages of the overrides, which other programs use too, name none."""
+    return "" if error.setting is None else f" (flag: --{error.setting.replace('_', '-')})"
 
 
 def _one_message(text: str) -> str:

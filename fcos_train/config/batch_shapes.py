@@ -1,4 +1,4 @@
-"""Which training loaders can give batches of fixed shape, and which shapes they need."""
+"""Which training loaders can produce fixed-shape batches, and which shapes they need."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from mmengine.config import Config, ConfigDict
 
 COLLATE, SAMPLER, PREPROCESSOR = "fixed_shape_collate", "ShapeBatchSampler", "FixedShapePreprocessor"
 STOCK = {"collate_fn": "pseudo_collate", "batch_sampler": "AspectRatioBatchSampler"}
-# Steps that leave the size of an image alone, and those that set it.
+# Pipeline steps that keep the size of an image, and steps that set it.
 KEEP = {"LoadImageFromFile", "LoadImage", "LoadAnnotations", "RandomFlip", "PhotoMetricDistortion", "PackDetInputs"}
 SIZE = {"Resize", "RandomChoiceResize", "FixScaleResize"}
 
 
 def set_batch(cfg: Config, channels_last: bool) -> str:
-    """Let the training loader give uint8 images of fixed shape with padded objects. Returns the line for the log.
+    """Make the training loader produce fixed-shape uint8 images with padded objects. Returns the line for the log.
 
-    A ``collate_fn`` of type ``fixed_shape_collate`` that the config has is kept: its ``shapes`` are the way to ask
-    for a finer set, or for one square.
+    ``shapes`` of a ``fixed_shape_collate`` in the config are kept; with them a config can have more shapes, or one
+    square.
     """
     fault = _fault(cfg)
     if fault:
         return f"batches as mmdet makes them: {fault}"
     loader = cfg.train_dataloader
-    scales = _scales(_pipeline(loader.dataset))
+    scales = _scales(_pipeline(loader.dataset) or [])
     given = loader.get("collate_fn") or {}
     divisor = cfg.model.data_preprocessor.get("pad_size_divisor", 1)
     shapes = given.get("shapes") if given.get("type") == COLLATE else None
@@ -40,13 +40,13 @@ def set_batch(cfg: Config, channels_last: bool) -> str:
 
 
 def fixed_shapes(cfg: Config) -> list[tuple[int, int]]:
-    """The canvases that :func:`set_batch` settled on; none where shapes vary."""
+    """The (rows, columns) that :func:`set_batch` has chosen; empty if shapes vary."""
     fixed = cfg.model.data_preprocessor.get("type") == PREPROCESSOR and _fault(cfg) is None
     return list(cfg.train_dataloader["collate_fn"]["shapes"]) if fixed else []
 
 
 def reset_batch(cfg: Config) -> None:
-    """mmdet's own batches again."""
+    """Restore mmdet's own batches."""
     loader, preprocessor = cfg.get("train_dataloader"), cfg.model.get("data_preprocessor")
     for key, kind in (("collate_fn", COLLATE), ("batch_sampler", SAMPLER)):
         if loader is not None and (loader.get(key) or {}).get("type") == kind:
@@ -56,7 +56,7 @@ def reset_batch(cfg: Config) -> None:
 
 
 def two_shapes(scales: Sequence[Sequence[int]], divisor: int) -> list[tuple[int, int]]:
-    """Lying and upright canvas for images resized into (long, short) px with their aspect ratio kept."""
+    """Landscape and portrait (rows, columns) for images resized into (long, short) px with their aspect ratio kept."""
     long, short = (math.ceil(max(side(s) for s in scales) / divisor) * divisor for side in (max, min))
     return [(short, long), (long, short)] if short != long else [(short, long)]
 
@@ -83,14 +83,14 @@ def _fault(cfg: Config) -> str | None:
 
 
 def _pipeline(dataset: ConfigDict) -> list[ConfigDict] | None:
-    """The steps of the one data set that a loader reads, inside a RepeatDataset; None for any other."""
+    """The steps of the data set of a loader, also inside a RepeatDataset; None for other wrappers."""
     if dataset.get("type") == "RepeatDataset":
         dataset = dataset.dataset
     return None if "datasets" in dataset or "dataset" in dataset else dataset.get("pipeline")
 
 
 def _scales(pipeline: list[ConfigDict]) -> list[tuple[int, int]] | None:
-    """The sizes that images are resized into, None where other steps change them too."""
+    """The sizes into which images are resized; None if other steps change them too."""
     steps = [(step.get("type", "").removeprefix("mmdet."), step) for step in pipeline]
     sizing = [step for name, step in steps if name in SIZE]
     if len(sizing) != 1 or any(name not in KEEP | SIZE for name, _ in steps):

@@ -13,8 +13,8 @@ from fcos_train.config.load import leaf_datasets, walk
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.data import DataReport, DataSpec, Split, check, check_coco_files, resolve
 from fcos_train.data.inside import Boundary, require_inside, survey
-from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.parallel import on_master
 from mmcv_overrides.regular_files import read_json
 
 

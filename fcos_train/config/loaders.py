@@ -7,7 +7,7 @@ import os
 from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.options import EvalOptions, TrainOptions
-from mmcv_overrides.device import Accelerator
+from mmcv_overrides.device import Accelerator, cores
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -20,8 +20,8 @@ def set_loaders(cfg: Config, options: TrainOptions | EvalOptions, accelerator: A
     Returns:
         lines for the log: what the config says and is not taken.
     """
-    cores = max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
-    most = max(cores - 1, 1) if accelerator.name == "cpu" else cores
+    own = max(cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+    most = max(own - 1, 1) if accelerator.name == "cpu" else own
     batched = "test_dataloader" if isinstance(options, EvalOptions) else "train_dataloader"
     notes = []
     for name in LOADERS:

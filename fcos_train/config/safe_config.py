@@ -1,10 +1,10 @@
-"""Reads configuration files as data (``--safe-config``): what is more than values is refused, nothing is executed.
+"""Reads configuration files as data (``--safe-config``): anything but values is refused, nothing is executed.
 
-``Config.fromfile`` runs a ``.py`` file as a program. Here its text is parsed as the configuration in a checkpoint is
-(:mod:`mmcv_overrides.checkpoint.embedded_config`), and what shipped configurations do with values is computed: sums
-and products of numbers, texts and lists put together, elements, values of ``_base_``. YAML and JSON are read by their
-safe readers; files that ``_base_`` names are read likewise, from any folder or as ``mmdet::folder/name``; and only
-registered parts may be named.
+``Config.fromfile`` runs a ``.py`` file as a program. Here its text is parsed like the configuration in a checkpoint
+(:mod:`mmcv_overrides.checkpoint.embedded_config`). In addition, the operations on values in shipped configurations are
+evaluated: sums and products of numbers, concatenated texts and lists, elements, values of ``_base_``. YAML and JSON are
+read by safe readers. Files that ``_base_`` names are read the same way, from any folder or as ``mmdet::folder/name``.
+Only registered parts may be named.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import copy
 import json
 import operator
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -22,17 +24,17 @@ from fcos_train.config.vetting import check_config, run_custom_imports
 from fcos_train.start import start
 from mmcv_overrides.checkpoint.embedded_config import MAX_CHARACTERS, Values, size_of
 from mmcv_overrides.data_files import load_yaml
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import Advice, UserError
 
-MAX_FILES = 50  # of one configuration, its bases included
+MAX_FILES = 50  # of one configuration, bases included
 MAX_DEPTH = 20
 MAX_NUMBER = 2**64
-MAX_TEXT = 10_000  # characters of texts put together
+MAX_TEXT = 10_000  # characters of concatenated texts
 WHAT = "the configuration"
-WAY_OUT = "Write it as plain values, or leave out --safe-config if you trust whoever wrote it."
+WAY_OUT = Advice("Write it as plain values, or leave out --safe-config if you trust whoever wrote it")
 # The same as _base_.x without the braces.
 BASE_VALUE = re.compile(r"(?<!['\"])\{\{\s*(_base_\.[\w.]+)\s*\}\}(?!['\"])")
-# What mmengine replaces in the text of a file before it is read.
+# What mmengine replaces in the text of a file before it reads it.
 TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$|_base_|file(Dirname|Basename|BasenameNoExtension|Extname)\b)")
 
 
@@ -40,8 +42,8 @@ def load(path: Path) -> Config:
     """The configuration of a file and its bases.
 
     Raises:
-        UserError: with file and line, what is more than values; a base that cannot be read; a name that is no
-            registered part; a module of another package in ``custom_imports``.
+        UserError: anything but values (with file and line), a base that cannot be read, a name that is not a registered
+            part, or a module of another package in ``custom_imports``.
     """
     where = f"config {path}"
     reader = _Reader()
@@ -63,6 +65,7 @@ class _Reader:
         self.texts: list[str] = []
 
     def merged(self, path: Path, depth: int) -> dict:
+        """The values of a file merged into those of its bases; ``depth`` is the number of files above it."""
         text = self._text(path, depth)
         below: dict = {}
         if path.suffix == ".py":
@@ -81,11 +84,13 @@ class _Reader:
 
     def _text(self, path: Path, depth: int) -> str:
         if len(self.texts) >= MAX_FILES or depth > MAX_DEPTH:
-            raise UserError(f"config {path}: over {MAX_FILES} files or {MAX_DEPTH} levels of _base_; no real one has")
+            raise UserError(
+                f"config {path}: over {MAX_FILES} files or {MAX_DEPTH} levels of _base_, more than any real one"
+            )
         if not path.is_file():
             raise UserError(f"config {path}: no such file (or a device, pipe or folder)")
         if path.stat().st_size > MAX_CHARACTERS:
-            raise UserError(f"config {path} has {path.stat().st_size} bytes; no real one has")
+            raise UserError(f"config {path} has {path.stat().st_size} bytes, more than any real one")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -97,19 +102,24 @@ class _Reader:
         template = TEMPLATE.search(text)
         if template:
             line = text.count("\n", 0, template.start()) + 1
-            raise UserError(f"config {path}: line {line} of {WHAT} holds a template (double braces). {WAY_OUT}")
+            raise WAY_OUT.error(f"config {path}: line {line} of {WHAT} has a template (double braces)")
 
 
 class _FileValues(Values):
-    """Also computes what is bounded: arithmetic, texts and lists put together, elements, attributes of ``_base_``."""
+    """Also evaluates, within bounds: arithmetic, concatenation, elements, attributes of ``_base_``."""
 
-    operators = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+    operators: Mapping[type, Callable[[Any, Any], Any]] = {
+        ast.Add: operator.add,
+        ast.Sub: operator.sub,
+        ast.Mult: operator.mul,
+        ast.Div: operator.truediv,
+    }
 
     def __init__(self, path: Path, below: dict) -> None:
         super().__init__(f"config {path}", WHAT, WAY_OUT)
         self.names["_base_"] = self.below = below
 
-    def _binop(self, node: ast.BinOp):
+    def _binop(self, node: ast.BinOp) -> Any:
         left, right = self._value(node.left), self._value(node.right)
         apply = self.operators.get(type(node.op))
         numbers = all(type(side) in (int, float) for side in (left, right))
@@ -124,7 +134,7 @@ class _FileValues(Values):
         self._spend(len(value) if joins else 1)
         return value
 
-    def _subscript(self, node: ast.Subscript):
+    def _subscript(self, node: ast.Subscript) -> Any:
         container, index = self._value(node.value), self._value(node.slice)
         try:
             return container[index]
@@ -134,13 +144,13 @@ class _FileValues(Values):
     def _slice(self, node: ast.Slice) -> slice:
         return slice(*(None if part is None else self._value(part) for part in (node.lower, node.upper, node.step)))
 
-    def _attribute(self, node: ast.Attribute):
-        names = []
+    def _attribute(self, node: ast.Attribute) -> Any:
+        names: list[str] = []
         inner: ast.expr = node
         while isinstance(inner, ast.Attribute):
             names.append(inner.attr)
             inner = inner.value
-        value: object = self.below
+        value: Any = self.below
         for name in reversed(names):
             if not isinstance(value, dict) or name not in value:
                 self._refuse(node)
@@ -153,7 +163,7 @@ class _FileValues(Values):
 
 
 def _bases(path: Path, text: str) -> list[str]:
-    """The names in ``_base_``, which are needed before the other values of the file."""
+    """The names in ``_base_``, which are needed before the other values of the file can be read."""
     if path.suffix == ".py":
         try:
             body = [node for node in ast.parse(text).body if _sets_base(node)][:1]
@@ -199,5 +209,5 @@ def _base(name: str, path: Path) -> tuple[Path, str | None]:
     if name.startswith("mmdet::"):
         return find_config(name), "mmdet"
     if "::" in name or "://" in name:
-        raise UserError(f"config {path}: _base_ '{name}' is neither a file nor mmdet::folder/name. {WAY_OUT}")
+        raise WAY_OUT.error(f"config {path}: _base_ '{name}' is neither a file nor mmdet::folder/name")
     return path.parent / name, None

@@ -1,8 +1,8 @@
-"""What a configuration from inside a checkpoint, or one read with --safe-config, may build.
+"""Checks what a configuration from a checkpoint, or one read with --safe-config, may build.
 
 Even a configuration of plain values can run code when it is built: ``type='os.system'`` makes mmengine's registry
 import and call that function, ``nms=dict(type='<expression>')`` reaches an ``eval`` in mmcv, and several model options
-load further files by unpickling. So what comes from a stranger's file may only name registered parts.
+load further files by unpickling. Therefore an untrusted configuration may only name registered parts.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from mmcv_overrides.checkpoint.embedded_config import INSIDE, WAY_OUT
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import Advice, UserError
 
 PACKAGES = ("mmcv_overrides", "fcos_train", "mmdet", "mmcv", "mmengine")
-# Loads weights that the checkpoint replaces anyway: dropped, also so that nothing is downloaded.
+# They load, or download, weights that the checkpoint then replaces.
 DROPPED = ("init_cfg", "pretrained")
-# Options that make a model read another file, by unpickling or by executing it.
+# Options for which a model unpickles or executes another file.
 LOADERS = re.compile(r".*(teacher_config|ckpt|checkpoint|_file)$")
-# Keys whose text mmengine looks up in a registry.
+# Keys whose value mmengine looks up in a registry.
 NAMES = ("type", "constructor")
-# Of the parts outside the model: np.load of pickled objects (OpenImages Challenge).
+# Outside the model: np.load of pickled objects (OpenImages Challenge).
 UNPICKLED = ("hierarchy_file",)
-# Paths and names, which may hold any character; all other text could reach an `eval` (in mmcv: RF-search, for one).
+# Paths and names, which may have any character; other text could reach an `eval` (for example in mmcv's RF-search).
 TEXTS = (
     "ann_file",
     "checkpoint",
@@ -36,26 +37,33 @@ TEXTS = (
     "out_dir",
     "proposal_file",
     "seg",
+    "sub_data_root",
+    "work_dir",
 )
-TEXTS += ("sub_data_root", "work_dir")
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def run_custom_imports(config, where: str, trust: bool = False, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
-    """Import the modules that ``custom_imports`` of the configuration names.
+def run_custom_imports(
+    config: Any, where: str, trust: bool = False, what: str = INSIDE, way_out: Advice = WAY_OUT
+) -> None:
+    """Import the modules in ``custom_imports`` of the configuration.
 
     Args:
-        where: the file, for messages; ``what`` the configuration is to it, and the ``way_out``.
+        config: the configuration.
+        where: the file, for messages.
+        trust: import modules of any package.
+        what: what the configuration is in the file, for messages.
+        way_out: what the user can do, for messages.
 
     Raises:
-        UserError: a module outside the packages of this project and mmdet while ``trust`` is False, or one that
-            cannot be imported.
+        UserError: a module outside the packages of this project and mmdet while ``trust`` is False, or one that cannot
+            be imported.
     """
     settings = config.get("custom_imports") or {}
     wanted = (settings.get("imports") if isinstance(settings, dict) else settings) or []
     for name in [wanted] if isinstance(wanted, str) else wanted:
         if not trust and not _ours(str(name)):
-            raise UserError(f"{where}: {what} imports '{name}', which is not imported. {way_out}")
+            raise way_out.error(f"{where}: {what} imports '{name}', which is refused")
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -63,8 +71,8 @@ def run_custom_imports(config, where: str, trust: bool = False, what: str = INSI
                 raise UserError(f"{where}: {what} needs the module '{name}': {error}") from error
 
 
-def without_pretrained(node):
-    """A copy of a model configuration in which nothing loads or downloads weights at construction."""
+def without_pretrained(node: Any) -> Any:
+    """A copy of a model configuration that loads or downloads no weights at construction."""
     if isinstance(node, dict):
         return type(node)({k: without_pretrained(v) for k, v in node.items() if k not in DROPPED})
     if isinstance(node, (list, tuple)):
@@ -72,16 +80,18 @@ def without_pretrained(node):
     return node
 
 
-def check_parts(node, path: str, where: str, what: str = INSIDE, way_out: str = WAY_OUT) -> None:
+def check_parts(node: Any, path: str, where: str, what: str = INSIDE, way_out: Advice = WAY_OUT) -> None:
     """Refuse a model or pipeline configuration that names anything but registered parts.
 
     Args:
-        node: the configuration to be built.
-        path: its place in the configuration, for messages (``model``).
-        where: the file, for messages; ``what`` the configuration is to it, and the ``way_out``.
+        node: the configuration to build.
+        path: its position in the whole configuration, for messages (``model``).
+        where: the file, for messages.
+        what: what the configuration is in the file, for messages.
+        way_out: what the user can do, for messages.
 
     Raises:
-        UserError: names the offending key and value.
+        UserError: the message names the key and its value.
     """
     known = _known_parts()
     for place, key, value in _leaves(node, path):
@@ -90,16 +100,17 @@ def check_parts(node, path: str, where: str, what: str = INSIDE, way_out: str = 
         else:
             fine = _is_fine(key, value, known)
         if not fine:
-            raise UserError(_asks_for(place, value, where, what, way_out))
+            raise way_out.error(_asks_for(place, value, where, what))
 
 
-def check_config(config, where: str, what: str, way_out: str) -> None:
-    """Refuse a whole configuration, of data, hooks, optimizer and model, that names anything but registered parts.
+def check_config(config: Any, where: str, what: str, way_out: Advice) -> None:
+    """Refuse a whole configuration (data, hooks, optimizer, model) that names anything but registered parts.
 
-    Weights that the model is initialised from may be named: they are read without unpickling.
+    It may name weights to initialise the model from, which are read without unpickling. Arguments as in
+    :func:`check_parts`.
 
     Raises:
-        UserError: names the offending key and value.
+        UserError: the message names the key and its value.
     """
     from mmengine.registry import WEIGHT_INITIALIZERS
 
@@ -112,7 +123,7 @@ def check_config(config, where: str, what: str, way_out: str) -> None:
         fine = _is_fine("_scope_" if scope else key, value, names)
         code = isinstance(value, str) and key not in TEXTS and _is_code(value)
         if not fine or code or (key in UNPICKLED and value is not None):
-            raise UserError(_asks_for(place.lstrip("."), value, where, what, way_out))
+            raise way_out.error(_asks_for(place.lstrip("."), value, where, what))
 
 
 def _is_fine(key: object, value: object, known: dict[str, set]) -> bool:
@@ -122,18 +133,17 @@ def _is_fine(key: object, value: object, known: dict[str, set]) -> bool:
 
 
 def _is_code(text: str) -> bool:
-    """Whether an `eval` of the text could call something."""
+    """Whether an `eval` of the text could call a function."""
     return "(" in text or "__" in text
 
 
-def _asks_for(place: str, value: object, where: str, what: str, way_out: str) -> str:
+def _asks_for(place: str, value: object, where: str, what: str) -> str:
     return (
-        f"{where}: {what} asks for {place}={value!r}, which is not a part of mmdet or of this project; it was not "
-        f"built. {way_out}"
+        f"{where}: {what} asks for {place}={value!r}, which is not a part of mmdet or of this project; it was not built"
     )
 
 
-def _leaves(node, path: str, key: object = None) -> Iterator[tuple[str, object, object]]:
+def _leaves(node: Any, path: str, key: object = None) -> Iterator[tuple[str, object, object]]:
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _leaves(value, f"{path}.{name}", name)
@@ -152,7 +162,7 @@ def _known_parts(everything: bool = False) -> dict[str, set]:
     """Registered classes by name: models, their helpers and pipeline steps, and the operators of mmcv.
 
     Args:
-        everything: also what a training is made of: data sets, hooks, loops, optimizers, metrics, functions.
+        everything: also the parts of a training: data sets, hooks, loops, optimizers, metrics, functions.
     """
     import mmcv.ops
     from mmdet import registry as registries
@@ -170,7 +180,7 @@ def _known_parts(everything: bool = False) -> dict[str, set]:
             for name, part in level.module_dict.items():
                 if inspect.isclass(part) or registry is FUNCTIONS:
                     known.setdefault(name, set()).add(part)
-    for name, part in vars(mmcv.ops).items():  # RoI layers and nms kinds are looked up there by name
+    for name, part in vars(mmcv.ops).items():  # RoI layers and kinds of NMS are looked up there by name
         if inspect.isclass(part) or inspect.isfunction(part):
             known.setdefault(name, set()).add(part)
     return known

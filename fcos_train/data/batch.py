@@ -1,4 +1,4 @@
-"""Batches of a few fixed shapes: uint8 images on a canvas, objects padded to a rung of a short ladder."""
+"""Fixed-shape batches: uint8 images padded to one of a few shapes, objects padded to one of a few numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import chain, cycle, islice
+from typing import Any
 
 import torch
 from mmdet.registry import DATA_SAMPLERS
@@ -21,7 +22,7 @@ Shape = tuple[int, int]  # rows, columns in px
 
 
 def fitting_shape(sizes: Sequence[Shape], shapes: Sequence[Shape], divisor: int) -> Shape:
-    """The smallest of ``shapes`` that holds images of all ``sizes``; where none does, their common size rounded up."""
+    """The smallest of ``shapes`` that fits images of all ``sizes``; if none does, their common size rounded up."""
     rows, columns = max(h for h, _ in sizes), max(w for _, w in sizes)
     fitting = [(h, w) for h, w in shapes if h >= rows and w >= columns]
     if fitting:
@@ -33,19 +34,23 @@ def fitting_shape(sizes: Sequence[Shape], shapes: Sequence[Shape], divisor: int)
 def fixed_shape_collate(
     batch: Sequence[dict], shapes: Sequence[Shape] = (), divisor: int = 32, channels_last: bool = False
 ) -> dict:
-    """What ``PackDetInputs`` gives -> ``inputs`` u8 [B, 3, H, W] and ``data_samples``, a :class:`PaddedObjects`.
+    """Collate the results of ``PackDetInputs`` into one batch.
 
     Args:
-        shapes: (rows, columns) of the canvases to choose from; see :func:`fitting_shape`.
+        batch: B results, with images u8 [3, h, w].
+        shapes: (rows, columns) of the batches to choose from; see :func:`fitting_shape`.
         divisor: the model's ``pad_size_divisor``.
-        channels_last: memory order of the canvas.
+        channels_last: memory order of the images.
+
+    Returns:
+        ``inputs``, u8 [B, 3, H, W], and ``data_samples``, a :class:`PaddedObjects`.
     """
     images: list[Tensor] = [item["inputs"] for item in batch]
-    sizes = [tuple(image.shape[-2:]) for image in images]
+    sizes = [(image.size(-2), image.size(-1)) for image in images]
     height, width = fitting_shape(sizes, shapes, divisor)
     order = torch.channels_last if channels_last else torch.contiguous_format
-    canvas = torch.empty((len(images), 3, height, width), dtype=images[0].dtype, memory_format=order).zero_()
-    for place, image, (rows, columns) in zip(canvas, images, sizes, strict=True):
+    padded = torch.empty((len(images), 3, height, width), dtype=images[0].dtype, memory_format=order).zero_()
+    for place, image, (rows, columns) in zip(padded, images, sizes, strict=True):
         place[:, :rows, :columns] = image
     samples = [item["data_samples"] for item in batch]
     truth = [sample.gt_instances for sample in samples]
@@ -57,7 +62,7 @@ def fixed_shape_collate(
         divisor,
         [DetDataSample(metainfo=sample.metainfo) for sample in samples],
     )
-    return {"inputs": canvas, "data_samples": objects}
+    return {"inputs": padded, "data_samples": objects}
 
 
 def _ignored(sample: DetDataSample) -> Tensor:
@@ -67,29 +72,29 @@ def _ignored(sample: DetDataSample) -> Tensor:
 
 @DATA_SAMPLERS.register_module()
 class ShapeBatchSampler:
-    """Full batches of images of one shape each, alike for any number of ranks.
+    """Full batches of images of one shape each, the same for any number of ranks.
 
-    Images are taken in the order of ``sampler``; a batch of all ranks together is done when that many images of one
-    shape have come. Every image is seen in every epoch. The last batch of a shape is filled with images from the
-    beginning of the epoch (as DefaultSampler fills up the last ranks), so the batch size never changes.
+    Images are taken in the order of ``sampler``. A batch of all ranks together is complete when there are enough images
+    of one shape. Every image is used in every epoch. The last batch of a shape is filled with images from the beginning
+    of the epoch (as DefaultSampler fills the last ranks), so the batch size never changes.
 
     Args:
         sampler: mmengine's DefaultSampler, or any sampler in a single process.
-        batch_size: images of one rank.
-        drop_last: leave out the incomplete batches instead.
-        scale: (long, short) px that images are resized into with their aspect ratio kept. With it they are
-            grouped by the one of ``shapes`` that they will need; without it, upright images apart from the others.
+        batch_size: images per rank.
+        drop_last: drop incomplete batches instead of filling them.
+        scale: (long, short) px into which images are resized with their aspect ratio kept. If given, images are grouped
+            by the one of ``shapes`` that they need; otherwise by orientation, portrait or not.
         shapes: as in :func:`fixed_shape_collate`.
     """
 
     def __init__(
         self,
-        sampler,
+        sampler: Any,
         batch_size: int,
         drop_last: bool = False,
         scale: tuple[int, int] | None = None,
         shapes: Sequence[Shape] = (),
-    ):
+    ) -> None:
         self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
         self.ranks, self.rank = getattr(sampler, "world_size", 1), getattr(sampler, "rank", 0)
         dataset = sampler.dataset
@@ -117,7 +122,7 @@ class ShapeBatchSampler:
                 yield self._own(list(islice(chain(rest, cycle(early[group])), together)))
 
     def _order(self) -> Iterator[int]:
-        """All images in the order of this epoch, those of the other ranks too."""
+        """The images of all ranks in the order of this epoch."""
         if self.ranks == 1:
             return iter(self.sampler)
         alone = copy.copy(self.sampler)

@@ -1,4 +1,4 @@
-"""The data check: what is in both splits, whether they agree, and whether there is anything to train on."""
+"""The data check: what both splits contain, whether they agree, and whether there is anything to train on."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcos_train.data.clean import Cleaned, clean
-from fcos_train.data.coco_json import load_coco, write_json
+from fcos_train.data.coco_json import load_coco
 from fcos_train.data.inside import Boundary, require_inside, survey
 from fcos_train.data.spec import DataReport, FaultLog, Split, SplitReport
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable, require_names
 
 
 @dataclass
 class Source:
-    """A split before the check: its annotations in COCO form, the folders that its images may lie in, and the faults
-    met while converting them."""
+    """A split before the check.
+
+    Attributes:
+        split: its name, file and folder.
+        raw: its annotations in COCO form.
+        boundary: the folders that its images may be in.
+        log: faults found while converting it.
+    """
 
     split: Split
     raw: dict
@@ -33,12 +40,14 @@ def check(
     """Check two splits of COCO annotations. Changes no file.
 
     Args:
-        classes: names to train on, in this order; all of the training file, by category id, if None.
-        allow_outside: folders that images may lie in, beside the image folder of their split.
+        train: the training split.
+        val: the validation split.
+        classes: names to train on, in this order; None: all of the training file, by category id.
+        allow_outside: folders that images may be in, beside the image folder of their split.
 
     Raises:
-        UserError: nothing to train or validate on, most images missing, paths that lead outside, or validation has
-            classes that training lacks. The message shows both class lists.
+        UserError: nothing to train or validate on, most images missing, paths that lead outside, or classes of
+            validation that training lacks. The message shows both class lists.
     """
     return examine([_source(s, allow_outside) for s in (train, val)], classes)[0]
 
@@ -48,7 +57,7 @@ def _source(split: Split, allow_outside: Sequence[str]) -> Source:
 
 
 def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> tuple[DataReport, list[Cleaned]]:
-    """`check` for annotations that are loaded already; returns the cleaned annotations too."""
+    """`check` for annotations that are already loaded; also returns the cleaned annotations."""
     absent = _absent(sources)
     names, warnings, notes = agree(sources[0], sources[1], classes)
     cleaned = [clean(s.raw, s.split, names, lacking, s.log) for s, lacking in zip(sources, absent, strict=True)]
@@ -59,15 +68,15 @@ def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> 
     shared = _files(cleaned[0]) & _files(cleaned[1])
     if shared:
         example = os.path.basename(min(shared))
-        warnings.append(f"{len(shared)} images are in both splits (e.g. {example}): the mAP will flatter")
+        warnings.append(f"{len(shared)} images are in both splits (e.g. {example}): the mAP will be too high")
     return DataReport(names, {train.name: train, val.name: val}, warnings=warnings, notes=notes), cleaned
 
 
 def _absent(sources: Sequence[Source]) -> list[set[str]]:
-    """The images of each source without a file.
+    """File names of the images of each source that do not exist.
 
     Raises:
-        UserError: images outside, or that are no regular files.
+        UserError: images outside the boundary, or that are not regular files.
     """
     found = [survey(s.split.img_dir, (i["file_name"] for i in s.raw["images"]), s.boundary) for s in sources]
     require_inside([(s.split.ann_file, part, s.boundary) for s, part in zip(sources, found, strict=True)])
@@ -82,38 +91,46 @@ def check_coco_files(
     cache_dir: Path | str | None = None,
     allow_outside: Sequence[str] = (),
 ) -> SplitReport:
-    """Check one annotation file, as for a config that names its files itself.
+    """Check one annotation file, for a config that names its files itself.
+
+    Args:
+        ann_file: COCO annotations.
+        img_dir: folder of the images.
+        classes: as in `check`.
+        name: of the split, for messages.
+        cache_dir: folder for a cleaned copy; None: none is written.
+        allow_outside: as in `check`.
 
     Returns:
-        The report; its `ann_file` is the file to use: a cleaned copy in `cache_dir` if that is given and
-        anything had to be mended, the original otherwise.
+        The report; its `ann_file` is the file to use: a cleaned copy in `cache_dir` if that is given and anything had
+        to be corrected, otherwise the original.
 
     Raises:
-        UserError: as `check`, and, without `cache_dir`, also when mmdet would give the labels other class
-            names than `classes` says (it numbers them in the order of the file, not of the config).
+        UserError: as `check`; without `cache_dir` also if mmdet would give labels other class names than those in
+            `classes` (it numbers them in the order of the file, not of the config).
     """
     split = Split(name, Path(ann_file), Path(img_dir))
     source = _source(split, allow_outside)
     names = _asked(classes) if classes is not None else tuple(_names(source.raw))
-    result = clean(source.raw, split, names, *_absent([source]))
+    result = clean(source.raw, split, names, _absent([source])[0])
     _require_boxes(source, names, result.report, asked=classes is not None)
     if cache_dir is not None and result.changed:
-        result.report.ann_file = write_json(result.data, Path(cache_dir) / f"instances_{name}.json")
+        result.report.ann_file = write_json(Path(cache_dir) / f"instances_{name}.json", result.data)
     elif classes is not None:
         _require_order(source, names)
     return result.report
 
 
 def agree(train: Source, val: Source, classes: Sequence[str] | None) -> tuple[tuple[str, ...], list[str], list[str]]:
-    """The class names both splits are read with, and warnings and notes about differences between them."""
+    """The class names to read both splits with, and warnings and notes about differences between them."""
     notes = []
     unused = _placeholders(train.raw, val.raw)
     if unused:
-        notes.append(f"category {_show(unused)} only groups the others and has no box: left out")
+        notes.append(f"category {_show(unused)} only groups the others and has no box: ignored")
     in_train, in_val = ([n for n in _names(s.raw) if n not in unused] for s in (train, val))
     gaps = _id_gaps(train.raw)
     if gaps:
-        notes.append(f"category ids have {gaps} gaps: harmless, labels follow their order")
+        notes.append(f"category ids have {gaps} gaps: harmless, labels follow the order of the ids")
     names = _asked(classes) if classes is not None else tuple(in_train)
     if not names:
         raise UserError(f"{train.split.ann_file} lists no categories, so there is nothing to train on")
@@ -124,7 +141,7 @@ def agree(train: Source, val: Source, classes: Sequence[str] | None) -> tuple[tu
 
 
 def _require_trained(in_train: Sequence[str], in_val: Sequence[str], train: Source, val: Source) -> None:
-    """Every class that validation has boxes of must be one of training's."""
+    """Raise if validation has boxes of a class that training lacks."""
     extra = _without(in_val, in_train)
     if extra and _uses(val.raw, extra):
         raise UserError(
@@ -139,12 +156,12 @@ def _differences(names: Sequence[str], in_train: Sequence[str], in_val: Sequence
     warnings = []
     extra = _without(in_val, in_train)
     if extra and all_used:
-        warnings.append(f"val: classes that training lacks, without boxes, left out: {_show(extra)}")
+        warnings.append(f"val: classes that training lacks, without boxes, ignored: {_show(extra)}")
     absent = _without(names, in_val)
     if absent:
         warnings.append(f"val: no category named {_show(absent)}")
     if _without(in_train, _without(in_train, in_val)) != _without(in_val, extra):
-        warnings.append("the splits number their classes in another order: mended, train's order counts")
+        warnings.append("the splits have their classes in different orders: corrected to the order of train")
     return warnings
 
 
@@ -156,7 +173,7 @@ def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
 def _asked(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str):
         raise UserError(
-            f"classes is the single text '{classes}', which Python reads letter by letter; "
+            f"classes is the single text '{classes}', which Python would read letter by letter; "
             f"write ('{classes}',) in a config"
         )
     names = tuple(classes)
@@ -168,10 +185,10 @@ def _asked(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _names(raw: dict) -> list[str]:
-    """Category names by id, each once."""
+    """Category names in the order of their ids, each once."""
     try:
         ordered = sorted(raw["categories"], key=lambda c: c["id"])
-    except TypeError:  # ids of mixed types have no order
+    except TypeError:  # ids of mixed types
         ordered = raw["categories"]
     return list(dict.fromkeys(c["name"] for c in ordered))
 
@@ -189,10 +206,10 @@ def _uses(raw: dict, names: Sequence[str]) -> bool:
 
 
 def _placeholders(*raws: dict) -> list[str]:
-    """Names of the group of all other categories, without a box in any split (Roboflow writes one, id 0)."""
+    """Names of categories without a box that only group all others (Roboflow writes one, with id 0)."""
     categories = [c for raw in raws for c in raw["categories"]]
     groups = {str(c.get("supercategory")) for c in categories}
-    if len(groups) > 1 + len(raws):  # that of all others, and its own in each file
+    if len(groups) > 1 + len(raws):  # the common group, and its own in each file
         return []
     found = []
     for name in groups.intersection(_names(raws[0])):
@@ -231,14 +248,14 @@ def _require_boxes(source: Source, names: Sequence[str], report: SplitReport, as
 
 
 def _require_order(source: Source, names: Sequence[str]) -> None:
-    """mmdet numbers labels in the file's order of the known categories; `names` must have that order."""
+    """Raise unless `names` has the order of the file, in which mmdet numbers labels."""
     known = set(names)
     labels = [c["name"] for c in source.raw["categories"] if c["name"] in known]
     if labels != list(names):
         raise UserError(
             f"{source.split.ann_file} lists its classes as {_show(labels)}, the config as {_show(names)}: "
-            "mmdet numbers them in the order of the file, so detections would carry wrong names. "
-            "Give the config the classes of the file in its order, or use --data-path, which does so"
+            "mmdet numbers them in the order of the file, so detections would have wrong names. "
+            "Write the classes of the file, in its order, into the config, or use --data-path, which does so"
         )
 
 

@@ -1,8 +1,8 @@
-"""Makes one COCO annotation file safe to train on, and counts everything it had to mend.
+"""Makes a COCO annotation file safe to train on and counts everything that was corrected.
 
-mmdet reads COCO files trustingly: a missing `area` is a KeyError, a repeated annotation id gives boxes to the
-wrong image, pycocotools counts an annotation with id 0 as never found, and labels are numbered in the order
-of the file's categories whatever order the class names were given in. After `clean` none of this can happen.
+mmdet does not check COCO files: a missing `area` is a KeyError, a repeated annotation id assigns boxes to the wrong
+image, pycocotools counts an annotation with id 0 as never found, and labels are numbered in the order of the file's
+categories whatever the order of the given class names. `clean` prevents all of this.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from fcos_train.data.images import read_size
 from fcos_train.data.spec import FaultLog, Split, SplitReport
@@ -17,14 +18,14 @@ from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import is_number
 
-CLIP_TOLERANCE = 0.1  # px; COCO's own boxes pass the border by rounding, which is no fault
-MAX_SIDE = 2**31  # px; a larger width or height is no size
-MAX_LOST = 0.5  # share of images that may be unusable before it is an error
+CLIP_TOLERANCE = 0.1  # px; COCO's own boxes exceed the border by rounding, which is not a fault
+MAX_SIDE = 2**31  # px; the largest width or height
+MAX_LOST = 0.5  # share of unusable images above which it is an error
 
 
 @dataclass
 class Cleaned:
-    """A split's annotations in COCO form, whether they differ from the file, and the report about them."""
+    """A split's annotations in COCO form, whether they differ from the file, and the report on them."""
 
     data: dict
     changed: bool
@@ -32,12 +33,20 @@ class Cleaned:
 
 
 def clean(raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], log: FaultLog | None = None) -> Cleaned:
-    """Drop, clip and renumber what would harm; `log` may bring faults found earlier (while converting).
+    """Drop, clip and renumber annotations that would cause errors or wrong results.
 
-    `absent`: file names of images without a file.
+    The cleaned file lists exactly `classes`, in this order, including those without a box, so that labels agree between
+    splits.
 
-    The cleaned file lists exactly `classes`, in this order, those without any box too, so that labels agree
-    between splits. Raises UserError when more than half of the images are unusable.
+    Args:
+        raw: annotations in COCO form.
+        split: name, file and folder of the split.
+        classes: class names.
+        absent: names of image files that do not exist.
+        log: faults that were found earlier, while converting.
+
+    Raises:
+        UserError: more than half of the images are unusable.
     """
     log = log or FaultLog()
     images_in_file = len(raw["images"]) + log.counts["missing_xml"] + log.counts["unreadable_xml"]
@@ -60,7 +69,7 @@ def clean(raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], l
         per_class,
         log.examples,
     )
-    return Cleaned(data, log.mended or not same_categories, report)
+    return Cleaned(data, log.corrected or not same_categories, report)
 
 
 def _too_many_lost(split: Split, total: int, kept: int, log: FaultLog) -> str:
@@ -81,7 +90,7 @@ def _too_many_lost(split: Split, total: int, kept: int, log: FaultLog) -> str:
 
 
 def _categories(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog) -> tuple[list[dict], dict]:
-    """The categories to write, and the id to use for every id of the file (None: not among `classes`)."""
+    """The categories to write, and the new id for every id of the file (None: not among `classes`)."""
     by_id: dict = {}
     first: dict[str, dict] = {}
     for category in raw["categories"]:
@@ -106,7 +115,7 @@ def _categories(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog
 
 
 def _images(raw: dict, split: Split, absent: set[str], log: FaultLog) -> tuple[dict, set]:
-    """Usable images by id, and the ids of those left out."""
+    """Usable images by id, and the ids of the others."""
     by_id: dict = {}
     ambiguous = set()
     for image in raw["images"]:
@@ -134,7 +143,7 @@ def _images(raw: dict, split: Split, absent: set[str], log: FaultLog) -> tuple[d
 
 
 def _sized(image: dict, img_dir: Path, log: FaultLog) -> bool:
-    """Whether the image has a size; one that is not stated is read from the file."""
+    """Whether the image has a size; if the annotations lack it, it is read from the file."""
     if all(isinstance(image.get(k), (int, float)) and 0 < image[k] <= MAX_SIDE for k in ("width", "height")):
         return True
     size = read_size(img_dir / image["file_name"])
@@ -156,9 +165,9 @@ def _annotations(raw: list, images: dict, lost: set, to_id: dict, log: FaultLog)
             log.add("unknown_category", f"category id {category} in {images[image_id]['file_name']}")
         elif to_id[category] is None:
             log.add("other_class")
-        elif (mended := _annotation(annotation, images[image_id], log)) is not None:
-            mended["category_id"] = to_id[category]
-            kept.append(mended)
+        elif (corrected := _annotation(annotation, images[image_id], log)) is not None:
+            corrected["category_id"] = to_id[category]
+            kept.append(corrected)
     return kept
 
 
@@ -166,7 +175,7 @@ def _annotation(annotation: dict, image: dict, log: FaultLog) -> dict | None:
     """The annotation with a box inside its image, an area > 0 and a crowd flag; None if it has no box."""
     box = annotation.get("bbox")
     where = f"{image['file_name']} {box}"
-    if not _is_box(box):
+    if box is None or not _is_box(box):
         log.add("degenerate", where)
         return None
     x, y, w, h = box
@@ -174,34 +183,34 @@ def _annotation(annotation: dict, image: dict, log: FaultLog) -> dict | None:
     if x2 <= x1 or y2 <= y1:
         log.add("outside", where)
         return None
-    mended = dict(annotation)
+    corrected = dict(annotation)
     if max(x1 - x, y1 - y, x + w - x2, y + h - y2) > CLIP_TOLERANCE:
         log.add("clipped", where)
         x, y, w, h = x1, y1, x2 - x1, y2 - y1
-        mended["bbox"] = [x, y, w, h]
-        mended["area"] = min(mended["area"], w * h) if _is_area(mended.get("area")) else w * h
+        corrected["bbox"] = [x, y, w, h]
+        corrected["area"] = min(corrected["area"], w * h) if _is_area(corrected.get("area")) else w * h
     if w < 1 or h < 1:
         log.add("tiny", where)
-    if not _is_area(mended.get("area")) or not isinstance(mended.get("iscrowd"), int):
+    if not _is_area(corrected.get("area")) or not isinstance(corrected.get("iscrowd"), int):
         log.add("filled")
-        mended["area"] = mended["area"] if _is_area(mended.get("area")) else w * h
-        mended["iscrowd"] = int(isinstance(mended.get("iscrowd"), int) and mended["iscrowd"])
-    return mended
+        corrected["area"] = corrected["area"] if _is_area(corrected.get("area")) else w * h
+        corrected["iscrowd"] = int(isinstance(corrected.get("iscrowd"), int) and corrected["iscrowd"])
+    return corrected
 
 
-def _is_area(value) -> bool:
-    return is_number(value) and value > 0
+def _is_area(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and is_number(value) and value > 0
 
 
-def _is_box(box) -> bool:
-    """Four finite numbers with a width and a height above zero."""
+def _is_box(box: object) -> bool:
+    """Whether it is four finite numbers with a width and a height above zero."""
     if not isinstance(box, list) or len(box) != 4:
         return False
     return all(map(is_number, box)) and box[2] > 0 and box[3] > 0
 
 
 def _renumber(annotations: list[dict], log: FaultLog) -> None:
-    """Give annotations ids from 1 if theirs repeat or are below 1 (pycocotools takes id 0 for no match)."""
+    """Number annotations from 1 if their ids repeat or are below 1 (pycocotools takes id 0 for no match)."""
     seen: set = set()
     for annotation in annotations:
         key = annotation.get("id")

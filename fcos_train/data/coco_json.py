@@ -1,14 +1,12 @@
-"""COCO annotation files on disk: read with clear errors, written atomically."""
+"""COCO annotation files, read with clear errors."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import read_json
 
@@ -18,10 +16,10 @@ _IDS = ("id", "image_id", "category_id")
 def load_coco(path: Path) -> dict:
     """The content of a COCO detection file.
 
-    Ids of annotations that are lists or objects, which are no ids, become text, so that they are unknown ones.
+    Ids of annotations that are lists or objects become text, so that they count as unknown ids.
 
     Raises:
-        UserError: it is absent, no regular file, not JSON or not COCO, or has class names with control characters.
+        UserError: it is absent, not a regular file, not JSON or not COCO, or has class names with control characters.
     """
     data = read_json(path, "annotation file")
     keys = ("images", "annotations", "categories")
@@ -36,7 +34,7 @@ def load_coco(path: Path) -> dict:
                 raise UserError(f"{path}: the id of {key}[{index}] is {_shown(entry['id'])}; write a whole number")
             if key == "images" and not isinstance(entry["file_name"], str):
                 raise UserError(
-                    f"{path}: the file_name of images[{index}] is {_shown(entry['file_name'])}; write the name of a file"
+                    f"{path}: the file_name of images[{index}] is {_shown(entry['file_name'])}; write a file name"
                 )
     require_names((category["name"] for category in data["categories"]), str(path))
     for annotation in data["annotations"]:
@@ -49,14 +47,9 @@ def load_coco(path: Path) -> dict:
 
 
 def _is_id(value: object) -> bool:
-    """Whether entries can be told apart by it; NaN differs from itself."""
+    """Whether it can identify an entry; NaN cannot, it differs from itself."""
     return isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _shown(value: object) -> str:
     return printable(json.dumps(value))[:80]
-
-
-def write_json(data: Mapping, path: Path) -> Path:
-    """Write atomically: other processes see the whole file or none. Raises UserError if that fails."""
-    return write_whole(path, json.dumps(data))

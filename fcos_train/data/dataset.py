@@ -1,4 +1,4 @@
-"""The data set class that ``--data-path`` uses."""
+"""The data set class for ``--data-path``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from mmdet.registry import DATASETS
 
 @DATASETS.register_module()
 class BoxDataset(CocoDataset):
-    """mmdet's CocoDataset, without what pycocotools prints while it reads."""
+    """mmdet's CocoDataset without the output of pycocotools."""
 
     def load_data_list(self) -> list[dict]:
+        """The records of all images, as from CocoDataset."""
         with contextlib.redirect_stdout(io.StringIO()):
             return super().load_data_list()

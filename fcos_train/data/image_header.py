@@ -1,7 +1,7 @@
 """Width and height of an image from the first bytes of its file, without decoding it.
 
-Only what OpenCV needs to decide how much memory to take is read. Formats that are not here are not decoded at all, as
-nobody can tell in advance what they would take (OpenEXR, Radiance HDR, Sun raster).
+Only the fields from which OpenCV derives how much memory to allocate are read. Formats without a reader here are not
+decoded at all, because their memory is not known in advance (OpenEXR, Radiance HDR, Sun raster).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 FORMATS = "JPEG, PNG, BMP, WebP, TIFF, GIF, PNM, JPEG 2000, AVIF"
 Size = tuple[int, int]  # width, height in px
 
-_BEGINNING = 1 << 16  # bytes within which the text headers of PNM end
+_BEGINNING = 1 << 16  # bytes; the text headers of PNM end before
 _BLANK = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(rb"P[1-6Ff]" + _BLANK + rb"(\d{1,10})" + _BLANK + rb"(\d{1,10})")
 _PAM = re.compile(rb"^(WIDTH|HEIGHT)\s+(\d{1,10})", re.M)
 # Markers of a frame (ITU-T T.81, table B.1): SOF0 to SOF15 without DHT, JPG and DAC.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_TIFF_SIDES = {256: 0, 257: 1, 322: 0, 323: 1}  # width, height, and those of a tile, which is decoded as a whole
+_TIFF_SIDES = {256: 0, 257: 1, 322: 0, 323: 1}  # width, height; those of a tile, which is decoded as a whole
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
@@ -45,9 +45,9 @@ def _jpeg(data: bytes) -> Size | None:
         if marker in _FRAMES:
             height, width = struct.unpack_from(">HH", data, place + 5)
             return width, height
-        if marker in (0xD9, 0xDA):  # end of the image, or pixels before any frame
+        if marker in (0xD9, 0xDA):  # end of image, or pixels before any frame
             return None
-        if marker == 0xFF:  # fills up
+        if marker == 0xFF:  # padding
             place += 1
         elif marker <= 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
             place += 2
@@ -92,7 +92,7 @@ def _tiff(data: bytes) -> Size | None:
 
 
 def _tiff_sides(data: bytes, order: str) -> Iterator[tuple[int, int]]:
-    """(0 for widths or 1 for heights, value) of the first image; in BigTIFF all fields have 64 bits instead of 32."""
+    """(0 for widths or 1 for heights, px) of the first image; in BigTIFF all fields have 64 bits instead of 32."""
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
     (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start) if start < len(data) else (0,)
@@ -116,17 +116,17 @@ def _pam(data: bytes) -> Size | None:
 
 
 def _jpeg2000(data: bytes) -> Size | None:
-    """By the SIZ marker at the beginning of the code stream (ITU-T T.800, A.5.1): the grid, offsets included."""
+    """From the SIZ marker at the beginning of the code stream (ITU-T T.800, A.5.1): the grid, offsets included."""
     return _largest(data, rb"\xff\x4f\xff\x51....")
 
 
 def _avif(data: bytes) -> Size | None:
-    """By the property ``ispe`` of the images in the file (ISO/IEC 23008-12, 6.5.3)."""
+    """From the property ``ispe`` of the images in the file (ISO/IEC 23008-12, 6.5.3)."""
     return _largest(data, rb"ispe\0\0\0\0")
 
 
 def _largest(data: bytes, before: bytes) -> Size | None:
-    """The largest size behind a pattern; a decoy elsewhere in the file cannot hide a larger one."""
+    """The largest size after a pattern, so that a false one elsewhere in the file cannot hide a larger one."""
     sizes = [struct.unpack_from(">II", data, match.end()) for match in re.finditer(before, data, re.S)]
     return max(sizes, key=lambda size: size[0] * size[1]) if sizes else None
 

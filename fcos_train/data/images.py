@@ -1,4 +1,4 @@
-"""Image files: the one reader of the product, with its limits, and which files of a split cannot be decoded."""
+"""The one reader of image files, with its limits, and the search for files of a split that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_json, read_regular
 
-# 178,956,970 px, 0.5 GB decoded: where Pillow refuses a decompression bomb too.
+# 178,956,970 px, 0.5 GB decoded; Pillow's limit too.
 MAX_PIXELS = 2 * (1024**3 // 4 // 3)
 MAX_BYTES = 1 << 30
 PIXELS_VARIABLE = "FCOS_MAX_IMAGE_PIXELS"
@@ -25,7 +25,7 @@ PIXELS_VARIABLE = "FCOS_MAX_IMAGE_PIXELS"
 class UnreadableImage(UserError):
     """An image that is absent, not a regular file, too large, or cannot be decoded; the message names it.
 
-    torch hands an exception of a worker on as `type(text of the whole traceback)`; only its end is for users.
+    torch raises an exception of a loader worker again as `type(text of the whole traceback)`; users see only its end.
     """
 
     def __init__(self, message: str) -> None:
@@ -33,6 +33,7 @@ class UnreadableImage(UserError):
 
     @classmethod
     def of(cls, path: str | Path, reason: str) -> UnreadableImage:
+        """The error for a file and a reason."""
         return cls(f"cannot read image {printable(path)}: {reason}")
 
 
@@ -40,7 +41,7 @@ def max_pixels() -> int:
     """The largest image that is decoded, in px (width x height).
 
     Raises:
-        UserError: the environment variable that sets it is no whole number above 0.
+        UserError: the environment variable for it is not a whole number above 0.
     """
     text = os.environ.get(PIXELS_VARIABLE)
     if text is None:
@@ -54,7 +55,7 @@ def image_bytes(path: str | Path) -> bytes:
     """The content of an image file whose size, by its header, is within the limits. Nothing is decoded.
 
     Raises:
-        UnreadableImage: absent, not a regular file, of a format that is not read, or too large.
+        UnreadableImage: absent, not a regular file, of an unsupported format, or too large.
     """
     try:
         data = read_regular(path, MAX_BYTES)
@@ -67,7 +68,7 @@ def image_bytes(path: str | Path) -> bytes:
 
 
 def require_limits(data: bytes, path: str | Path) -> None:
-    """Refuse the content of an image file that is of no known format or, by its header, too large to decode.
+    """Refuse the content of an image file of an unknown format or, by its header, too large to decode.
 
     Raises:
         UnreadableImage: the message names `path`.
@@ -78,13 +79,13 @@ def require_limits(data: bytes, path: str | Path) -> None:
     if size[0] * size[1] > (limit := max_pixels()):
         raise UnreadableImage.of(
             path,
-            f"its {size[0]} x {size[1]} pixels are more than the limit of {limit:,}. If it is no decompression bomb, "
-            f"raise the limit: {PIXELS_VARIABLE}={size[0] * size[1]}",
+            f"its {size[0]} x {size[1]} pixels are more than the limit of {limit:,}. If it is not a "
+            f"decompression bomb, raise the limit: {PIXELS_VARIABLE}={size[0] * size[1]}",
         )
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """An image file as uint8 [H, W, 3] in BGR order; EXIF rotation applied as in training, grey and alpha converted.
+    """An image file as u8 [H, W, 3] in BGR order, rotated by EXIF as in training, gray and alpha converted.
 
     Raises:
         UnreadableImage: see :func:`image_bytes`, or OpenCV cannot decode it.
@@ -108,7 +109,7 @@ def try_read_image(path: str | Path) -> np.ndarray | UnreadableImage:
 
 
 def read_size(path: Path | str) -> tuple[int, int] | None:
-    """(width, height) of an image file as it is decoded, or None if it cannot be."""
+    """(width, height) of a decoded image file in px, or None if it cannot be decoded."""
     try:
         image = read_image(path)
     except UnreadableImage:
@@ -118,7 +119,7 @@ def read_size(path: Path | str) -> tuple[int, int] | None:
 
 @dataclass
 class DecodeReport:
-    """Images of one split that cannot be decoded, and those of another size than their annotations state."""
+    """Images of one split that cannot be decoded or have another size than in the annotations."""
 
     name: str
     images: int
@@ -127,6 +128,7 @@ class DecodeReport:
     reasons: list[str] = field(default_factory=list)  # one for each of `unreadable`
 
     def lines(self, limit: int = 5) -> list[str]:
+        """The report for people, with up to `limit` examples of each kind."""
         lines = [
             f"{self.name}: {self.images} images decoded, {len(self.unreadable)} unreadable, "
             f"{len(self.missized)} of another size than annotated"
@@ -139,7 +141,7 @@ class DecodeReport:
 
 
 def decode_split(split: Split, workers: int = 4) -> DecodeReport:
-    """Open every image of a split. OpenCV releases the interpreter lock, so threads are enough."""
+    """Decode every image of a split, in threads: OpenCV releases the interpreter lock."""
     images = read_json(split.ann_file, "annotation file")["images"]
     report = DecodeReport(split.name, len(images))
     with ThreadPoolExecutor(workers) as pool:

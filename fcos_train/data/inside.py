@@ -1,7 +1,7 @@
-"""Which files of a data set exist, and that its paths lead to regular files inside its own folder.
+"""Finds out which files of a data set exist, and refuses paths that do not lead to regular files inside its folder.
 
-A data set may come from a stranger: a path such as `../../x.jpg`, an absolute one or a link would read files of this
-machine that are no part of it, and a device or a named pipe would be read for ever.
+A data set may come from an untrusted source. A path such as `../../x.jpg`, an absolute path or a link would read files
+of this machine that are not part of it, and reading a device or a named pipe may never end.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import special
 
 _LONGEST = 300  # characters of a path in a message
-_FLAGS = 4  # folders named in a message before they are replaced by one above all of them
+_FLAGS = 4  # folders in a message; if there are more, their common parent is named
 
 
 class Boundary:
     """The folders that a data set may be read from.
 
     Args:
-        root: the folder of the data set; it may be a link itself.
-        allowed: further folders, as given by `--allow-outside`.
+        root: the folder of the data set; it may itself be a link.
+        allowed: further folders, from `--allow-outside`.
 
     Raises:
-        UserError: one of `allowed` is no folder.
+        UserError: one of `allowed` is not a folder.
     """
 
     def __init__(self, root: str | Path, allowed: Sequence[str | Path] = ()) -> None:
@@ -41,13 +41,19 @@ class Boundary:
         self._real = tuple(os.path.realpath(folder) for folder in (root, *allowed))
 
     def holds(self, real: str) -> bool:
-        """Whether a path without links lies within."""
+        """Whether a path, with links resolved, is inside."""
         return any(real == folder or real.startswith(folder.rstrip(os.sep) + os.sep) for folder in self._real)
 
 
 @dataclass
 class Survey:
-    """Names of files that cannot be read: without a file, with where they lead, with what they are instead of a file."""
+    """Names of files that cannot be read.
+
+    Attributes:
+        absent: the file does not exist.
+        outside: name -> where it leads.
+        special: name -> what it is, if not a regular file.
+    """
 
     absent: set[str] = field(default_factory=set)
     outside: dict[str, str] = field(default_factory=dict)
@@ -55,10 +61,10 @@ class Survey:
 
 
 def survey(folder: str | Path, names: Iterable[str], boundary: Boundary) -> Survey:
-    """Look for files below `folder`; nothing is opened.
+    """Look for files below `folder` without opening them.
 
-    Each folder is resolved and listed once: one question to the file system per file takes minutes over a network.
-    Only links, and what a listing cannot tell the kind of, are asked for one by one.
+    Each folder is resolved and listed once, because a file system call per file takes minutes over a network. Only
+    links, and entries whose kind a listing does not tell, are examined one by one.
     """
     found = Survey()
     listed: dict[str, _Listing] = {}
@@ -85,7 +91,7 @@ def readable(folder: str | Path, names: Sequence[str]) -> list[str]:
 
 
 class _Listing:
-    """The entries of a folder by name: None for a regular file, the entry for anything else."""
+    """The entries of a folder by name: None for a regular file, otherwise the entry."""
 
     def __init__(self, place: str, boundary: Boundary) -> None:
         self.entries: dict[str, os.DirEntry[str] | None] = {}
@@ -110,7 +116,7 @@ def _look_at(name: str, entry: os.DirEntry[str], folders: dict[str, str], bounda
             return
     try:
         kind = special(os.stat(real).st_mode)
-    except OSError:  # a link to nothing, or in a circle
+    except OSError:  # a broken or circular link
         found.absent.add(name)
         return
     if kind is not None:
@@ -118,7 +124,7 @@ def _look_at(name: str, entry: os.DirEntry[str], folders: dict[str, str], bounda
 
 
 def _target(link: str, folders: dict[str, str]) -> str:
-    """Where a link leads in the end, as `os.path.realpath`, with each folder resolved once (kept in `folders`)."""
+    """Final target of a link, as from `os.path.realpath`, but with each folder resolved once (cached in `folders`)."""
     place, base = os.path.split(os.path.join(os.path.dirname(link), os.readlink(link)))
     if place not in folders:
         folders[place] = os.path.realpath(place)
@@ -127,16 +133,17 @@ def _target(link: str, folders: dict[str, str]) -> str:
 
 
 def require_inside(found: Sequence[tuple[str | Path, Survey, Boundary]]) -> None:
-    """Refuse paths that lead outside and files that are no regular files, all of them in one message.
+    """Refuse paths that lead outside and files that are not regular files, all in one message.
 
     Args:
-        found: what holds the paths (the annotation file), what was found of them, and the boundary they had to keep.
+        found: (file that lists the paths, their survey, their boundary), for each split.
 
     Raises:
-        UserError: there are any; it names some, where they lead, how many there are, and the flag that allows them.
+        UserError: there are any; the message names an example, their number and the flag that allows them.
     """
     faults = [
-        f"{printable(holder)}: {_count(part.special, 'path')} to something that is no regular file: {_first_kind(part)}"
+        f"{printable(holder)}: {_count(part.special, 'path')} to something that is not a regular file: "
+        f"{_first_kind(part)}"
         for holder, part, _ in found
         if part.special
     ]
@@ -153,7 +160,7 @@ def require_inside(found: Sequence[tuple[str | Path, Survey, Boundary]]) -> None
 
 
 def require_parts_inside(parts: Iterable[str | Path], boundary: Boundary) -> None:
-    """Refuse annotation files and image folders that are links to another place.
+    """Refuse annotation files and image folders that are links to a place outside.
 
     Raises:
         UserError: there are any; see :func:`require_inside`.
@@ -183,7 +190,7 @@ def _first_kind(part: Survey) -> str:
 
 def _short(path: str) -> str:
     shown = printable(path)
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} and so on"
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
 def _way_out(paths: Iterable[str]) -> str:

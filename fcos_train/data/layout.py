@@ -1,4 +1,4 @@
-"""Finds out by itself how a data folder is laid out, checks it, and hands out clean COCO annotations."""
+"""Recognises the layout of a data folder, checks the data set and returns clean COCO annotations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from fcos_train.data import voc
 from fcos_train.data.check import Source, examine
 from fcos_train.data.clean import Cleaned
-from fcos_train.data.coco_json import load_coco, write_json
+from fcos_train.data.coco_json import load_coco
 from fcos_train.data.inside import Boundary, require_parts_inside
 from fcos_train.data.spec import DataSpec, Split
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable
 
 # instances_train2017.json, instances_train.json, train.json, val_coco.json; not instances_minival2014.json
@@ -26,12 +27,12 @@ _LOOKED_FOR = """  COCO: annotations/instances_train2017.json and instances_val2
   COCO: train/_annotations.coco.json and valid/_annotations.coco.json beside the images
   VOC:  JPEGImages/, Annotations/ and ImageSets/Main/ with trainval.txt and test.txt,
         or train.txt and val.txt; also below VOCdevkit/VOC2007"""
-_SAMPLE = 50  # names tried to find the image folder
+_SAMPLE = 50  # file names to look for when choosing the image folder
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """An annotation file that was found: `word` is train, val, valid ... as written, `year` '2017' or ''."""
+    """An annotation file: `word` is its train, val, valid, ... as written, `year` is '2017' or ''."""
 
     path: Path
     word: str
@@ -40,6 +41,8 @@ class CocoFile:
 
 @dataclass(frozen=True)
 class CocoLayout:
+    """A folder with COCO annotations."""
+
     base: Path
     train: CocoFile
     val: CocoFile
@@ -48,6 +51,8 @@ class CocoLayout:
 
 @dataclass(frozen=True)
 class VocLayout:
+    """A folder in PASCAL VOC layout; `train` and `val` are lists of image names."""
+
     base: Path
     train: Path
     val: Path
@@ -63,15 +68,15 @@ def resolve(
     """Recognise, check and if necessary convert the data set in a folder.
 
     Args:
-        data_path: a folder in COCO or VOC layout, or one holding exactly one such folder.
-        cache_dir: where annotations go that had to be mended or converted (written atomically, so that
-            several processes may do this at once); annotations that are in order are used in place.
-        classes: class names to use, in this order; all by category id (VOC: by name) if None.
-        allow_outside: folders that the data set may be read from beside its own. Everything else that a path or a
-            link of the data set leads to is refused; the folder itself may be a link.
+        data_path: a folder in COCO or VOC layout, or one that contains exactly one such folder.
+        cache_dir: folder for corrected or converted annotations (written atomically, so that several processes may do
+            so at once); annotations without faults are used in place.
+        classes: class names to use, in this order; None: all, by category id (VOC: by name).
+        allow_outside: folders that the data set may be read from beside its own. All other targets of its paths and
+            links are refused; the folder itself may be a link.
 
     Raises:
-        UserError: the folder is absent, empty or of no known layout, it leads outside, or the check found nothing to
+        UserError: the folder is absent, empty or of an unknown layout, it leads outside, or the check found nothing to
             train on.
     """
     root = Path(data_path).expanduser()
@@ -97,16 +102,16 @@ def resolve(
 
 
 def _place(split: Split, cleaned: Cleaned, cache_dir: Path, converted: bool) -> Split:
-    """The split to train on: the user's file if it is in order, else a clean copy."""
+    """The split to train on: the user's file if it has no faults, otherwise a clean copy."""
     if not (converted or cleaned.changed):
         return split
-    path = write_json(cleaned.data, cache_dir / f"instances_{split.name}.json")
+    path = write_json(cache_dir / f"instances_{split.name}.json", cleaned.data)
     cleaned.report.ann_file = path
     return replace(split, ann_file=path)
 
 
 def _find(root: Path) -> tuple[CocoLayout | VocLayout, list[str]]:
-    """The layout of `root` or of the one folder below that has a layout, with a note in the second case."""
+    """The layout of `root`, or of the one folder below it that has a layout, with a note in this case."""
     if not root.exists():
         raise UserError(
             f"data path {root} does not exist (looked in {Path.cwd()})"
@@ -114,7 +119,7 @@ def _find(root: Path) -> tuple[CocoLayout | VocLayout, list[str]]:
             else f"data path {root} does not exist"
         )
     if not root.is_dir():
-        raise UserError(f"data path {root} is a file; give the folder that holds images and annotations")
+        raise UserError(f"data path {root} is a file; give the folder that contains images and annotations")
     if not any(root.iterdir()):
         raise UserError(f"data path {root} is an empty folder")
     found = _detect(root)
@@ -124,7 +129,9 @@ def _find(root: Path) -> tuple[CocoLayout | VocLayout, list[str]]:
     if len(below) == 1:
         return below[0], [f"data set found in {below[0].base}"]
     if below:
-        raise UserError(f"{root} holds several data sets; give one of them: " + ", ".join(str(b.base) for b in below))
+        raise UserError(
+            f"{root} contains several data sets; give one of them: " + ", ".join(str(b.base) for b in below)
+        )
     raise UserError(
         f"no data set recognised in {root}. Looked for\n{_LOOKED_FOR}\nand found {_contents(root)}" + _hint(root)
     )
@@ -156,7 +163,7 @@ def _detect_voc(base: Path) -> VocLayout | None:
 
 
 def _has_annotations(base: Path, list_file: Path) -> bool:
-    """PASCAL's newer test lists come without annotations, which makes them useless here."""
+    """Whether images of a list are annotated; those of PASCAL's newer test lists are not."""
     return any((base / "Annotations" / f"{name}.xml").is_file() for name in voc.read_ids(list_file)[:_SAMPLE])
 
 

@@ -1,4 +1,4 @@
-"""The image loader of the training pipeline: mmcv's, with limits and with an error that names the file."""
+"""The image loader of the training pipeline: mmcv's, with limits and an error that names the file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 
 from fcos_train.data.images import UnreadableImage, image_bytes, require_limits
 
-# Every worker is one process for one core; OpenCV's own threads on top of that slow each other down.
+# Every worker process has one core; further threads of OpenCV would slow each other down.
 cv2.setNumThreads(0)
 
 LIMITED = "fcos_train_images"
 
 
 class LimitedImages(LocalBackend):
-    """Image files that are regular files and, by their headers, small enough to decode.
+    """A file backend for images that are regular files and, by their headers, small enough to decode.
 
     Args:
-        remote: `backend_args` of the storage that holds them (Petrel, LMDB, HTTP); None for files on a disk.
+        remote: `backend_args` of their storage (Petrel, LMDB, HTTP); None for local files.
     """
 
     def __init__(self, remote: dict[str, Any] | None = None) -> None:
@@ -47,21 +47,29 @@ register_backend(LIMITED, LimitedImages)
 
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
-    """`LoadImageFromFile` whose failure is a UserError that names the file and the way out.
+    """mmcv's `LoadImageFromFile`, whose failure is a UserError that names the file and what to do.
 
-    Same options and results as mmcv's, which fails with an assertion or an OpenCV error, waits for ever for a named
-    pipe, and decodes images of any size.
+    Options and results are the same. mmcv's fails with an assertion or an OpenCV error, waits forever for a named pipe,
+    and decodes images of any size.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    file_client_args: dict | None
+    backend_args: dict | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if (self.file_client_args or {}).get("backend") == "disk":  # mmengine's old name of the local files
+        if (self.file_client_args or {}).get("backend") == "disk":  # mmengine's old name of local files
             self.file_client_args = None
         if self.file_client_args is None:
             remote = None if (self.backend_args or {}).get("backend", "local") == "local" else self.backend_args
             self.backend_args = {"backend": LIMITED, "remote": remote}
 
     def transform(self, results: dict) -> dict | None:
+        """Load ``results["img_path"]``.
+
+        Raises:
+            UnreadableImage: the file cannot be read; the message names it.
+        """
         path = results["img_path"]
         try:
             return super().transform(results)

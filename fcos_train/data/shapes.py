@@ -1,8 +1,8 @@
 """A generated detection data set: drawn shapes on textured backgrounds, in COCO layout.
 
-Small enough to make in seconds, learnable in minutes on a CPU, exactly reproducible: what the quickstart
-trains on and what tests and benchmarks use. Every image has its own random stream (seed, split, index), so it
-does not depend on how many others are made. Boxes enclose exactly the visible pixels (before JPEG).
+Made in seconds, learned in minutes on a CPU, and exactly reproducible; for the quickstart, tests and benchmarks. Every
+image has its own random stream (seed, split, index), so it does not depend on the number of images. Boxes enclose
+exactly the visible pixels (before JPEG compression).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fcos_train.data.coco_json import write_json
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.regular_files import read_json
 
 CLASSES = ("circle", "square", "triangle")
 MAX_OBJECTS = 6
-MAX_COVERED = 0.3  # share of a shape's pixels that later shapes may hide
+MAX_COVERED = 0.3  # share of a shape's pixels that later shapes may cover
 SIZES = (0.1, 0.5)  # side of a shape / shorter side of the image: 24 to 120 px at 320x240
-CONTRAST = 90  # least distance between a shape's colour and the background under it, of 442 possible
+CONTRAST = 90  # least distance between the colours of a shape and of the background under it; at most 442
 _MARK = "FCOS-Train generated shapes"
 _TRIES = 20
 
@@ -45,12 +45,18 @@ def make_shapes(
 ) -> Path:
     """Write train2017/, val2017/ and annotations/instances_{train,val}2017.json below `root`; returns `root`.
 
-    Args:
-        size: (width, height) of every image in px; shapes scale with the shorter side.
-        classes: any of 'circle', 'square', 'triangle', 'cross'; their order gives the category ids, from 1.
+    The annotations are written last, so an interrupted call leaves none.
 
-    The annotations come last: a set whose making was interrupted has none. Raises UserError for impossible
-    arguments, a folder that holds another data set, or one that cannot be written.
+    Args:
+        root: the folder.
+        train: number of training images.
+        val: number of validation images.
+        size: (width, height) of every image in px; shapes scale with the shorter side.
+        seed: of the random generators.
+        classes: any of 'circle', 'square', 'triangle', 'cross'; category ids follow their order, from 1.
+
+    Raises:
+        UserError: invalid arguments, or a folder that contains another data set or cannot be written.
     """
     root = Path(root).expanduser()
     unknown = [name for name in classes if name not in _DRAW]
@@ -68,12 +74,12 @@ def make_shapes(
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error.strerror or error}") from None
     for name, data in splits.items():
-        write_json(data, files[name])
+        write_json(files[name], data)
     return root
 
 
 def _clear(root: Path, files: dict[str, Path]) -> None:
-    """Remove an earlier generated set, nothing else; annotations first: no half may pass for a whole."""
+    """Remove an earlier generated set and nothing else; annotations first, so that no incomplete set has any."""
     for path in files.values():
         if path.is_file() and _MARK not in _description(path):
             raise UserError(f"{path} belongs to another data set; choose an empty folder")
@@ -93,7 +99,8 @@ def _description(path: Path) -> str:
 
 def _make_split(folder: Path, count: int, size: tuple[int, int], seed: tuple[int, int], classes: Sequence[str]) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id in range(1, count + 1):
         image, drawn = draw_image(np.random.default_rng((*seed, image_id)), size, classes)[:2]
         name = f"shapes_{image_id:06d}.jpg"
@@ -124,11 +131,11 @@ def _make_split(folder: Path, count: int, size: tuple[int, int], seed: tuple[int
 def draw_image(
     rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str] = CLASSES
 ) -> tuple[np.ndarray, list[Drawn], np.ndarray]:
-    """One image: BGR u8 [H, W, 3], its shapes, and the map i32 [H, W] of their pixels (0, or 1 + index)."""
+    """One image, BGR u8 [H, W, 3], its shapes, and the map i32 [H, W] of their pixels (0, or 1 + index)."""
     image = _background(rng, size)
     owner = np.zeros(image.shape[:2], np.int32)
     labels: list[int] = []
-    full: list[int] = []  # pixels of each shape before others covered it
+    full: list[int] = []  # pixels of each shape, before later ones cover it
     for _ in range(int(rng.integers(1, MAX_OBJECTS + 1))):
         label = int(rng.integers(len(classes)))
         mask = _place(rng, owner, full, classes[label])
@@ -142,7 +149,7 @@ def draw_image(
 
 
 def _place(rng: np.random.Generator, owner: np.ndarray, full: list[int], shape: str) -> np.ndarray | None:
-    """A mask bool [H, W] of a new shape that leaves all earlier ones visible enough; None if none fits."""
+    """A mask bool [H, W] of a new shape that covers no earlier one too much; None if none was found."""
     height, width = owner.shape
     for _ in range(_TRIES):
         side = min(owner.shape) * float(np.exp(rng.uniform(*np.log(SIZES))))
@@ -163,7 +170,7 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _paint(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
-    """Pixels [N, 3] of a colour far from the background's, with a little grain."""
+    """Pixels u8 [N, 3] of a colour that differs enough from `under` u8 [N, 3], with some noise."""
     mean = under.mean(axis=0)
     while np.linalg.norm((colour := rng.uniform(0, 255, 3)) - mean) < CONTRAST:
         pass
@@ -171,7 +178,7 @@ def _paint(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Noise, a gradient or stripes between two colours, with fine grain: BGR u8 [H, W, 3]."""
+    """Noise, a gradient or stripes between two colours, with fine noise: BGR u8 [H, W, 3]."""
     width, height = size
     kind = int(rng.integers(3))
     angle = rng.uniform(0, 2 * np.pi)
@@ -190,7 +197,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return np.clip(image + grain, 0, 255).astype(np.uint8)
 
 
-# Each sets its pixels of `mask` u8 [H, W] to 1; `radius` (px) is half the side of the square it fits in.
+# Each sets its pixels of `mask` u8 [H, W] to 1; `radius` (px) is half the side of the enclosing square.
 
 
 def _circle(mask: np.ndarray, cx: float, cy: float, radius: float, rng: np.random.Generator) -> None:
@@ -198,7 +205,7 @@ def _circle(mask: np.ndarray, cx: float, cy: float, radius: float, rng: np.rando
 
 
 def _square(mask: np.ndarray, cx: float, cy: float, radius: float, rng: np.random.Generator) -> None:
-    radius *= 0.9  # so that its area is nearer to the others'
+    radius *= 0.9  # so that its area is closer to those of the others
     cv2.rectangle(mask, (round(cx - radius), round(cy - radius)), (round(cx + radius), round(cy + radius)), 1, -1)
 
 

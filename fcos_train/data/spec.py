@@ -1,4 +1,4 @@
-"""What a data set is to the trainer, and what a check found in it: plain, picklable records."""
+"""Records of a data set and of the results of its check: plain and picklable."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mmcv_overrides.printable import printable
 
-MAX_LINES = 25  # a report longer than a screen is not read
+MAX_LINES = 25  # one screen
 _MAX_CLASSES = 10
 _EXAMPLES = 3
-_LONGEST = 300  # characters of an example: a box may be a list of any length
+_LONGEST = 300  # characters of an example; a box may be a list of any length
 
-# What can be wrong with a split, in the order of the report; the flag: mending it changes the annotations.
+# Possible faults of a split, in the order of the report; the flag: correcting it changes the annotations.
 FAULTS: Mapping[str, tuple[str, bool]] = {
     "missing_files": ("images have no file: left out", True),
     "missing_xml": ("listed images have no annotation file: left out", True),
@@ -42,7 +42,7 @@ FAULTS: Mapping[str, tuple[str, bool]] = {
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set: a COCO annotation file and the folder its file names are relative to."""
+    """One part of a data set: a COCO annotation file, and the folder that its file names are relative to."""
 
     name: str
     ann_file: Path
@@ -57,31 +57,36 @@ class FaultLog:
         self.examples: dict[str, list[str]] = {}
 
     def add(self, kind: str, example: str = "", count: int = 1) -> None:
+        """Count a fault of a kind in FAULTS."""
         self.counts[kind] += count
         kept = self.examples.setdefault(kind, [])
         if example and len(kept) < _EXAMPLES:
             kept.append(example[:_LONGEST])
 
     @property
-    def mended(self) -> bool:
-        """Whether the annotations that are used differ from those in the file."""
+    def corrected(self) -> bool:
+        """Whether the annotations to use differ from those in the file."""
         return any(count and FAULTS[kind][1] for kind, count in self.counts.items())
 
 
 @dataclass
 class SplitReport:
-    """What one split holds. `counts` has images, annotated, without_objects, boxes, crowd, images_in_file,
-    boxes_in_file and one entry for each kind in FAULTS (0 when it is sound)."""
+    """What one split contains.
+
+    `counts` has images, annotated, without_objects, boxes, crowd, images_in_file, boxes_in_file and an entry for each
+    kind in FAULTS.
+    """
 
     name: str
-    source: Path  # the user's own file: COCO json, or the list of a VOC split
-    ann_file: Path  # the COCO json to use: the source itself, or its cleaned copy
+    source: Path  # the user's file: COCO json, or the list of a VOC split
+    ann_file: Path  # the COCO json to use: the source, or its cleaned copy
     img_dir: Path
     counts: dict[str, int]
     boxes_per_class: dict[str, int]
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def summary(self) -> str:
+        """One line: images, boxes and file."""
         c = self.counts
         crowd = f", {c['crowd']} crowd or difficult" if c["crowd"] else ""
         total = "" if c["boxes"] + c["crowd"] == c["boxes_in_file"] else f" of {c['boxes_in_file']}"
@@ -91,6 +96,7 @@ class SplitReport:
         )
 
     def faults(self) -> list[str]:
+        """One line for each kind of fault."""
         """One line for each kind of fault, with its first examples, printable."""
         lines = []
         for kind, (text, _) in FAULTS.items():
@@ -112,6 +118,7 @@ class DataReport:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
+        """Counts by split."""
         return {name: split.counts for name, split in self.splits.items()}
 
     def _class_lines(self) -> list[str]:
@@ -126,7 +133,7 @@ class DataReport:
         return lines
 
     def lines(self) -> list[str]:
-        """The report for a person: at most MAX_LINES lines."""
+        """The report for people, at most MAX_LINES lines."""
         lines = [f"data: {self.layout} layout, {len(self.classes)} classes"]
         lines += [f"  {split.summary()}" for split in self.splits.values()]
         lines += [f"  boxes per class ({' / '.join(self.splits)}):"]
@@ -140,6 +147,7 @@ class DataReport:
         return [printable(line) for line in lines]
 
     def to_dict(self) -> dict:
+        """The report as plain values for JSON."""
         splits = {
             name: {
                 "source": str(s.source),
@@ -161,7 +169,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set ready for training: its annotation files are clean COCO json listing `classes` in order."""
+    """A data set ready for training: clean COCO annotation files that list `classes` in order."""
 
     layout: str
     classes: tuple[str, ...]

@@ -1,14 +1,14 @@
 """PASCAL VOC annotations (one XML file per image) as COCO dicts.
 
 Coordinates. PASCAL's own annotations count pixels from 1 and include the last one, so a box is
-(x, y, w, h) = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1). Files in VOC form from drawing tools
-(LabelImg and its kin) hold the edges of the rectangle, counted from 0. Both look alike, as LabelImg never
-writes a 0. What tells them apart is `<source><database>`: PASCAL's own says "The VOC2007 Database" and the
-like. A coordinate below 1 anywhere rules PASCAL's counting out.
+(x, y, w, h) = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1). VOC files from annotation tools such as LabelImg
+have the edges of the rectangle, counted from 0. Both look alike, because LabelImg never writes a 0. They differ in
+`<source><database>`, which is "The VOC2007 Database" or similar in PASCAL's own. A coordinate below 1 anywhere rules
+out PASCAL's counting.
 
-Difficult objects become `iscrowd: 1`: COCO evaluation then neither rewards nor punishes a detection of them,
-as VOC's does, and mmdet does not train on them. (Without `ignore: 1`: mmdet would forget such boxes at once,
-so that anchor heads could not leave the anchors on them out.)
+Difficult objects become `iscrowd: 1`: as in VOC's evaluation, detections of them then count neither as true nor as
+false positives, and mmdet does not train on them. (`ignore: 1` is not set: mmdet would drop such boxes, and anchor
+heads could not ignore the anchors on them.)
 """
 
 from __future__ import annotations
@@ -31,22 +31,26 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass
 class VocObject:
+    """An object of an XML file."""
+
     name: str
-    corners: tuple[float, float, float, float] | None  # as written; None if they are no numbers
+    corners: tuple[float, float, float, float] | None  # as written; None if they are not numbers
     difficult: bool
 
 
 @dataclass
 class VocImage:
+    """An XML file."""
+
     file_name: str
-    width: int | None  # None or 0 if not stated: read from the file later
+    width: int | None  # None or 0 if missing: then read from the image later
     height: int | None
     pascal: bool  # the file says that it comes from a PASCAL challenge
     objects: list[VocObject] = field(default_factory=list)
 
 
 def read_ids(list_file: Path) -> list[str]:
-    """Image names of a split; per-class lists have a second column, which is left out."""
+    """Image names of a split, without the second column that per-class lists have."""
     lines = read_text(list_file, "list of images").splitlines()
     return [line.split()[0] for line in lines if line.strip()]
 
@@ -56,8 +60,8 @@ def load(base: Path, lists: Sequence[tuple[str, Path]], boundary: Boundary) -> t
 
     Args:
         base: the folder with JPEGImages/ and Annotations/.
-        lists: (split name, list file) pairs; the splits share one way of counting and one set of ids.
-        boundary: what may be read; the images are left to the check.
+        lists: (split name, list file) pairs; the splits share the way of counting and the ids.
+        boundary: what may be read; images are checked later.
 
     Returns:
         A Source per split (categories: the sorted names, from id 1) and a note on how coordinates were read.
@@ -90,7 +94,7 @@ def _require_annotations_inside(base: Path, lists: Iterable[Path], boundary: Bou
 
 
 def _files_by_stem(folder: Path) -> dict[str, str]:
-    """File name by stem: the `<filename>` in an XML file is often out of date, the file's own name is not."""
+    """Names of image files by stem: `<filename>` in an XML file is often out of date."""
     return {os.path.splitext(name)[0]: name for name in sorted(os.listdir(folder))}
 
 
@@ -104,7 +108,7 @@ def _read_split(base: Path, list_file: Path, files: dict[str, str]) -> tuple[lis
             log.add("missing_xml", path.name)
             continue
         except (ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
-            # LookupError, ValueError: an encoding that Python does not know, or that does not fit
+            # LookupError, ValueError: an encoding that is unknown or does not match
             log.add("unreadable_xml", f"{path.name}: {getattr(error, 'strerror', None) or error}")
             continue
         image.file_name = files.get(name) or image.file_name or f"{name}.jpg"
@@ -149,7 +153,7 @@ def _corners(element: ET.Element | None) -> tuple[float, float, float, float] | 
 
 
 def _origin(images: Iterable[VocImage]) -> int:
-    """1 if the coordinates are PASCAL's pixels counted from 1, 0 if they are edges counted from 0."""
+    """1 if the coordinates are PASCAL's pixels, counted from 1; 0 if they are edges, counted from 0."""
     pascal = False
     for image in images:
         pascal = pascal or image.pascal
@@ -161,7 +165,8 @@ def _origin(images: Iterable[VocImage]) -> int:
 
 def _to_coco(images: list[VocImage], ids: dict[str, int], origin: int, log: FaultLog) -> dict:
     """A COCO dict; boxes are (x, y, w, h) in px from the top left edge of the image."""
-    coco_images, annotations = [], []
+    coco_images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, image in enumerate(images, start=1):
         coco_images.append({"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height})
         for obj in image.objects:

@@ -26,8 +26,8 @@ from fcos_train.models import describe_norms, use_level_norms
 from fcos_train.start import start
 from mmcv_overrides import checkpoint as checkpoints
 from mmcv_overrides import device, run_folder
-from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable_lines
 
 

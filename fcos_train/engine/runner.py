@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import secrets
 import sys
@@ -82,7 +81,7 @@ class DetectionRunner(Runner):
         self.logger.info(
             f"python {platform.python_version()}, torch {torch.__version__}, {device.current().name}, "
             f"{self.world_size} process{'es' if self.world_size > 1 else ''}, "
-            f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, seed {self.seed}"
+            f"{device.cores()} cores, {torch.get_num_threads()} threads, seed {self.seed}"
         )
         rows = mmcv_overrides.table()
         self.logger.info(f"{rows[0]}; {len(rows) - 1} overrides of the mm runtime (table in the log file)")

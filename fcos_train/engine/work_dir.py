@@ -17,8 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmcv_overrides import run_folder
-from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.parallel import on_master
 
 CHECKPOINTS = ("epoch_*.pth", "iter_*.pth", "best_*.pth", "latest.pth", "last_checkpoint")
 # What else a run leaves in its folder, relative to it; "eval" holds evaluations of its checkpoints.

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmdet.registry import METRICS
@@ -24,47 +25,51 @@ from fcos_train.evaluation.coco_scores import (
     evaluate_boxes,
     load_annotations,
 )
-from fcos_train.evaluation.tables import class_table, write_json, write_metrics
+from fcos_train.evaluation.tables import class_table, write_metrics
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 
 __all__ = ["FastCocoMetric", "write_metrics"]
 
-# Arguments of mmdet's CocoMetric that have no meaning for boxes alone, with the value that asks for nothing.
+# Arguments of mmdet's CocoMetric that are not supported, with their neutral value.
 UNSUPPORTED = {"metric_items": None, "file_client_args": None, "sort_categories": False, "use_mp_eval": False}
 
 
 @METRICS.register_module()
 class FastCocoMetric(BaseMetric):
-    """COCO average precision and recall of boxes; a config with ``CocoMetric`` can be switched to it.
+    """COCO average precision and recall of boxes; replaces ``CocoMetric`` in a config.
 
-    The numbers are those of pycocotools to 1e-6, counted by faster-coco-eval (C++) where it is installed.
+    The numbers equal those of pycocotools to 1e-6; they are computed by faster-coco-eval (C++) if it is installed.
     Results, in this order: ``bbox_mAP``, ``_mAP_50``, ``_mAP_75``, ``_mAP_s``, ``_mAP_m``, ``_mAP_l``, and the average
     recalls ``bbox_AR_1``, ``_AR_10``, ``_AR_100`` (named after ``proposal_nums``), ``_AR_s``, ``_AR_m``, ``_AR_l``.
-    **-1 means undefined**: the annotations have no box of that size (pycocotools and mmdet say -1 too). Without a
-    single detection all twelve are 0.
+    **-1 means undefined**: the annotations have no box of that size (-1 in pycocotools and mmdet too). Without any
+    detection all twelve are 0.
 
-    The per-class table is logged; metrics, classes and timing go to ``<outfile_prefix>.metrics.json``, the detections
-    in COCO result format to ``<outfile_prefix>.bbox.json``. All images of ``ann_file`` count, delivered or not.
+    The per-class table is logged. Metrics, classes and timing are written to ``<outfile_prefix>.metrics.json``, the
+    detections in COCO result format to ``<outfile_prefix>.bbox.json``. All images of ``ann_file`` count, even if the
+    data set does not contain them.
 
     Args:
         ann_file: COCO annotation file (required).
         metric: ``bbox``, or a list of it.
         classwise: log the per-class table.
         proposal_nums: three ascending detection limits per image and category; AP uses the largest.
-        iou_thrs: a threshold or several; default 0.50:0.05:0.95. ``mAP_50`` is -1 when 0.5 is not among them.
-        format_only: write the detections and skip the counting.
-        outfile_prefix: where the two JSON files go; default ``<work_dir>/detections``.
-        work_dir: see ``outfile_prefix``; default the folder of the run's log file. Without one nothing is written.
-        backend_args, collect_device, collect_dir: as mmengine and mmdet define them.
-        prefix: prepended to the result names with a slash; none by default, so that log lines read ``bbox_mAP: ``.
+        iou_thrs: one or more IoU thresholds; default 0.50:0.05:0.95. ``mAP_50`` is -1 if 0.5 is not among them.
+        format_only: write the detections, but compute no metrics.
+        outfile_prefix: path prefix of the two JSON files; default ``<work_dir>/detections``.
+        work_dir: see ``outfile_prefix``; default the folder of the run's log file. Without it nothing is written.
+        backend_args: storage of ``ann_file``, as in mmengine.
+        collect_device: as in mmengine's BaseMetric.
+        collect_dir: as in mmengine's BaseMetric.
+        prefix: prepended to the result names with a slash; none by default, so that log lines contain ``bbox_mAP: ``.
 
     Attributes:
-        per_class: after an evaluation, ``{class: {boxes, AP, AP_50, AP_75, AP_s, AP_m, AP_l}}``; nan where the
-            annotations have no such box.
+        per_class: after an evaluation ``{class: {boxes, AP, AP_50, AP_75, AP_s, AP_m, AP_l}}``; nan if the annotations
+            have no such box.
 
     Raises:
-        UserError: an argument of mmdet's ``CocoMetric`` that boxes alone cannot serve; an unreadable annotation file;
-            classes that the annotations lack.
+        UserError: an unsupported argument of mmdet's ``CocoMetric``, an unreadable annotation file, or classes that the
+            annotations lack.
     """
 
     default_prefix = None
@@ -83,9 +88,9 @@ class FastCocoMetric(BaseMetric):
         collect_device: str = "cpu",
         collect_dir: str | None = None,
         prefix: str | None = None,
-        **unsupported,
+        **unsupported: Any,
     ) -> None:
-        # mmengine warns about an absent prefix; here it is absent on purpose.
+        # mmengine warns about a missing prefix, which is intended here.
         super().__init__(collect_device=collect_device, prefix=prefix or "none", collect_dir=collect_dir)
         self.prefix = prefix
         _refuse_unsupported(metric, unsupported)
@@ -94,7 +99,7 @@ class FastCocoMetric(BaseMetric):
         self.proposal_nums = tuple(proposal_nums)
         if len(self.proposal_nums) != 3 or list(self.proposal_nums) != sorted(self.proposal_nums):
             raise UserError(f"proposal_nums must be three ascending numbers, not {proposal_nums}")
-        self.iou_thrs = np.atleast_1d(COCO_IOU_THRS if iou_thrs is None else iou_thrs)
+        self.iou_thrs: list[float] = np.atleast_1d(COCO_IOU_THRS if iou_thrs is None else iou_thrs).tolist()
         self.ann_file, self.classwise, self.format_only = str(ann_file), classwise, format_only
         if outfile_prefix is None and work_dir is not None:
             outfile_prefix = str(Path(work_dir) / "detections")
@@ -105,8 +110,9 @@ class FastCocoMetric(BaseMetric):
         with get_local_path(self.ann_file, backend_args=backend_args) as path:
             self._truth = load_annotations(path)
 
-    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
-        """Keep what one batch found, as arrays: boxes [N, 4] xyxy in pixels of the original image, scores, labels."""
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the detections of a batch as arrays: boxes [N, 4], x1 y1 x2 y2 in px of the original image, scores [N],
+        labels [N]."""
         for sample in data_samples:
             found = sample["pred_instances"]
             boxes, scores = (found[key].detach().float().cpu().numpy() for key in ("bboxes", "scores"))
@@ -122,7 +128,7 @@ class FastCocoMetric(BaseMetric):
             )
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Count, log and write; the dictionary described at the class."""
+        """Compute the metrics, log and write them; the result is described at the class."""
         start = time.perf_counter()
         log = MMLogger.get_current_instance()
         self.outfile_prefix = self.outfile_prefix or _beside_log(log)
@@ -138,21 +144,23 @@ class FastCocoMetric(BaseMetric):
         seconds = time.perf_counter() - start
         log.info(f"evaluated {len(detections)} detections in {len(results)} images in {seconds:.2f} s ({library})")
         if self.classwise:
-            # A record per row: loggers that keep walls of text off the terminal must not hide this table.
+            # One record per row: the logger hides long records from the terminal.
             for row in class_table([{"name": k, **v} for k, v in self.per_class.items()]).splitlines():
                 log.info(row)
         if self.outfile_prefix:
             self._write_summary(metrics, len(results), len(detections), seconds, library)
         return metrics
 
-    def _count(self, log, classes, cat_ids, detections) -> tuple[dict[str, float], str]:
+    def _count(
+        self, log: logging.Logger, classes: list[str], cat_ids: list[int], detections: list[dict]
+    ) -> tuple[dict[str, float], str]:
         if detections:
             scores = evaluate_boxes(self._truth, detections, cat_ids, self.proposal_nums, self.iou_thrs)
             self.per_class = self._by_class(classes, cat_ids, scores)
             return self._twelve(scores), scores.evaluator
         log.warning(
-            "the model found nothing in any image, so every score is 0. Early in training this is usual; "
-            "later, look at the learning rate and the score threshold (model.test_cfg.score_thr)."
+            "the model detected nothing in any image, so every score is 0. This is normal early in training; "
+            "later, check the learning rate and the score threshold (model.test_cfg.score_thr)."
         )
         self.per_class = self._by_class(classes, cat_ids, None)
         return dict.fromkeys(metric_names(self.proposal_nums), 0.0), "nothing to count"
@@ -163,15 +171,15 @@ class FastCocoMetric(BaseMetric):
         values += [scores.ar(limit) for limit in range(3)] + [scores.ar(area=size) for size in sizes]
         return dict(zip(metric_names(self.proposal_nums), values, strict=True))
 
-    def _by_class(self, classes, cat_ids, scores: Scores | None) -> dict[str, dict[str, float]]:
-        """Per-class scores; without detections 0, or nan where the class has no box to find."""
+    def _by_class(self, classes: list[str], cat_ids: list[int], scores: Scores | None) -> dict[str, dict[str, float]]:
+        """Per-class scores; without detections 0, or nan for a class without boxes."""
         counts = dict.fromkeys(cat_ids, 0)
         for ann in self._truth["annotations"]:
             if not ann["iscrowd"] and ann["category_id"] in counts:
                 counts[ann["category_id"]] += 1
         table = {}
         for index, (name, cat_id) in enumerate(zip(classes, cat_ids, strict=True)):
-            ask = {"AP": {}, "AP_50": {"iou": 0.5}, "AP_75": {"iou": 0.75}}
+            ask: dict[str, dict[str, Any]] = {"AP": {}, "AP_50": {"iou": 0.5}, "AP_75": {"iou": 0.75}}
             ask |= {f"AP_{size}": {"area": area} for size, area in (("s", SMALL), ("m", MEDIUM), ("l", LARGE))}
             nothing = 0.0 if counts[cat_id] else -1.0
             values = {k: nothing if scores is None else scores.ap(category=index, **how) for k, how in ask.items()}
@@ -179,7 +187,7 @@ class FastCocoMetric(BaseMetric):
         return table
 
     def _to_coco(self, results: list[dict], cat_ids: list[int]) -> list[dict]:
-        """COCO results: x, y, width, height in pixels."""
+        """COCO results, with boxes as x, y, width, height in px."""
         detections = []
         for result in {result["img_id"]: result for result in reversed(results)}.values():
             boxes = result["boxes"].astype(np.float64)
@@ -190,21 +198,21 @@ class FastCocoMetric(BaseMetric):
                 if label >= len(cat_ids):
                     raise UserError(
                         f"the model predicts class {label}, but the data set has {len(cat_ids)} classes: "
-                        "num_classes of the head does not fit this data"
+                        "num_classes of the head does not match this data set"
                     )
                 detections.append(
                     {"image_id": result["img_id"], "category_id": cat_ids[label], "bbox": box, "score": score}
                 )
         return detections
 
-    def _warn(self, log, results: list[dict], cat_ids: list[int]) -> None:
-        """What makes a score misleading; none of it stops the evaluation but a foreign image."""
+    def _warn(self, log: logging.Logger, results: list[dict], cat_ids: list[int]) -> None:
+        """Warn of what makes a score misleading; raise if images are not in the annotations."""
         seen, known = [result["img_id"] for result in results], {image["id"] for image in self._truth["images"]}
         foreign = sorted(set(seen) - known)
         if foreign:
             raise UserError(
-                f"the data set delivers images that {self.ann_file} does not list (ids {foreign[:5]} ...): "
-                "val_dataloader and val_evaluator must name the same annotation file"
+                f"the data set contains images that {self.ann_file} does not list (ids {foreign[:5]} ...): "
+                "val_dataloader and val_evaluator must use the same annotation file"
             )
         if len(set(seen)) < len(known):
             log.warning(
@@ -212,19 +220,21 @@ class FastCocoMetric(BaseMetric):
                 "their boxes count as missed"
             )
         if len(seen) > len(set(seen)):
-            log.warning(f"{len(seen) - len(set(seen))} images came twice; the first result of each counts")
+            log.warning(f"{len(seen) - len(set(seen))} images were evaluated twice; the first result of each counts")
         dropped = sum(result["dropped"] for result in results)
         if dropped:
             log.warning(f"{dropped} detections were not finite (nan or inf) and were dropped")
         in_file = [category["id"] for category in self._truth["categories"] if category["id"] in set(cat_ids)]
         if in_file != cat_ids:
             log.warning(
-                f"the categories of {self.ann_file} stand in another order than the model's classes. Detections are "
+                f"the categories of {self.ann_file} are in another order than the model's classes. Detections are "
                 "matched by class name; mmdet's CocoDataset numbers labels in file order, so make sure that the "
-                "training annotations stand in the order of the classes."
+                "training annotations are in the order of the classes."
             )
 
-    def _write_summary(self, metrics, images: int, detections: int, seconds: float, library: str) -> None:
+    def _write_summary(
+        self, metrics: dict[str, float], images: int, detections: int, seconds: float, library: str
+    ) -> None:
         summary = {
             "metrics": metrics,
             "per_class": self.per_class,
@@ -238,7 +248,7 @@ class FastCocoMetric(BaseMetric):
 
 
 def _beside_log(log: logging.Logger) -> str | None:
-    """mmengine does not tell a metric the work directory; the run's log file lies there."""
+    """A prefix in the folder of the run's log file, because mmengine does not pass the work folder to a metric."""
     files = [handler.baseFilename for handler in log.handlers if isinstance(handler, logging.FileHandler)]
     return str(Path(files[0]).parent / "detections") if files else None
 
@@ -259,12 +269,12 @@ def metric_names(proposal_nums: Sequence[int]) -> list[str]:
     return [f"bbox_{key}" for key in ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", *recalls]]
 
 
-def _refuse_unsupported(metric, unsupported: dict) -> None:
+def _refuse_unsupported(metric: str | Sequence[str], unsupported: dict) -> None:
     kinds = [metric] if isinstance(metric, str) else list(metric)
     if kinds != ["bbox"]:
-        raise UserError(f"FastCocoMetric evaluates boxes (metric='bbox'), not {kinds}; use type='CocoMetric' for those")
+        raise UserError(f"FastCocoMetric evaluates boxes (metric='bbox'), not {kinds}; use type='CocoMetric' for these")
     for name, value in unsupported.items():
         if name not in UNSUPPORTED:
             raise UserError(f"FastCocoMetric has no argument '{name}'")
         if value != UNSUPPORTED[name]:
-            raise UserError(f"FastCocoMetric does not support {name}={value!r}; drop it or use type='CocoMetric'")
+            raise UserError(f"FastCocoMetric does not support {name}={value!r}; remove it or use type='CocoMetric'")

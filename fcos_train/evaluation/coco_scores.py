@@ -1,4 +1,4 @@
-"""COCO average precision and recall of boxes, on arrays (no mmengine, no files but the annotations).
+"""COCO average precision and recall of boxes, computed on arrays, without mmengine.
 
 Shapes of the evaluator's tables: T IoU thresholds, R = 101 recall points, K categories, A = 4 area ranges
 (all, small, medium, large), M detection limits.
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Scores:
         recall: [T, K, A, M]; -1 likewise.
         iou_thrs: [T].
         max_dets: the M detection limits, ascending.
-        evaluator: name and version of the library that counted.
+        evaluator: name and version of the library that computed them.
     """
 
     precision: np.ndarray
@@ -43,12 +44,12 @@ class Scores:
     evaluator: str
 
     def ap(self, iou: float | None = None, area: int = ALL, category: int | None = None) -> float:
-        """Average precision at the largest detection limit; -1 when there is no ground truth to find.
+        """Average precision at the largest detection limit; -1 if there is no ground truth.
 
         Args:
-            iou: one threshold; None averages over all. A threshold that was not evaluated gives -1.
+            iou: one threshold; None: the mean of all. The result for a threshold that was not evaluated is -1.
             area: index of the area range.
-            category: index of one class; None averages over all classes.
+            category: index of one class; None: the mean of all classes.
         """
         table = self.precision[:, :, :, area, -1]
         return _mean(_pick(table, self.iou_thrs, iou, category, category_axis=2))
@@ -59,7 +60,9 @@ class Scores:
         return _mean(_pick(table, self.iou_thrs, None, category, category_axis=1))
 
 
-def _pick(table, iou_thrs, iou, category, category_axis):
+def _pick(
+    table: np.ndarray, iou_thrs: np.ndarray, iou: float | None, category: int | None, category_axis: int
+) -> np.ndarray:
     if iou is not None:
         table = table[np.isclose(iou_thrs, iou)]
     if category is not None:
@@ -73,14 +76,14 @@ def _mean(table: np.ndarray) -> float:
 
 
 def load_annotations(path: str | Path) -> dict:
-    """Read a COCO annotation file and make it fit for counting.
+    """Read a COCO annotation file and prepare it for evaluation.
 
-    Annotation ids are renumbered from 1 (an id of 0 means "unmatched" inside every COCO evaluator, so that box
-    would count as missed even when found); missing ``iscrowd`` is 0 and missing ``area`` is the area of the box.
+    Annotation ids are renumbered from 1: COCO evaluators use id 0 for "unmatched", so that box would count as missed
+    even if it was found. Missing ``iscrowd`` is 0 and missing ``area`` is the area of the box.
 
     Raises:
-        UserError: the file is absent, is not JSON, or is not COCO detection annotations: boxes, areas and ids must be
-            finite numbers, class names text without control characters.
+        UserError: the file is absent, not JSON, or not a COCO detection file: boxes, areas and ids must be finite
+            numbers, class names text without control characters.
     """
     path = Path(path)
     data = read_json(path, "annotation file")
@@ -96,10 +99,10 @@ def load_annotations(path: str | Path) -> dict:
 
 
 def _entries(entries: list, read: Callable[[dict, int], dict], where: str) -> list[dict]:
-    """What ``read`` takes from each entry, given with its number from 1.
+    """The result of ``read`` for each entry and its number, from 1.
 
     Raises:
-        UserError: an entry lacks a key or has a value of another kind; its place in the list is named, from 0.
+        UserError: an entry lacks a key or has a value of another type; the message has its index, from 0.
     """
     found: list[dict] = []
     try:
@@ -147,7 +150,7 @@ def category_ids(categories: Sequence[dict], classes: Sequence[str], where: str)
     """Ids of the file's categories in the order of the model's classes, found by name.
 
     Raises:
-        UserError: a class is not in the file, or the file names a category twice; both lists are shown.
+        UserError: a class is not in the file, or the file has a category twice; the message shows both lists.
     """
     names = [category["name"] for category in categories]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -174,15 +177,16 @@ def evaluate_boxes(
     iou_thrs: Sequence[float] = COCO_IOU_THRS,
     library: str | None = None,
 ) -> Scores:
-    """Match detections to ground truth and fill the precision and recall tables.
+    """Match detections to ground truth and compute the precision and recall tables.
 
     Args:
         dataset: from :func:`load_annotations`; every image in it counts.
-        detections: COCO results, one dict per box: image_id, category_id, bbox (x, y, w, h; pixels), score.
-        cat_ids: categories to count, in the order wanted in the tables.
+        detections: COCO results, one dict per box: image_id, category_id, bbox (x, y, w, h in px), score.
+        cat_ids: categories to evaluate, in the order of the tables.
         max_dets: detection limits per image and category, ascending.
         iou_thrs: IoU thresholds.
-        library: ``faster_coco_eval`` or ``pycocotools``; None takes the first that imports (the same numbers).
+        library: ``faster_coco_eval`` or ``pycocotools``, which give the same numbers; None: the first that is
+            installed.
     """
     coco_class, eval_class, name = _library(library)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
@@ -196,14 +200,14 @@ def evaluate_boxes(
         counter.params.iouThrs = np.asarray(iou_thrs, dtype=np.float64)
         counter.evaluate()
         counter.accumulate()
-    # The evaluator sorts the ids; put the categories back into the order of the classes.
+    # The evaluator sorts the ids; restore the order of the classes.
     order = np.searchsorted(np.sort(cat_ids), cat_ids)
     precision, recall = np.asarray(counter.eval["precision"]), np.asarray(counter.eval["recall"])
     return Scores(precision[:, :, order], recall[:, order], np.asarray(iou_thrs), tuple(sorted(max_dets)), name)
 
 
-def _library(wanted: str | None):
-    """(COCO, COCOeval, "name version"): faster-coco-eval, or pycocotools where it has no wheel."""
+def _library(wanted: str | None) -> tuple[Any, Any, str]:
+    """(COCO, COCOeval, "name version") of faster-coco-eval, or of pycocotools if it is not installed."""
     if wanted in (None, "faster_coco_eval"):
         try:
             import faster_coco_eval

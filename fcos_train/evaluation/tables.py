@@ -1,22 +1,13 @@
-"""What an evaluation leaves behind: JSON files and one table."""
+"""Output of an evaluation: JSON files and a table."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mmcv_overrides.files import write_whole
-
-
-def write_json(path: str | Path, data) -> Path:
-    """Write JSON so that the file is either the old one or the whole new one.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full.
-    """
-    return write_whole(path, json.dumps(data))
+from mmcv_overrides.files import write_json
 
 
 def write_metrics(path: str | Path, metrics: dict) -> Path:
@@ -28,22 +19,22 @@ def write_metrics(path: str | Path, metrics: dict) -> Path:
     return write_json(path, _finite(metrics))
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    if hasattr(value, "item"):  # numpy and torch scalars
+    if hasattr(value, "item"):  # NumPy and torch scalars
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def class_table(rows: Sequence[dict], columns: int = 0) -> str:
-    """One line per class, or several classes per line when there are many.
+    """One line per class, or several classes per line if there are many.
 
     Args:
         rows: dicts with ``name``, ``boxes``, ``AP``, ``AP_50``, ``AP_75``; nan prints as ``-``.
-        columns: blocks side by side; 0 chooses (about 30 lines at most, three blocks at most).
+        columns: blocks side by side; 0: as many as needed for 30 lines, at most three.
     """
     columns = columns or min(3, math.ceil(len(rows) / 30) or 1)
     width = max([len("class"), *(min(len(row["name"]), 24) for row in rows)])

@@ -207,7 +207,7 @@ def _scope(config: Config, where: str, vetted: bool) -> None:
 
     scope = config.get("default_scope") or "mmdet"
     if not vetted and scope not in PACKAGES:
-        raise UserError(f"{where}: the configuration in it asks for parts of '{scope}'. {embedded_config.WAY_OUT}")
+        raise embedded_config.WAY_OUT.error(f"{where}: the configuration in it asks for parts of '{scope}'")
     if DefaultScope.get_current_instance() is None or DefaultScope.get_current_instance().scope_name != scope:
         DefaultScope.get_instance(f"detector-{scope}", scope_name=scope)
 

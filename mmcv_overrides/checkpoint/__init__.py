@@ -1,9 +1,9 @@
 """Checkpoints: atomic writing, reading that executes nothing, exact resume, weights matched by name and class.
 
-Where to look: ``writing`` (save), ``reading``, ``limits``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may
-hold), ``embedded_config`` (the configuration in a checkpoint), ``newest`` and ``resume`` (going on), ``weights`` and
-``class_rows`` (into a model), ``hook`` and ``ranks`` (during training), ``rng`` (random states), ``loaders``
-(replacements of mmengine's functions).
+Modules: ``writing`` (save), ``reading``, ``limits``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may
+hold), ``embedded_config`` (the configuration in a checkpoint), ``newest``, ``resume`` and ``schedule`` (resume),
+``weights``, ``class_rows`` and ``adelaidet`` (weights into a model), ``hook`` (during training), ``rng`` (random
+states), ``mmengine_functions`` (replacements of mmengine's functions).
 """
 
 from mmcv_overrides.checkpoint.embedded_config import fromstring
@@ -44,13 +44,13 @@ __all__ = [
     "trusted",
 ]
 
-_ATOMIC = "upstream writes in place: a crash or a full disk costs the old file too"
+_ATOMIC = "upstream writes in place: a crash or a full disk destroys the old file too"
 _CLEAR = "one clear message for a missing, empty or truncated file"
 OVERRIDES = [
     Override(
         "HOOKS:CheckpointHook",
         SafeCheckpointHook,
-        "deletes the old before the new is written; random states are not resumed",
+        "upstream deletes the old file before it writes the new one, and does not resume random states",
     ),
     Override("mmengine.runner.runner:save_checkpoint", save_checkpoint, _ATOMIC),
     Override("mmengine.runner.checkpoint:save_checkpoint", save_checkpoint, _ATOMIC),
@@ -63,7 +63,7 @@ OVERRIDES = [
     Override(
         "mmengine.config.config:Config.fromstring",
         staticmethod(fromstring),
-        "upstream executes the configuration text of a checkpoint that is resumed or tried",
+        "upstream executes the configuration text of a checkpoint that is resumed or used for inference",
     ),
     Override(
         "mmengine.runner.runner:Runner.resume",
@@ -75,16 +75,16 @@ OVERRIDES = [
     Override(
         "mmengine.runner.checkpoint:load_url",
         load_url,
-        "torch < 2.6 unpickles downloads; errors without a way out",
+        "torch < 2.6 unpickles downloads; its errors say nothing about offline machines",
     ),
     Override(
         "mmengine.runner.runner:find_latest_checkpoint",
         find_latest_checkpoint,
-        "upstream resumes a truncated file and fails",
+        "upstream takes a truncated file and fails",
     ),
     Override(
         "mmengine.runner.runner:_load_checkpoint_to_model",
         load_checkpoint_to_model,
-        "one line on what matched; wrong model is an error",
+        "one line on what matched; weights of another model are an error",
     ),
 ]

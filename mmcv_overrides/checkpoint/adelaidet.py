@@ -1,18 +1,27 @@
 """Names of FCOS in AdelaiDet (detectron2) -> names of mmdet 3.x.
 
+In the head, ``proposal_generator.fcos_head`` -> ``bbox_head``:
+
 | AdelaiDet | mmdet |
 |---|---|
-| ``proposal_generator.fcos_head.cls_tower.<conv>``, ``bbox_tower`` | ``bbox_head.cls_convs.<layer>.conv``, ``reg_convs`` |
-| ``....<conv + 1>.weight`` (GroupNorm) | ``....<layer>.gn.weight`` |
-| ``....<conv + 1>.<level>.running_mean`` (BatchNorm per level) | ``....<layer>.bn.<level>.running_mean`` |
+| ``cls_tower.<conv>``, ``bbox_tower.<conv>`` | ``cls_convs.<layer>.conv``, ``reg_convs.<layer>.conv`` |
+| ``cls_tower.<conv + 1>.weight`` (GroupNorm) | ``cls_convs.<layer>.gn.weight`` |
+| ``cls_tower.<conv + 1>.<level>.running_mean`` (BatchNorm per level) | ``cls_convs.<layer>.bn.<level>.running_mean`` |
 | ``cls_logits``, ``bbox_pred``, ``ctrness`` | ``conv_cls``, ``conv_reg``, ``conv_centerness`` |
 | ``scales.<level>.scale`` [1] | ``scales.<level>.scale``, 0-d |
-| ``backbone.bottom_up.stem.conv1``, ``res2.0.conv1``, ``shortcut``, ``conv1.norm`` | ``backbone.conv1``, ``layer1.0.conv1``, ``downsample.0``, ``bn1`` |
-| ``backbone.fpn_lateral3``, ``fpn_output3``, ``top_block.p6`` | ``neck.lateral_convs.0.conv``, ``neck.fpn_convs.0.conv``, ``3.conv`` |
 
-A tower is a Sequential of convolution, norm and ReLU, so layer i has index 3 * i; without norm 2 * i. AdelaiDet's
-convolutions in the towers have a bias (``conv_bias=True``), its centerness is on the box tower (``centerness_on_reg=True``)
-and its distances are ReLU times stride (``norm_on_bbox=True``).
+In the backbone, ``backbone.bottom_up`` -> ``backbone``, and in the neck, ``backbone`` -> ``neck``:
+
+| AdelaiDet | mmdet |
+|---|---|
+| ``stem.conv1``, ``res2.0.conv1`` | ``conv1``, ``layer1.0.conv1`` |
+| ``res2.0.shortcut``, ``res2.0.conv1.norm`` | ``layer1.0.downsample.0``, ``layer1.0.bn1`` |
+| ``fpn_lateral3``, ``fpn_output3`` | ``lateral_convs.0.conv``, ``fpn_convs.0.conv`` |
+| ``top_block.p6`` | ``fpn_convs.3.conv`` |
+
+A tower is a Sequential of convolution, norm and ReLU, so layer i has index 3 * i; without norm 2 * i. The convolutions
+of AdelaiDet's towers have a bias (``conv_bias=True``), its centerness branch is on the box tower
+(``centerness_on_reg=True``) and its distances are ReLU times stride (``norm_on_bbox=True``).
 """
 
 from __future__ import annotations
@@ -44,7 +53,7 @@ def is_adelaidet(weights: Mapping[str, Tensor]) -> bool:
 
 
 def mmdet_names(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """The same tensors under mmdet's names; what has no counterpart keeps its name."""
+    """The same tensors under mmdet's names; a tensor without a counterpart keeps its name."""
     convolutions = {tower: _convolutions(weights, tower) for tower in _TOWERS}
     first = min((int(found[2]) for found in map(_NECK.match, weights) if found), default=0)
     renamed: OrderedDict[str, Tensor] = OrderedDict()
@@ -60,7 +69,7 @@ def mmdet_names(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def _convolutions(weights: Mapping[str, Tensor], tower: str) -> list[int]:
-    """Indices of the convolutions of a tower, in order: the modules whose weight has four axes."""
+    """Indices of the convolutions of a tower in ascending order: the modules whose weight has four axes."""
     pattern = re.compile(re.escape(f"{_HEAD}{tower}_tower.") + r"(\d+)\.weight$")
     return sorted(int(found[1]) for found in map(pattern.match, weights) if found and weights[found[0]].dim() == 4)
 
@@ -86,7 +95,7 @@ def _body_name(name: str) -> str | None:
 
 
 def _neck_name(name: str, first: int) -> str | None:
-    """Levels count from the first lateral; those of ``top_block`` are mmdet's extra convolutions behind the outputs."""
+    """Levels count from the first lateral; those of ``top_block`` are mmdet's extra convolutions after the outputs."""
     found = _NECK.match(name)
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Class layers of a checkpoint whose classes are not the model's: which rows still mean the same class.
+"""Class layers of a checkpoint whose classes differ from the model's: which rows still mean the same class.
 
 A class layer has one output row per anchor and class, [A * C, ...] with C fastest (A = 1 for FCOS), or C + 1 with
 the background last (R-CNN heads).
@@ -15,22 +15,26 @@ _CLASS_LAYER = re.compile(r"(^|[._])(cls|cls_score|cls_logits|fc_reg)\.(weight|b
 
 
 class ClassLayers:
-    """Fits class layers to the model's classes; the other layers pass through.
+    """Fits class layers to the model's classes; other layers are unchanged.
 
     Args:
-        old, new: class names of the checkpoint and of the model, in order; empty when not known.
+        old, new: class names of the checkpoint and of the model, in order; empty if unknown.
     """
 
-    def __init__(self, old: tuple[str, ...], new: tuple[str, ...]):
+    def __init__(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
         self.old, self.new = old, new
         self.names: list[str] = []
         self._changes: dict[str, str] = {}
 
     def adapt(self, weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-        """Replace or remove (in place) what does not fit the model.
+        """Replace or remove, in place, the tensors that do not fit the model.
+
+        Args:
+            weights: tensors of the checkpoint by their name in the model.
+            own: tensors of the model.
 
         Returns:
-            name -> one line, for each tensor of another shape that is no class layer; these are removed.
+            name -> one line of text for each removed tensor: it has another shape and is not a class layer.
         """
         mismatched: dict[str, str] = {}
         for name in [n for n in weights if n in own]:
@@ -44,7 +48,7 @@ class ClassLayers:
         return mismatched
 
     def _reordered(self) -> bool:
-        """Same number of classes, some of them under another index: loading row by row would mix them up."""
+        """Whether the number of classes is the same but some have another index: rows would be mixed up."""
         return len(self.old) == len(self.new) and self.old != self.new and bool(set(self.old) & set(self.new))
 
     def _adapt(self, name: str, weights: dict[str, Tensor], ours: Tensor) -> None:
@@ -63,7 +67,7 @@ class ClassLayers:
         weights[name] = fitted
 
     def _rows(self, old_rows: int, new_rows: int) -> list[tuple[int, int]]:
-        """(row of the model, row of the checkpoint) for every class that both name, and the background."""
+        """(row of the model, row of the checkpoint) for every class that both have, and the background."""
         if not self.old or not self.new:
             return []
         for background in (0, 1):
@@ -76,4 +80,5 @@ class ClassLayers:
         return []
 
     def notes(self) -> tuple[str, ...]:
+        """One line for each reinitialised layer."""
         return tuple(self._changes.values())

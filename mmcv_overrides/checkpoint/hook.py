@@ -1,96 +1,89 @@
-"""mmengine's checkpoint hook with safe writing, safe deleting and an exact resume."""
+"""mmengine's checkpoint hook with safe writing, safe deletion and an exact resume."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
-from mmengine.runner.base_loop import BaseLoop
+from mmengine.runner import BaseLoop, Runner
 
 from mmcv_overrides import run_folder
-from mmcv_overrides.checkpoint import rng
 from mmcv_overrides.checkpoint.mmengine_functions import is_local
-from mmcv_overrides.checkpoint.ranks import on_master
+from mmcv_overrides.checkpoint.rng import RandomStates
 from mmcv_overrides.checkpoint.schedule import keep_config
-from mmcv_overrides.checkpoint.weights import state_dict_of
-from mmcv_overrides.checkpoint.writing import (
-    NonFiniteWeights,
-    name_run,
-    remove_leftovers,
-    replacing,
-    sync_folder,
-    temporary,
-)
+from mmcv_overrides.checkpoint.weights import bare, state_dict_of
+from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove_leftovers, temporary_suffix
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import create
+from mmcv_overrides.files import replacing, sync_folder, unguessable
+from mmcv_overrides.parallel import on_master
 from mmcv_overrides.timer import paused
 
 _RNG_KEY = "rng"
 
 
 class SafeCheckpointHook(CheckpointHook):
-    """Arguments, file names and moments of saving as mmengine's CheckpointHook. What differs:
+    """Arguments, file names and times of saving as in mmengine's CheckpointHook. Differences:
 
-    - An old checkpoint is deleted only when the new one is in place (so for a moment there is one more).
-    - Weights with inf or nan are not saved: logged, and training goes on with the older checkpoints kept.
+    - An old checkpoint is deleted only when the new one is in place, so for a moment there is one more.
+    - Weights with inf or nan are not saved but logged; training continues and older checkpoints are kept.
     - A checkpoint that cannot be written ends the run on all ranks with one message.
     - ``latest.pth`` beside the checkpoints is a link to the newest; ``last_checkpoint`` names it relative to the work
-      folder, so that both stay right in a copy of the folder.
-    - Checkpoints carry the id of their run, and the work folder is locked while a run writes into it
+      folder, so that both are right in a copy of the folder.
+    - Checkpoints have the id of their run, and the work folder is locked while a run writes to it
       (:mod:`mmcv_overrides.run_folder`).
-    - Random states of all ranks are saved, and put back on resume. Validation leaves them as it found them, so
-      that a run with and without it, and one resumed before or after it, draw the same numbers.
+    - The random states of all ranks are saved and restored on resume (:class:`.rng.RandomStates`).
     - Resuming a checkpoint of another model shape is an error.
     - Schedulers resume with the settings of the config (``end``, milestones, ...), not with those of the checkpoint.
 
-    ``meta.iter`` is the number of finished iterations; ``meta.epoch`` the finished epochs when saving by epoch, and
-    the current epoch, from 0, when saving by iteration (at the end of an epoch that is one less than iter // length).
+    ``meta.iter`` is the number of finished iterations. ``meta.epoch`` is the number of finished epochs when saving by
+    epoch, and the index of the current epoch when saving by iteration (at the end of an epoch one less than
+    iter // length).
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._gathered: list[dict] | None = None
-        self._before_val: dict | None = None
+        self._random = RandomStates()
         self._loaded: dict | None = None
-        self._own_generator: torch.Generator | None = None
         self._partial = False
         self._run: str | None = None
         self._locked = False
 
     # The folder of the run
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
+        """Take the work folder and finish a resume."""
         super().before_train(runner)
         on_master(lambda: self._begin_run(runner))
-        self._resume_rng(runner)
-        self._separate_loader_rng(runner)
+        self._continue(runner)
+        self._random.separate_loader(runner)
 
-    def _begin_run(self, runner) -> None:
-        """Lock the work folder, note the run in it, and remove what its killed predecessors left half written.
+    def _begin_run(self, runner: Runner) -> None:
+        """Lock the work folder, record the run in it, and remove the temporary files of killed predecessors.
 
         Raises:
-            Occupied: another run writes into the folder.
+            Occupied: another run writes to the folder.
         """
         folder, out_dir = Path(runner.work_dir), Path(self.out_dir)
         self._locked = run_folder.hold(folder)
         before = run_folder.read_record(folder)
         apart = out_dir if self._local and out_dir.resolve() != folder.resolve() else None
-        resumed = (self._loaded["run"], self._loaded["iter"]) if self._resumes(runner) else None
+        loaded = self._loaded
+        resumed = (loaded["run"], loaded["iter"]) if loaded is not None and self._resumes(runner) else None
         record = run_folder.begin(folder, resumed, apart)
         self._run = record.run
         name_run(record.run)
         for place in {folder, apart or folder}:
             remove_leftovers(place, record.runs() + (before.runs() if before else []))
 
-    def _resumes(self, runner) -> bool:
-        """True where the loop stands where the loaded checkpoint did, so not after ``load_from``."""
+    def _resumes(self, runner: Runner) -> bool:
+        """Whether the loop is where the loaded checkpoint was: on resume, but not after ``load_from``."""
         loaded = self._loaded
         return (
             loaded is not None
@@ -98,83 +91,57 @@ class SafeCheckpointHook(CheckpointHook):
             and (runner.epoch, runner.iter) == (loaded["epoch"], loaded["iter"])
         )
 
-    def after_run(self, runner) -> None:
+    def after_run(self, runner: Runner) -> None:
+        """Release the work folder."""
         if self._locked:
             run_folder.release(Path(runner.work_dir))
 
-    # Random states
+    # Resuming
 
-    def _resume_rng(self, runner) -> None:
-        """Put the random states back; here, as late as a hook can before the loop opens the data loader.
-
-        Building and loading the model has drawn from the generators by now; the first batch has not. Only on a
-        resume: then (and not after ``load_from``) the loop stands where the checkpoint did.
-        """
+    def _continue(self, runner: Runner) -> None:
+        """Finish a resume, after which the loop is where the loaded checkpoint was; nothing after ``load_from``."""
         resumes, loaded, self._loaded = self._resumes(runner), self._loaded, None
-        if not resumes:
+        if not resumes or loaded is None:
             return
         self._check_same_shapes(runner, loaded["shapes"])
         loaded["schedule"].catch_up()
         if loaded["schedule"].settings:
             settings = ", ".join(loaded["schedule"].settings)
             runner.logger.warning(f"resumed with the schedule of this config: {settings}")
-        states = loaded["rng"]
-        if not states:
-            runner.logger.warning(
-                "the checkpoint has no random states: the resumed run draws others than it would have"
-            )
-        elif len(states) != get_world_size():
-            runner.logger.warning(
-                f"the checkpoint has random states of {len(states)} ranks, not of {get_world_size()}: not put back"
-            )
-        else:
-            rng.restore(states[get_rank()], _device(runner))
+        self._random.resume(runner, loaded["rng"])
 
-    def _check_same_shapes(self, runner, shapes: dict[str, torch.Size]) -> None:
-        other = [n for n, p in _bare(runner.model).state_dict().items() if n in shapes and shapes[n] != p.shape]
+    def _check_same_shapes(self, runner: Runner, shapes: dict[str, torch.Size]) -> None:
+        other = [n for n, p in bare(runner.model).state_dict().items() if n in shapes and shapes[n] != p.shape]
         if other:
             raise UserError(
-                f"cannot resume: {len(other)} tensors have another shape there ({', '.join(other[:3])}). "
-                "To start a new training from its weights use --load-from"
+                f"cannot resume: {len(other)} tensors have another shape in the checkpoint ({', '.join(other[:3])}). "
+                "To start a new training from its weights use load_from",
+                setting="load_from",
             )
 
-    def _separate_loader_rng(self, runner) -> None:
-        """Let the data loader draw the seed of its workers from a generator of its own.
-
-        Opening a loader draws once from the global generator. A run that resumes in mid-epoch opens one more than
-        the run that went through, and would draw other numbers ever after.
-        """
-        loader = runner.train_dataloader
-        if getattr(loader, "generator", self) is None:
-            loader.generator = self._own_generator = torch.Generator()
-
-    def before_train_epoch(self, runner) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed the loader of this epoch."""
         self._partial = False
-        if self._own_generator is not None:
-            self._own_generator.manual_seed(((runner.seed or 0) * 1000003 + runner.epoch * 1009 + get_rank()) % 2**63)
+        self._random.begin_epoch(runner)
 
-    def before_val(self, runner) -> None:
-        self._before_val = rng.capture(_device(runner))
+    def before_val(self, runner: Runner) -> None:
+        """Remember the random states."""
+        self._random.begin_validation(runner)
 
-    def after_val(self, runner) -> None:
-        if self._before_val is not None:
-            rng.restore(self._before_val, _device(runner))
-        self._before_val = None
+    def after_val(self, runner: Runner) -> None:
+        """Put back the random states."""
+        self._random.end_validation(runner)
 
-    def _gather_rng(self, runner) -> None:
-        """On all ranks, because runner.save_checkpoint runs on rank 0 alone."""
-        self._gathered = all_gather_object(self._before_val or rng.capture(_device(runner)))
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        if self._gathered is None and get_world_size() == 1:  # somebody saves by hand
-            self._gather_rng(runner)
-        if self._gathered is not None:
-            checkpoint[_RNG_KEY] = self._gathered
-        self._gathered = None
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the random states and the id of the run."""
+        states = self._random.take(runner)
+        if states is not None:
+            checkpoint[_RNG_KEY] = states
         if self._run is not None:
             checkpoint["meta"]["run"] = self._run
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what a resume needs, and put the config's settings into the states of the schedulers."""
         _name_classes(runner)
         schedule = keep_config(runner.param_schedulers, checkpoint.get("param_schedulers"))
         meta = checkpoint.get("meta") or {}
@@ -193,8 +160,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _local(self) -> bool:
         return is_local(self.out_dir, self.file_client_args, self.backend_args)
 
-    def after_partial_epoch(self, runner) -> None:
-        """The loop stops in mid-epoch (``max_iters``): its last state is saved as iter_N.pth, beside the kept ones."""
+    def after_partial_epoch(self, runner: Runner) -> None:
+        """Save the last state as iter_N.pth if the loop stops in mid-epoch (``max_iters``)."""
         if self.by_epoch and self.save_last:
             self._partial = True
             self._save_last(runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
@@ -202,7 +169,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
 
-    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self._partial:
             self._save_last(runner, self._name(step, runner), meta)
             return
@@ -214,7 +181,7 @@ class SafeCheckpointHook(CheckpointHook):
         else:
             self._set_kept(runner, kept)
 
-    def _save_last(self, runner, name: str, meta: dict) -> bool:
+    def _save_last(self, runner: Runner, name: str, meta: dict) -> bool:
         before = self.last_ckpt
         self._set_last(runner, self.file_backend.join_path(self.out_dir, name))
         options = dict(save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler)
@@ -224,12 +191,12 @@ class SafeCheckpointHook(CheckpointHook):
         self._set_last(runner, before)
         return False
 
-    def _save(self, runner, name: str, **kwargs: Any) -> bool:
-        """Save on rank 0; the same answer, or the same error, on all ranks. False: skipped, not finite."""
-        self._gather_rng(runner)
+    def _save(self, runner: Runner, name: str, **kwargs: Any) -> bool:
+        """Save on rank 0; the same result or error on all ranks. False: skipped, the weights are not finite."""
+        self._random.gather(runner)
         backend = dict(file_client_args=self.file_client_args, backend_args=self.backend_args)
-        # Saving is no training time; within a validation the clock stands still already.
-        clock = paused() if self._before_val is None else nullcontext()
+        # Saving does not count as training time; during validation the clock is paused already.
+        clock = paused() if not self._random.in_validation else nullcontext()
         try:
             with clock:
                 on_master(lambda: runner.save_checkpoint(self.out_dir, name, **backend, **kwargs))
@@ -237,23 +204,23 @@ class SafeCheckpointHook(CheckpointHook):
             runner.logger.error(f"checkpoint {name} skipped: {error}")
             return False
         finally:
-            self._gathered = None
+            self._random.discard()
         return True
 
-    def _enlist(self, runner, step: int) -> list[int]:
-        """Note ``step`` among the checkpoints to keep; returns those to delete once it is saved."""
+    def _enlist(self, runner: Runner, step: int) -> list[int]:
+        """Add ``step`` to the checkpoints to keep; returns those to delete after it is saved."""
         if self.max_keep_ckpts <= 0:
             return []
         ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
         self._set_kept(runner, ids[-self.max_keep_ckpts :])
         return ids[: -self.max_keep_ckpts]
 
-    def _set_kept(self, runner, ids: list[int]) -> None:
+    def _set_kept(self, runner: Runner, ids: list[int]) -> None:
         if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids = type(self.keep_ckpt_ids)(ids, self.max_keep_ckpts)
+            self.keep_ckpt_ids: deque[int] = deque(ids, self.max_keep_ckpts)
             runner.message_hub.update_info("keep_ckpt_ids", list(ids))
 
-    def _set_last(self, runner, path: str | None) -> None:
+    def _set_last(self, runner: Runner, path: str | None) -> None:
         self.last_ckpt = path
         runner.message_hub.update_info("last_ckpt", path)
 
@@ -263,19 +230,19 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend.remove(path)
         return True
 
-    def _point_to_latest(self, runner, name: str) -> None:
+    def _point_to_latest(self, runner: Runner, name: str) -> None:
         """Write ``last_checkpoint`` (mmengine's text file, in the work folder) and ``latest.pth``."""
         if not is_main_process():
             return
         inside = self._local and Path(self.out_dir).resolve() == Path(runner.work_dir).resolve()
-        with replacing(Path(runner.work_dir) / "last_checkpoint") as file:
+        with replacing(Path(runner.work_dir) / "last_checkpoint", temporary_suffix()) as file:
             file.write((name if inside else str(self.last_ckpt)).encode())
         if self._local:
             point_latest(Path(self.out_dir), name)
 
     # The best one
 
-    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
             return
         if "auto" in self.key_indicators:
@@ -284,13 +251,13 @@ class SafeCheckpointHook(CheckpointHook):
         meta = dict(epoch=runner.epoch, iter=runner.iter)
         pairs = zip(self.key_indicators, self.rules, strict=True)
         updated = [self._save_if_better(runner, key, rule, metrics, step, dict(meta)) for key, rule in pairs]
-        if any(updated) and self.last_ckpt is not None:  # again, so that it knows the best score
+        if any(updated) and self.last_ckpt is not None:  # again, with the best score in it
             self._save_checkpoint_with_step(runner, step, meta)
 
-    def _save_if_better(self, runner, key: str, rule: str, metrics: dict, step: int, meta: dict) -> bool:
+    def _save_if_better(self, runner: Runner, key: str, rule: str, metrics: dict, step: int, meta: dict) -> bool:
         if key not in metrics:
             raise UserError(
-                f"save_best={key!r} is no metric of this evaluation; it has: {', '.join(map(str, metrics))}"
+                f"save_best={key!r} is not a metric of this evaluation; it has: {', '.join(map(str, metrics))}"
             )
         single = len(self.key_indicators) == 1
         score_key, path_key = ("best_score", "best_ckpt") if single else (f"best_score_{key}", f"best_ckpt_{key}")
@@ -324,28 +291,22 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def point_latest(folder: Path, name: str) -> None:
-    """Make ``folder/latest.pth`` a relative link to ``name``; a copy where links are not possible. Atomic."""
-    temp = temporary(folder / "latest.pth")
+    """Atomically make ``folder/latest.pth`` a relative link to ``name``, or a copy where links are not supported."""
+    latest = folder / "latest.pth"
+    link = unguessable(latest, temporary_suffix())
     try:
-        os.symlink(name, temp)
+        os.symlink(name, link)
     except OSError:
-        with open(folder / name, "rb") as source, create(temp) as copy:
+        with open(folder / name, "rb") as source, replacing(latest, temporary_suffix()) as copy:
             shutil.copyfileobj(source, copy)
-    os.replace(temp, folder / "latest.pth")
-    sync_folder(folder)
+    else:
+        os.replace(link, latest)
+        sync_folder(folder)
 
 
-def _bare(model: torch.nn.Module) -> torch.nn.Module:
-    return model.module if is_model_wrapper(model) else model
-
-
-def _device(runner) -> torch.device | None:
-    parameter = next(runner.model.parameters(), None)
-    return None if parameter is None else parameter.device
-
-
-def _name_classes(runner) -> None:
-    """Tell the model its class names, by which rows of class layers are matched when weights are loaded."""
-    loop, model = runner._train_loop, _bare(runner.model)
+def _name_classes(runner: Runner) -> None:
+    """Give the model its class names, by which rows of class layers are matched when weights are loaded."""
+    loop = runner._train_loop
+    model: Any = bare(runner.model)
     if isinstance(loop, BaseLoop) and getattr(model, "dataset_meta", None) is None:
         model.dataset_meta = getattr(loop.dataloader.dataset, "metainfo", None)

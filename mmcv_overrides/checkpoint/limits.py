@@ -1,7 +1,7 @@
-"""Bounds on what a checkpoint may ask for, checked before the memory is spent where the format allows it.
+"""Bounds on the memory that reading a checkpoint may take, checked before it is allocated where the format allows.
 
-torch.save stores tensors uncompressed and once, so what a file unfolds to is close to its size. A file that unfolds to
-far more was made to exhaust the memory of whoever reads it.
+torch.save stores every tensor uncompressed and once, so the content in memory is about as large as the file. A file
+that expands to far more was made to exhaust the reader's memory.
 """
 
 from __future__ import annotations
@@ -12,34 +12,23 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from mmcv_overrides.errors import UserError
 
-MAX_EXPANSION = 10  # bytes in memory for one in the file
-SLACK = 64 * 2**20  # bytes, for small files
-MAX_VALUES = 5_000_000  # numbers, texts and containers outside tensors, each counted as often as it is referred to
+MAX_EXPANSION = 10  # bytes in memory per byte of the file
+SLACK = 64 * 2**20  # bytes allowed on top, for small files
+MAX_VALUES = 5_000_000  # numbers, texts and containers outside tensors, counted once per reference
 MAX_DEPTH = 200
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_BYTEARRAY = b"\nbytearray\n"  # torch reads names of globals in this form alone
-_NOT_MADE = "A checkpoint that was written by a training does not; get it again from whoever made it"
-
-
-def check_regular(path: Path) -> None:
-    """Refuse devices, pipes and sockets: they have no end, or nothing to read.
-
-    Raises:
-        UserError: the path is no regular file (links are followed).
-    """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} is not a regular file (a device, pipe or socket); give a file")
+_BYTEARRAY = b"\nbytearray\n"  # the only form in which torch reads names of globals
+_NOT_MADE = "No training writes such a checkpoint; get the file again from its author"
 
 
 def check_archive(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
-    """Refuse zip archives that unfold, or that readers may understand differently.
+    """Refuse zip archives that expand too far, or that two readers may understand differently.
 
     Args:
         members: of the archive.
@@ -47,7 +36,7 @@ def check_archive(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
         name: for messages.
 
     Raises:
-        UserError: members of one name, or more content than ``MAX_EXPANSION`` times the file.
+        UserError: two members of one name, or content of more than ``MAX_EXPANSION`` times the file.
     """
     (most, times), *_ = Counter(member.filename for member in members).most_common(1) or [("", 0)]
     if times > 1:
@@ -56,26 +45,26 @@ def check_archive(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
 
 
 def check_size(wanted: int, held: int, name: str) -> None:
-    """Refuse ``wanted`` bytes in memory from ``held`` bytes of file.
+    """Refuse ``wanted`` bytes in memory for ``held`` bytes of file.
 
     Raises:
-        UserError: more than ``MAX_EXPANSION`` times as much (and ``SLACK``).
+        UserError: ``wanted`` is above ``MAX_EXPANSION * held + SLACK``.
     """
     if wanted > MAX_EXPANSION * held + SLACK:
         raise UserError(
-            f"checkpoint {name} refused: {held} bytes of it would unfold to {wanted} in memory. {_NOT_MADE}"
+            f"checkpoint {name} refused: {held} bytes of it would expand to {wanted} in memory. {_NOT_MADE}"
         )
 
 
 def compression(file: BinaryIO) -> str | None:
-    """The name of the compression of a file that is compressed as a whole (``.tar.gz``), by its first bytes."""
+    """Name of the compression of a file that is compressed as a whole (``.tar.gz``), by its first bytes; else None."""
     file.seek(0)
     head = file.read(8)
     return next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
 def is_tar(file: BinaryIO) -> bool:
-    """Whether the file begins with a tar header; nothing after its 512 bytes is read, whatever size it declares."""
+    """Whether the file begins with a tar header; no more than its 512 bytes are read, whatever size it declares."""
     file.seek(0)
     head = file.read(tarfile.BLOCKSIZE)
     if head.startswith(b"PK\x03\x04"):  # torch decides by these four bytes
@@ -88,10 +77,10 @@ def is_tar(file: BinaryIO) -> bool:
 
 
 def check_pickles(file: BinaryIO, name: str) -> None:
-    """Refuse files that name ``bytearray``: torch lets a file call it, with any size.
+    """Refuse files that name ``bytearray``: torch lets a file call it with any size.
 
     Raises:
-        UserError: it is named (or stands in a text in exactly this form).
+        UserError: it is named (or a text has exactly this form).
     """
     file.seek(0)
     if file.read(4) == b"PK\x03\x04":
@@ -116,20 +105,20 @@ def _found_in(file: BinaryIO) -> bool:
 
 
 def check_tree(tree: Any, held: int, name: str) -> None:
-    """Refuse content that unfolds when it is walked or copied.
+    """Refuse content that expands when it is traversed or copied.
 
     Args:
-        tree: what was read, stand-ins of the unpickler included.
+        tree: what was read, placeholders of the unpickler included.
         held: bytes of content in the file, uncompressed.
-        name: for messages.
+        name: of the file, for messages.
 
     Raises:
-        UserError: containers that repeat each other without end or contain themselves, tensors whose storage is not
+        UserError: containers that contain themselves or repeat each other exponentially, tensors whose storage is not
             in the file, or tensors with far more elements than storage (stride 0).
     """
     count = _Count(name)
     if count.values(tree, 0) > MAX_VALUES:
-        raise UserError(f"checkpoint {name} refused: it unfolds to over {MAX_VALUES} values. {_NOT_MADE}")
+        raise UserError(f"checkpoint {name} refused: it expands to over {MAX_VALUES} values. {_NOT_MADE}")
     stored = sum(count.storages.values())
     if stored > held + SLACK:
         raise UserError(
@@ -139,15 +128,16 @@ def check_tree(tree: Any, held: int, name: str) -> None:
 
 
 class _Count:
-    """One walk: each container once, its size as often as it is referred to."""
+    """One traversal that visits each container once and counts its size once per reference."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.seen: dict[int, int | None] = {}  # id -> values within; None while under way
+        self.seen: dict[int, int | None] = {}  # id -> values within; None while it is being visited
         self.storages: dict[int, int] = {}  # of tensors: address -> bytes
-        self.elements = 0  # of tensors, bytes as if each were contiguous
+        self.elements = 0  # bytes of all tensors, as if each were contiguous
 
     def values(self, value: Any, depth: int) -> int:
+        """Number of values in a tree, itself included."""
         if isinstance(value, torch.Tensor):
             self._tensor(value)
             return 1
@@ -175,7 +165,7 @@ class _Count:
 
 
 def _items(value: Any) -> list | None:
-    """What a container or a stand-in of the unpickler holds; None for everything else."""
+    """The items of a container or of a placeholder of the unpickler; None for everything else."""
     if isinstance(value, Mapping):
         return [*value.keys(), *value.values()]
     if isinstance(value, (list, tuple, set, frozenset)):

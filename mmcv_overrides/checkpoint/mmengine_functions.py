@@ -1,4 +1,4 @@
-"""mmengine's own functions that read and write checkpoints, with its signatures and our way of doing it."""
+"""Replacements of mmengine's functions that read and write checkpoints, with its signatures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import tempfile
 import urllib.error
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -18,7 +17,7 @@ from mmengine.runner.checkpoint import save_checkpoint as _upstream_save
 
 from mmcv_overrides.checkpoint.plain import plain
 from mmcv_overrides.checkpoint.reading import load, read
-from mmcv_overrides.checkpoint.weights import load_weights, state_dict_of
+from mmcv_overrides.checkpoint.weights import StateDict, load_weights, state_dict_of
 from mmcv_overrides.checkpoint.writing import check_finite, save
 from mmcv_overrides.errors import UserError
 
@@ -26,7 +25,7 @@ from mmcv_overrides.errors import UserError
 def save_checkpoint(
     checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None
 ) -> None:
-    """Stands in for mmengine's: local files go through :func:`save`; remote backends get the same content."""
+    """Replaces mmengine's: local files are written by :func:`save`; remote backends get the same content."""
     if is_local(filename, file_client_args, backend_args):
         return save(checkpoint, filename)
     check_finite(checkpoint)
@@ -38,31 +37,31 @@ def is_local(
 ) -> bool:
     """Whether mmengine would write ``filename`` to a local file."""
     if "://" in str(filename) or (file_client_args is not None and backend_args is not None):
-        return False  # upstream's business; the second is an error there
+        return False  # left to upstream, where both arguments together are an error
     if file_client_args is not None:
         return file_client_args.get("backend") in ("disk", "local")
     return (backend_args or {}).get("backend", "local") == "local"
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict:
-    """Stands in for mmengine's loader of local files (scheme '' of ``CheckpointLoader``)."""
+    """Replaces mmengine's loader of local files (scheme '' of ``CheckpointLoader``) by :func:`load`."""
     return load(filename, map_location=map_location)
 
 
 def load_checkpoint_file(filename: str, map_location: Any = None, logger: Any = None) -> dict:
-    """Stands in for mmengine's ``_load_checkpoint``: local files by :func:`load`, the rest by upstream's loaders."""
+    """Replaces mmengine's ``_load_checkpoint``: :func:`load` for local files, upstream's loaders for the rest."""
     if "://" in str(filename):
         return CheckpointLoader.load_checkpoint(filename, map_location, logger)
     return load_from_local(filename, map_location)
 
 
 def safe_torch_load(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-    """Stands in for mmengine's ``_safe_torch_load``, which falls back to unpickling with a mere warning.
+    """Replaces mmengine's ``_safe_torch_load``, which falls back to unpickling with only a warning.
 
-    ``weights_only=False`` is no way around: only ``trust_checkpoints`` or the environment is.
+    ``weights_only=False`` has no effect: only ``trust_checkpoints`` or the environment allows unpickling.
 
     Args:
-        file: a path, or an open binary file (what remote backends give).
+        file: a path, or an open binary file, as remote backends pass it.
     """
     if isinstance(file, (str, os.PathLike)):
         return load(file, map_location=map_location)
@@ -78,11 +77,11 @@ def load_url(
     file_name: str | None = None,
     weights_only: bool = True,
 ) -> dict:
-    """Stands in for ``torch.utils.model_zoo.load_url`` in mmengine: the same cache, read by :func:`load`.
+    """Replaces ``torch.utils.model_zoo.load_url`` in mmengine: the same cache, read by :func:`load`.
 
     Raises:
-        UserError: the download failed (the message says where to put the file by hand), or what came is refused or
-            no checkpoint; such a file is not kept.
+        UserError: the download failed (the message says where to put the file by hand), or the file is refused or not a
+            checkpoint; such a download is not kept.
     """
     folder = Path(model_dir) if model_dir else Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / (file_name or os.path.basename(urlparse(url).path))
@@ -90,7 +89,9 @@ def load_url(
         try:
             return load(file, map_location=map_location)
         except UserError as error:
-            raise UserError(f"{error}. It lies in the cache of downloads: delete it to get it again") from error
+            raise UserError(
+                f"{error}. It is in the download cache: delete it to download it again", error.setting
+            ) from error
     digest = re.search(r"-([a-f0-9]*)\.", file.name) if check_hash else None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,8 +102,8 @@ def load_url(
             os.replace(new, file)
     except (urllib.error.URLError, http.client.HTTPException, OSError, RuntimeError) as error:
         raise UserError(
-            f"cannot download {url} ({error}). Without network: fetch it elsewhere and put it at {file}, "
-            "or train from scratch with --cfg-options model.backbone.init_cfg=None"
+            f"cannot download {url} ({error}). Without a network, download it elsewhere and put it at {file}, "
+            "or train from random weights with model.backbone.init_cfg=None"
         ) from error
     return found
 
@@ -112,9 +113,9 @@ def _downloaded(file: Path, url: str, map_location: Any) -> dict:
         with open(file, "rb") as opened:
             found = read(opened, url, map_location)
     except UserError as error:
-        raise UserError(f"{error}. The download was not kept") from error
+        raise UserError(f"{error}. The download was not kept", error.setting) from error
     if not isinstance(found, dict):
-        raise UserError(f"{url} is not a checkpoint: it holds a {type(found).__name__}. The download was not kept")
+        raise UserError(f"{url} is not a checkpoint: it contains a {type(found).__name__}. The download was not kept")
     return found
 
 
@@ -125,14 +126,14 @@ def load_checkpoint_to_model(
     logger: Any = None,
     revise_keys: list = [(r"^module\.", "")],  # noqa: B006  (upstream's signature)
 ) -> dict:
-    """Stands in for mmengine's ``_load_checkpoint_to_model`` in the runner: :func:`load_weights`.
+    """Replaces mmengine's ``_load_checkpoint_to_model`` in the runner by :func:`load_weights`.
 
     Raises:
-        RuntimeError: ``strict`` and not everything matched, as upstream.
+        RuntimeError: ``strict``, and not everything matched, as upstream.
         UserError: the checkpoint is of another model.
     """
     weights = state_dict_of(checkpoint)
-    revised = OrderedDict()
+    revised = StateDict()
     for key, value in weights.items():
         for pattern, replacement in revise_keys:
             key = re.sub(pattern, replacement, key)

@@ -1,4 +1,4 @@
-"""Finds the checkpoint to resume from: the newest one of the folder's run that can be read."""
+"""Finds the checkpoint to resume from: the newest readable one of the folder's run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.checkpoint.reading import load, peek
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.parallel import on_master
 from mmcv_overrides.run_folder import Record, read_record
 
 _PATTERNS = ("epoch_*.pth", "iter_*.pth")
@@ -19,19 +19,20 @@ _PATTERNS = ("epoch_*.pth", "iter_*.pth")
 def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
     """The newest checkpoint of the run in ``work_dir`` that can be read in full, or None.
 
-    Candidates are every epoch_N.pth and iter_N.pth, and what ``latest.pth`` and ``last_checkpoint`` name. Where
-    ``run.json`` tells the run, its own checkpoints count and the one with the most iterations is the newest. A folder
-    without that file may hold checkpoints of several runs: what ``latest.pth`` or ``last_checkpoint`` names comes first,
-    then the file that was written last; without either the one with the most iterations. Each file that is passed over
-    (truncated, refused, without training state, of another run) is named in a warning.
+    Candidates are all epoch_N.pth and iter_N.pth, and the files that ``latest.pth`` and ``last_checkpoint`` name. If
+    ``run.json`` names the run, only its own checkpoints count, and the newest has the most iterations. A folder without
+    that file may hold checkpoints of several runs: the file that ``latest.pth`` or ``last_checkpoint`` names comes
+    first, then the last written one; without either name the one with the most iterations. A warning names each file
+    that is skipped (truncated, refused, without training state, of another run).
 
     Args:
+        work_dir: the folder.
         log: a logging.Logger; default the current one of mmengine.
     """
     folder = Path(work_dir)
     record = read_record(folder)
     named = _named(folder, record)
-    ranked = []
+    ranked: list[tuple[tuple[float, ...], Path]] = []
     for path in candidates(folder):
         try:
             iterations, epochs, run = _progress(path)
@@ -45,7 +46,7 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
         elif record.owns(run, iterations):
             ranked.append(((iterations, epochs, written), path))
         else:
-            _warn(path, f"it is of another run than run.json names; --resume {path} takes it", log)
+            _warn(path, f"it is of another run than run.json names; it can be resumed by its path, {path}", log)
     for _, path in sorted(ranked, reverse=True):
         try:
             load(path)
@@ -56,7 +57,7 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
 
 
 def candidates(work_dir: Path) -> list[Path]:
-    """Files that may be checkpoints to resume from, each once, whether readable or not."""
+    """Files that may be checkpoints to resume from, each once, readable or not."""
     record = read_record(work_dir)
     folders = [work_dir, *([Path(record.checkpoints)] if record and record.checkpoints else [])]
     paths = [p for folder in folders for pattern in _PATTERNS for p in folder.glob(pattern)]
@@ -68,14 +69,14 @@ def candidates(work_dir: Path) -> list[Path]:
 
 
 def _named(work_dir: Path, record: Record | None) -> list[Path]:
-    """What ``latest.pth`` and ``last_checkpoint`` lead to, resolved; nothing outside the run's own folders."""
+    """Resolved paths that ``latest.pth`` and ``last_checkpoint`` name, within the run's own folders."""
     found = []
     latest, note = work_dir / "latest.pth", work_dir / "last_checkpoint"
     if latest.exists():
         found.append(latest.resolve())
     if note.is_file():
         text = note.read_text(errors="replace").strip()
-        path = work_dir / text  # absolute when the checkpoints are in another folder, and as mmengine writes it
+        path = work_dir / text  # absolute if the checkpoints are in another folder, or if mmengine wrote it
         if text and "://" not in text and path.is_file():
             found.append(path.resolve())
     places = _places(work_dir, record)
@@ -83,9 +84,9 @@ def _named(work_dir: Path, record: Record | None) -> list[Path]:
 
 
 def _places(work_dir: Path, record: Record | None) -> set[Path] | None:
-    """Folders of this run's checkpoints; None (any) where mmengine itself wrote them into a folder of its own.
+    """Folders of this run's checkpoints; None (any) if mmengine itself wrote them into a folder outside ``work_dir``.
 
-    A copied work folder still has the absolute path of the original in mmengine's ``last_checkpoint``; it is not followed.
+    In a copy of a work folder mmengine's ``last_checkpoint`` still has the path of the original, which is not followed.
     """
     if record is not None:
         return {Path(folder).resolve() for folder in (work_dir, record.checkpoints) if folder is not None}
@@ -97,19 +98,19 @@ def _progress(path: Path) -> tuple[int, int, str]:
     """(iterations, epochs, id of the run) of a checkpoint."""
     meta = peek(path).get("meta")
     if not isinstance(meta, dict) or not {"iter", "epoch"} <= meta.keys():
-        raise UserError(f"checkpoint {path} has no training state to resume from; use it with --load-from")
+        raise UserError(f"checkpoint {path} has no training state to resume from; load its weights with load_from")
     return int(meta["iter"]), int(meta["epoch"]), str(meta.get("run", ""))
 
 
 def _warn(path: Path, error: Exception | str, log: Any) -> None:
-    print_log(f"passed over {path.name}: {error}", logger=log or "current", level=logging.WARNING)
+    print_log(f"skipped {path.name}: {error}", logger=log or "current", level=logging.WARNING)
 
 
 def find_latest_checkpoint(path: str) -> str | None:
-    """Stands in for mmengine's: what :func:`newest_readable` finds, decided by rank 0 for all ranks.
+    """Replaces mmengine's by :func:`newest_readable`, decided by rank 0 for all ranks.
 
     Raises:
-        UserError: there are checkpoints, but none can be read (upstream would train anew over them).
+        UserError: there are checkpoints, but none can be read (upstream would start a new training over them).
     """
 
     def find() -> str | None:
@@ -117,7 +118,8 @@ def find_latest_checkpoint(path: str) -> str | None:
         if found is None and candidates(Path(path)):
             raise UserError(
                 f"none of the checkpoints in {path} can be read (see the warnings above); "
-                "give one with --resume PATH, or train anew in another --work-dir"
+                "name the one to resume, or start a new training in another work_dir",
+                setting="resume",
             )
         return None if found is None else str(found)
 

@@ -1,8 +1,8 @@
 """Turns a checkpoint into what ``torch.load(weights_only=True)`` accepts.
 
-A plain tree holds dict, OrderedDict, Counter, list, tuple, str, bytes, int, float, bool, None, torch.dtype and Tensor.
-:func:`plain` makes one. Histories of mmengine's message hub become a tagged dict of two tensors, which
-:func:`revive` turns back into the real thing; everything else stays in its plain form when read.
+A plain tree consists of dict, OrderedDict, Counter, list, tuple, str, bytes, int, float, bool, None, torch.dtype and
+Tensor. :func:`plain` makes one. A history of mmengine's message hub becomes a tagged dict of two tensors, from which
+:func:`revive` makes the history again; everything else keeps its plain form when read.
 """
 
 from __future__ import annotations
@@ -21,18 +21,23 @@ from mmengine.logging import HistoryBuffer
 from mmcv_overrides.errors import UserError
 
 _TAG = "__history_buffer__"
-_MAX_DEPTH = 100  # deeper than any real checkpoint; a cycle ends here instead of in a RecursionError
+_MAX_DEPTH = 100  # deeper than any real checkpoint; also ends cycles, instead of a RecursionError
 _EXACT = (bool, int, float, str, bytes, type(None), torch.dtype)
 
 
 def plain(value: Any, where: str = "checkpoint", depth: int = 0) -> Any:
     """A copy of ``value`` without anything that needs unpickling; tensors are detached, not copied.
 
-    Sets become sorted lists, numpy scalars python numbers, numpy arrays tensors, paths strings, enums their
-    values, named tuples tuples.
+    Sets become sorted lists, NumPy scalars Python numbers, NumPy arrays tensors, paths strings, enums their values,
+    named tuples tuples.
+
+    Args:
+        value: the content.
+        where: its position in the checkpoint, for messages.
+        depth: its depth in the checkpoint.
 
     Raises:
-        UserError: something has no plain form; the message has its place in the checkpoint.
+        UserError: something has no plain form; the message names its position in the checkpoint.
     """
     if depth > _MAX_DEPTH:
         raise UserError(
@@ -56,11 +61,11 @@ def _tensor(value: torch.Tensor) -> torch.Tensor:
 
 def _mapping(value: Mapping, where: str, depth: int) -> dict:
     kind = next((k for k in (OrderedDict, Counter) if isinstance(value, k)), dict)
-    items = kind()
-    for key, item in value.items():  # not from pairs: a Counter would count them
+    items: Any = kind()
+    for key, item in value.items():  # not built from pairs, which a Counter would count
         items[_key(key, where)] = plain(item, f"{where}[{key!r}]", depth + 1)
     metadata = getattr(value, "_metadata", None) if kind is OrderedDict else None
-    if metadata:  # versions of the layers: load_state_dict needs them to know which names are old
+    if metadata:  # versions of the layers, by which load_state_dict renames old tensors
         items._metadata = plain(metadata, f"{where}._metadata", depth + 1)
     return items
 
@@ -78,7 +83,7 @@ def _sequence(value: Any, where: str, depth: int) -> list | tuple:
     items = [plain(v, f"{where}[{i}]", depth + 1) for i, v in enumerate(value)]
     if not isinstance(value, tuple):
         return items
-    # An unchanged tuple is returned as it is: mmengine compares pickles of data set meta, identity included.
+    # An unchanged tuple is returned itself: mmengine compares pickles of data set metadata, identity included.
     same = type(value) is tuple and all(a is b for a, b in zip(items, value, strict=True))
     return value if same else tuple(items)
 
@@ -104,17 +109,17 @@ def _other(value: Any, where: str, depth: int) -> Any:
         return str(value)
     if isinstance(value, torch.device):
         return str(value)
-    for base in (int, float, str):  # subclasses that pickle by their own name
+    for base in (int, float, str):  # subclasses, which pickle by their own name
         if isinstance(value, base):
             return base(value)
     raise UserError(
         f"cannot save {where}: {type(value).__module__}.{type(value).__qualname__} has no plain form, and a "
-        "checkpoint with it could only be read by unpickling. Store numbers, strings, tensors, lists or dicts there"
+        "checkpoint with it could only be read by unpickling. Store numbers, strings, tensors, lists or dicts instead"
     )
 
 
 def _array(value: np.ndarray, where: str) -> torch.Tensor | list:
-    """[...] array to a tensor of its dtype (unsigned 16 to 64 bit: int64); strings and objects to nested lists."""
+    """An array as a tensor of its dtype (unsigned 16 to 64 bit: int64), or as nested lists (strings, objects)."""
     if value.dtype.kind == "u" and value.dtype.itemsize > 1:
         if value.dtype.itemsize == 8 and value.size and int(value.max()) > np.iinfo(np.int64).max:
             return value.tolist()
@@ -126,20 +131,18 @@ def _array(value: np.ndarray, where: str) -> torch.Tensor | list:
 
 
 def revive(value: Any) -> Any:
-    """Undo the tags of :func:`plain` in a tree just read; lists and dicts are changed in place."""
+    """Undo the tags of :func:`plain` in a tree that was just read; lists and dicts are changed in place."""
     return _revive(value, {})
 
 
 def _revive(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
-    if hasattr(value, "revived"):  # a stand-in of the restricted unpickler (unpickle.py)
+    if hasattr(value, "revived"):  # a placeholder of the restricted unpickler (unpickle.py)
         return value.revived()
     if not isinstance(value, (dict, list, tuple)):
         return value
     if id(value) not in seen:
-        seen[id(value)] = (
-            value,
-            value,
-        )  # known before its content, which may refer to it; kept alive, so ids stay unique
+        # Registered before its content, which may refer to it; kept alive, so that ids stay unique.
+        seen[id(value)] = (value, value)
         seen[id(value)] = (value, _revive_content(value, seen))
     return seen[id(value)][1]
 
@@ -160,6 +163,6 @@ def _revive_content(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
 
 
 def history(log: Any, count: Any, max_length: int) -> HistoryBuffer:
-    """An mmengine HistoryBuffer from two sequences of equal length (tensors may lie on any device)."""
+    """An mmengine HistoryBuffer from two sequences of equal length (tensors may be on any device)."""
     log, count = (v.cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for v in (log, count))
     return HistoryBuffer(log, count, int(max_length))

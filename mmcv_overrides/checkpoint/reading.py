@@ -1,4 +1,4 @@
-"""Reads checkpoints without executing anything that lies in them."""
+"""Reads checkpoints without executing anything from them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from mmengine.logging import print_log
 from mmcv_overrides.checkpoint import limits
 from mmcv_overrides.checkpoint.plain import revive
 from mmcv_overrides.checkpoint.scan import globals_named_in
-from mmcv_overrides.checkpoint.unpickle import ALLOWED, stand_ins
+from mmcv_overrides.checkpoint.unpickle import ALLOWED, placeholders
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import special
 
 _ENV = "FCOS_TRUST_CHECKPOINT"
+HOW_TO_TRUST = f"call mmcv_overrides.checkpoint.trust_checkpoints() or set {_ENV}=1 in the environment"
 _trusted = False
 
 
 class trust_checkpoints:
-    """Say whether files that need unpickling may run their code: a call (for good) or a ``with`` block."""
+    """Allow files that need unpickling to run their code: from a call on, or within a ``with`` block."""
 
-    def __init__(self, on: bool = True):
+    def __init__(self, on: bool = True) -> None:
         global _trusted
         self._before, _trusted = _trusted, bool(on)
 
@@ -40,20 +42,20 @@ class trust_checkpoints:
 
 
 def trusted() -> bool:
-    """True within :class:`trust_checkpoints`, or when the environment has FCOS_TRUST_CHECKPOINT=1."""
+    """Whether :class:`trust_checkpoints` or FCOS_TRUST_CHECKPOINT=1 in the environment allows unpickling."""
     return _trusted or os.environ.get(_ENV, "") == "1"
 
 
 def load(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False) -> dict:
-    """Read a checkpoint (a dict) from a local file, with ``weights_only=True`` first and always.
+    """Read a checkpoint (a dict) from a local file, always with ``weights_only=True`` first.
 
     Args:
-        path: file written by torch.save, any of its formats.
+        path: a file written by torch.save, in any of its formats.
         map_location: as in :func:`torch.load`.
-        trust: allow unpickling, and so any code in the file, when the safe way fails.
+        trust: allow unpickling, and so any code in the file, if ``weights_only=True`` fails.
 
     Raises:
-        UserError: the file is missing, empty, truncated, no checkpoint, or needs unpickling and no trust.
+        UserError: the file is missing, empty, truncated, not a checkpoint, or needs unpickling and is not trusted.
     """
     path = Path(path).expanduser()
     check_there(path)
@@ -63,18 +65,18 @@ def load(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False
     except OSError as error:
         raise UserError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} is not a checkpoint: it holds a {type(found).__name__}, expected a dict of weights")
+        raise UserError(f"{path} is not a checkpoint: it contains a {type(found).__name__}, expected a dict of weights")
     return found
 
 
 def peek(path: Path) -> dict:
-    """Like :func:`load`, but tensors stay on the disk where the format allows it: for reading ``meta``."""
+    """Like :func:`load`, but tensors are memory-mapped where the format allows it: for reading ``meta``."""
     check_there(path)
     try:
         with open(path, "rb") as file:
             _check_format(file, str(path))
             _check_limits(file, str(path))
-        with stand_ins():
+        with placeholders():
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, AttributeError):
         return load(path)
@@ -84,25 +86,27 @@ def check_there(path: Path) -> None:
     """Refuse a path that no checkpoint can be read from.
 
     Raises:
-        UserError: nothing is there, or a folder, a broken link, a device, a pipe.
+        UserError: it does not exist, or is a folder, a broken link, a device or a pipe.
     """
     if path.is_symlink() and not path.exists():
         raise UserError(f"checkpoint {path} is a link to {os.readlink(path)}, which does not exist")
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist; check the path")
-    if path.is_dir():
+    kind = special(path.stat().st_mode)
+    if kind == "a folder":
         raise UserError(f"checkpoint {path} is a folder; give a file in it, such as {path / 'latest.pth'}")
-    limits.check_regular(path)
+    if kind is not None:
+        raise UserError(f"checkpoint {path} is {kind}, not a regular file")
 
 
 def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = False) -> Any:
-    """Like :func:`load`, from an open binary file; ``name`` is for messages. Content of any type is given."""
+    """Like :func:`load`, from an open binary file, and with content of any type; ``name`` is for messages."""
     _check_format(file, name)
     trust = trust or trusted()
     try:
         held = _check_limits(file, name)
         file.seek(0)
-        with stand_ins(), warnings.catch_warnings():
+        with placeholders(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             found = torch.load(file, map_location=map_location, weights_only=True)
         limits.check_tree(found, held, name)
@@ -125,15 +129,16 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
         raise UserError(_broken(name, "it is not in a format of torch.save"))
     if not trust:
         raise UserError(
-            f"checkpoint {name} refused: reading it would execute code from the file ({reason}). If you trust "
-            f"where it comes from, give --trust-checkpoint (or set {_ENV}=1); nothing has been executed"
+            f"checkpoint {name} refused: reading it would execute code from the file ({reason}); nothing has been "
+            f"executed. If you trust its origin, {HOW_TO_TRUST}",
+            setting="trust_checkpoint",
         )
     print_log(f"{name}: unpickled as trusted ({reason})", logger="current", level=logging.WARNING)
     return _unpickle(file, name, map_location)
 
 
 def _unpickle(file: BinaryIO, name: str, map_location: Any) -> Any:
-    """The unsafe way; code in the file may raise anything, so anything is reported as the file's fault."""
+    """Unpickle; code in the file may raise any exception, which is reported as a fault of the file."""
     file.seek(0)
     try:
         return revive(torch.load(file, map_location=map_location, weights_only=False))
@@ -144,26 +149,26 @@ def _unpickle(file: BinaryIO, name: str, map_location: Any) -> Any:
 def _broken(name: str, error: object) -> str:
     text = str(error).strip().splitlines()
     return (
-        f"checkpoint {name} cannot be read: truncated, damaged or no checkpoint ({text[0] if text else 'no data'}). "
+        f"checkpoint {name} cannot be read: truncated, damaged or not a checkpoint ({text[0] if text else 'no data'}). "
         "Use an earlier checkpoint or get the file again"
     )
 
 
 def _check_format(file: BinaryIO, name: str) -> None:
-    """Refuse, with a message that says what they are, files that are no checkpoint at first sight."""
+    """Refuse files whose first bytes show that they are not checkpoints, with a message that says what they are."""
     file.seek(0)
     head = file.read(64)
     if not head:
         raise UserError(f"checkpoint {name} is empty (0 bytes); use an earlier checkpoint or get the file again")
     if not head.strip(b"\0"):
-        raise UserError(_broken(name, "it begins with zeros, as files do after a power cut"))
+        raise UserError(_broken(name, "it begins with zeros, as after a power cut"))
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{name} is a Git LFS pointer, not the checkpoint itself; fetch it with `git lfs pull`")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(f"{name} is a web page, not a checkpoint; the download went wrong, get the file again")
     kind = limits.compression(file)
     if kind is not None:
-        raise UserError(f"{name} is compressed with {kind}; unpack it and give the checkpoint within")
+        raise UserError(f"{name} is compressed with {kind}; decompress it and give the checkpoint inside")
     if head.startswith(b"PK\x03\x04"):
         _check_zip(file, name)
 
@@ -177,7 +182,7 @@ def _check_zip(file: BinaryIO, name: str) -> None:
     limits.check_archive(found, file.seek(0, os.SEEK_END), name)
     members = [member.filename for member in found]
     if any(m.endswith("/constants.pkl") for m in members):
-        raise UserError(f"{name} is a TorchScript program, not a checkpoint; it holds code to be run, not only weights")
+        raise UserError(f"{name} is a TorchScript program, not a checkpoint; it contains code to run, not only weights")
     if not any(m.endswith("data.pkl") for m in members):
         raise UserError(f"{name} is a zip archive, but not a checkpoint written by torch.save")
 
@@ -186,7 +191,7 @@ def _check_limits(file: BinaryIO, name: str) -> int:
     """Bytes of content in the file, uncompressed.
 
     Raises:
-        UnpicklingError: a tar file; torch <= 2.5.1 executes what lies there even with weights_only (CVE-2025-32434).
+        UnpicklingError: a tar file; torch <= 2.5.1 executes its content even with weights_only (CVE-2025-32434).
         UserError: see :mod:`.limits`.
     """
     if limits.is_tar(file):
@@ -201,7 +206,7 @@ def _check_limits(file: BinaryIO, name: str) -> int:
 
 
 def _reason(file: BinaryIO, error: UnpicklingError) -> str | None:
-    """What of the file needs unpickling; None when the file is no pickle at all."""
+    """What in the file needs unpickling; None if the file is not a pickle."""
     text = str(error)
     others = [g for g in globals_named_in(file) if not _harmless(g)]
     named = re.search(r"(?:Unsupported global: GLOBAL|unsupported GLOBAL) (\S+)", text)

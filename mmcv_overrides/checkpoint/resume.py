@@ -1,4 +1,4 @@
-"""Resuming a training: the checkpoint is checked before anything of it is used."""
+"""Resuming a training: the checkpoint is checked before anything from it is used."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mmengine.runner import Runner
 
 from mmcv_overrides.checkpoint.embedded_config import TRUST, parse
 from mmcv_overrides.checkpoint.reading import trusted
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import Advice
 
 _upstream = Runner.resume
-_LOAD = "Use its weights alone (--load-from), or resume from a checkpoint of this training."
+_LOAD = Advice("Load only its weights (load_from), or resume from a checkpoint of this training", "load_from")
 
 
 def resume(
@@ -22,10 +22,10 @@ def resume(
     resume_param_scheduler: bool = True,
     map_location: str | Callable = "default",
 ) -> None:
-    """Stands in for ``Runner.resume``: the same, after :func:`check_resumable`.
+    """Replaces ``Runner.resume``: the same after :func:`check_resumable`.
 
     Raises:
-        UserError: the checkpoint has no training state, or that of another optimizer.
+        UserError: the checkpoint has no training state, or the state of another optimizer.
     """
     load = self.load_checkpoint
 
@@ -34,47 +34,49 @@ def resume(
         check_resumable(found, str(filename))
         return found
 
-    self.load_checkpoint = checked  # upstream loads within; there is no hook between loading and use
+    self.load_checkpoint = checked  # upstream has no hook between loading and use
     try:
         _upstream(self, filename, resume_optimizer, resume_param_scheduler, map_location)
     except ValueError as error:  # torch.optim.Optimizer.load_state_dict
         if "parameter group" not in str(error):
             raise
-        raise UserError(
-            f"checkpoint {filename}: its optimizer is of another model or config ({error}). {_LOAD}"
-        ) from error
+        raise _LOAD.error(f"checkpoint {filename}: its optimizer is of another model or config ({error})") from error
     finally:
         del self.load_checkpoint
 
 
 def check_resumable(checkpoint: dict, where: str) -> None:
-    """Refuse a checkpoint without training state, and one whose stored configuration is a program.
+    """Refuse a checkpoint without training state, or with a stored configuration that is a program.
+
+    Args:
+        checkpoint: the loaded dictionary.
+        where: the file, for messages.
 
     Raises:
-        UserError: what is missing or of a wrong type.
+        UserError: something is missing or of a wrong type; the message names it.
     """
     meta = checkpoint.get("meta")
     state = meta if isinstance(meta, dict) else {}
     wrong = [name for name in ("epoch", "iter") if not _is_count(state.get(name))]
     if wrong:
-        raise UserError(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta). {_LOAD}")
-    parts = {"message_hub": ("log_scalars", "runtime_info", "resumed_keys")}
+        raise _LOAD.error(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta)")
+    parts: dict[str, tuple[str, ...]] = {"message_hub": ("log_scalars", "runtime_info", "resumed_keys")}
     if "optimizer" in checkpoint:
         parts["optimizer"] = ()
     for part, keys in parts.items():
         found = checkpoint.get(part)
         lacks = [key for key in keys if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
         if not isinstance(found, dict) or lacks:
-            raise UserError(
+            raise _LOAD.error(
                 f"checkpoint {where} has no training state ({part} is {type(found).__name__}"
-                f"{' without ' + ', '.join(lacks) if lacks else ''}). {_LOAD}"
+                f"{' without ' + ', '.join(lacks) if lacks else ''})"
             )
     if "config" not in state:
         return
     if not isinstance(state["config"], str):
-        raise UserError(f"checkpoint {where}: the configuration in its meta is not text. {_LOAD}")
+        raise _LOAD.error(f"checkpoint {where}: the configuration in its meta is not text")
     if not trusted():
-        parse(state["config"], where, f"{_LOAD} {TRUST}")
+        parse(state["config"], where, Advice(f"{_LOAD.text}. {TRUST.text}", TRUST.setting))
 
 
 def _is_count(value: Any) -> bool:

@@ -1,4 +1,9 @@
-"""Names the globals of a pickle by disassembling it; nothing is executed or imported."""
+"""Lists the globals that a pickle names by disassembling it; nothing is executed or imported.
+
+``torch.serialization.get_unsafe_globals_in_checkpoint`` (torch >= 2.6) cannot replace it: it reads neither the format
+of torch < 1.6 nor plain pickles, stops at opcodes outside protocol 2 (``STACK_GLOBAL``, ``INST``, ``OBJ``), and of two
+``data.pkl`` in one archive it reads the first, Python's zipfile the last.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,7 @@ def globals_named_in(file: BinaryIO) -> list[str]:
             file.seek(0)
             for _ in range(_MAX_PICKLES):
                 _scan(file, names)
-    except Exception:  # a damaged or foreign file: what was named before the damage is still worth telling
+    except Exception:  # a damaged or foreign file: the names before the damage are still useful
         pass
     return list(names)
 
@@ -38,9 +43,9 @@ def _scan(stream: BinaryIO, names: dict[str, None]) -> None:
             names[".".join(strings[-2:])] = None
         elif opcode.name == "MEMOIZE":
             memo[len(memo)] = strings[-1] if strings else ""
-        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(arg, int):
             memo[arg] = strings[-1] if strings else ""
-        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+        elif opcode.name in ("GET", "BINGET", "LONG_BINGET") and isinstance(arg, int):
             strings.append(memo.get(arg, ""))
         elif isinstance(arg, str):
             strings.append(arg)

@@ -1,9 +1,9 @@
-"""Resuming schedulers: how far they are comes from the checkpoint, what they do from the config."""
+"""Resuming schedulers: progress comes from the checkpoint, settings from the config."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,18 @@ _PROGRESS = {"optimizer", "last_step", "verbose"}
 
 @dataclass(frozen=True)
 class ScheduleChange:
-    """``settings``: what differed, as ``CosineAnnealingLR.T_max 12 -> 24``. ``missed``: scheduler, number of steps that
-    it did not take because its old ``end`` had come, and owes."""
+    """How the schedulers of the config differ from those of the checkpoint.
+
+    Attributes:
+        settings: what differed, as ``CosineAnnealingLR.T_max 12 -> 24``.
+        missed: (scheduler, number of steps it did not take because its old ``end`` had passed).
+    """
 
     settings: tuple[str, ...] = ()
     missed: tuple[tuple[Any, int], ...] = ()
 
     def catch_up(self) -> None:
-        """Take the missed steps; call it when the states are loaded."""
+        """Take the missed steps; call it after the states are loaded."""
         for scheduler, steps in self.missed:
             for _ in range(steps):
                 scheduler.step()
@@ -28,7 +32,7 @@ class ScheduleChange:
 def keep_config(built: Any, saved: Any) -> ScheduleChange:
     """Put the settings of the schedulers just built into the states to be loaded, in place.
 
-    mmengine stores settings with the state and lets them win: a run that stopped early would go on with an ``end`` in
+    mmengine stores settings with the state and prefers them: a run that stopped early would continue with an ``end`` in
     the past and never change its learning rate again, whatever the config says.
 
     Args:
@@ -51,7 +55,7 @@ def keep_config(built: Any, saved: Any) -> ScheduleChange:
 
 
 def _steps_after(old_end: Any, state: dict) -> int:
-    """Steps that lie past the old end, but within the new one."""
+    """Number of steps after the old end that are within the new one."""
     if not isinstance(old_end, int) or state["end"] <= old_end or "_global_step" not in state:
         return 0
     return max(state["_global_step"] - old_end + 1, 0)
@@ -62,13 +66,14 @@ def _pairs(built: Any, saved: Any) -> Iterator[tuple[Any, dict]]:
         for name in built.keys() & saved.keys():
             yield from _pairs(built[name], saved[name])
     elif isinstance(built, list) and isinstance(saved, list) and len(built) == len(saved):
-        # another number of schedulers is another schedule; mmengine pairs them off as far as they go
+        # another number of schedulers is another schedule; mmengine pairs as many as there are
         yield from (
             (b, s) for b, s in zip(built, saved, strict=True) if hasattr(b, "state_dict") and isinstance(s, dict)
         )
 
 
 def _settings(scheduler: Any) -> set[str]:
-    """Names of the constructor arguments of a scheduler and its base classes, progress apart."""
-    signatures: Iterable = (inspect.signature(c.__init__) for c in type(scheduler).__mro__ if c is not object)
+    """Names of the constructor arguments of a scheduler and its base classes, except its progress."""
+    classes = (c for c in type(scheduler).__mro__ if "__init__" in vars(c) and c is not object)
+    signatures = [inspect.signature(vars(c)["__init__"]) for c in classes]
     return {name for s in signatures for name in s.parameters} - _PROGRESS

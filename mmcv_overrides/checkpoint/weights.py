@@ -1,4 +1,4 @@
-"""Puts the weights of a checkpoint into a model and says what came of it."""
+"""Loads the weights of a checkpoint into a model and reports what matched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -19,22 +19,28 @@ from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DDP, torch.compile, wrappers of other trainers
-# mmdet 1.x, 2.x -> 3.x. Renames that mmdet's layers do themselves (deformable conv, rpn_head) are left to them.
+# mmdet 1.x, 2.x -> 3.x. What mmdet's layers rename themselves (deformable convolution, rpn_head) is left to them.
 _RENAMES = ((re.compile(r"(^|\.)fcos_(cls|reg|centerness)\."), r"\1conv_\2."),)
 _MIN_SHARE = 0.5
 
 
+class StateDict(OrderedDict[str, Any]):
+    """Tensors by name with ``_metadata``, the versions of the layers, as ``nn.Module.state_dict`` returns them."""
+
+    _metadata: Mapping | None = None
+
+
 @dataclass(frozen=True)
 class MatchReport:
-    """What :func:`load_weights` did. All but ``total`` and ``notes`` are names of tensors of the model.
+    """Result of :func:`load_weights`. All but ``total`` and ``notes`` are names of tensors of the model.
 
     Attributes:
-        total: tensors of the model that could be loaded.
-        matched: loaded as they are.
+        total: number of tensors of the model that could be loaded.
+        matched: loaded unchanged.
         missing: not in the checkpoint; the model keeps its own.
-        unexpected: in the checkpoint only (names of the checkpoint).
-        mismatched: of another shape, and no class layer; the model keeps its own.
-        reinitialised: class layers of other classes; the model's own but for rows of same-named classes.
+        unexpected: only in the checkpoint (names of the checkpoint).
+        mismatched: of another shape and not class layers; the model keeps its own.
+        reinitialised: class layers of other classes; the model's own, except rows of classes of the same name.
         notes: one line for each reinitialised layer or mismatched tensor.
     """
 
@@ -48,6 +54,7 @@ class MatchReport:
 
     @property
     def complete(self) -> bool:
+        """Whether every tensor of model and checkpoint matched."""
         return len(self.matched) == self.total and not self.unexpected
 
     def summary(self) -> str:
@@ -66,24 +73,23 @@ def load_weights(
 ) -> MatchReport:
     """Load the weights of a checkpoint, also of mmdet 1.x and 2.x and of AdelaiDet's FCOS, by name and shape.
 
-    A class layer of another size keeps the model's own initialisation, but for rows of classes that both name.
+    A class layer of another size keeps the model's own initialisation, except rows of classes that both have.
 
     Args:
-        checkpoint: what :func:`load` gives: a dict with ``state_dict``, or a bare state dict.
-        log: a logging.Logger for the one line of summary; default the current one of mmengine.
-        classes: class names of the model, in order; default ``model.dataset_meta['classes']`` if there.
+        model: changed in place; wrappers such as DDP are removed first.
+        checkpoint: the result of :func:`load`: a dict with ``state_dict``, or a bare state dict.
+        log: a logging.Logger for the summary line; default the current one of mmengine.
+        classes: class names of the model, in order; default ``model.dataset_meta['classes']`` if present.
 
     Raises:
-        UserError: less than half of the model's tensors are in the checkpoint; the model is then half loaded.
+        UserError: less than half of the model's tensors are in the checkpoint; the model is then partly loaded.
     """
-    while is_model_wrapper(model):
-        model = model.module
+    model = bare(model)
     own = model.state_dict()
     source = state_dict_of(checkpoint)
     weights = _rename(source, own)
     layers = ClassLayers(_class_names(checkpoint.get("meta")), tuple(classes or _model_classes(model)))
     mismatched = layers.adapt(weights, own)
-    weights._metadata = getattr(source, "_metadata", None)
 
     loaded = _Loading()
     loaded.load(model, weights, weights._metadata or {})
@@ -96,16 +102,23 @@ def load_weights(
     if len(report.matched) < _MIN_SHARE * report.total:
         raise UserError(
             f"these weights are of another model: {report.summary()}. Give the config that the checkpoint was "
-            "trained with (weights of a backbone alone belong into model.backbone.init_cfg)"
+            "trained with (weights of a backbone alone belong in model.backbone.init_cfg)"
         )
     return report
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without wrappers such as DDP."""
+    while is_model_wrapper(model):
+        model = cast(nn.Module, model.module)
+    return model
 
 
 def state_dict_of(checkpoint: Mapping) -> Mapping:
     """The weights in a checkpoint: under ``state_dict`` (mmcv, apex) or another usual name, or the dict itself.
 
     Raises:
-        UserError: there are no tensors in it.
+        UserError: it contains no tensors.
     """
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(checkpoint.get(key), Mapping):
@@ -113,26 +126,28 @@ def state_dict_of(checkpoint: Mapping) -> Mapping:
             break
     if not any(isinstance(v, Tensor) for v in checkpoint.values()):
         names = ", ".join(map(str, list(checkpoint)[:8])) or "nothing"
-        raise UserError(f"the checkpoint holds no weights (no state_dict of tensors in it, but {names})")
+        raise UserError(f"the checkpoint has no weights (no state_dict of tensors, but {names})")
     return checkpoint
 
 
-def _rename(source: Mapping, own: Mapping) -> OrderedDict:
+def _rename(source: Mapping, own: Mapping) -> StateDict:
     """Tensors of ``source`` under the names that the model uses."""
-    weights = OrderedDict((str(k), v) for k, v in source.items() if isinstance(v, Tensor))
-    found = True
-    while found:
-        found = next(
-            (p for p in _PREFIXES if all(k.startswith(p) for k in weights) and not any(k.startswith(p) for k in own)),
-            None,
-        )
-        if found:
-            weights = OrderedDict((k[len(found) :], v) for k, v in weights.items())
+    weights: dict[str, Tensor] = {str(k): v for k, v in source.items() if isinstance(v, Tensor)}
+    while prefix := _common_prefix(weights, own):
+        weights = {k.removeprefix(prefix): v for k, v in weights.items()}
     if is_adelaidet(weights):
         weights = mmdet_names(weights)
     for pattern, new in _RENAMES:
-        weights = OrderedDict((_better(k, pattern.sub(new, k), own), v) for k, v in weights.items())
-    return weights
+        weights = {_better(k, pattern.sub(new, k), own): v for k, v in weights.items()}
+    renamed = StateDict(weights)
+    renamed._metadata = getattr(source, "_metadata", None)
+    return renamed
+
+
+def _common_prefix(weights: Mapping, own: Mapping) -> str | None:
+    """A wrapper's prefix that all names of the checkpoint have and no name of the model."""
+    fitting = (p for p in _PREFIXES if all(k.startswith(p) for k in weights) and not any(k.startswith(p) for k in own))
+    return next(fitting, None)
 
 
 def _better(old: str, new: str, own: Mapping) -> str:
@@ -153,7 +168,7 @@ def _model_classes(model: nn.Module) -> tuple[str, ...]:
 
 
 class _Loading:
-    """One walk over a model, through each layer's ``_load_from_state_dict`` (which knows its old names)."""
+    """One traversal of a model through ``_load_from_state_dict`` of each layer, which renames old tensors."""
 
     def __init__(self) -> None:
         self.missing: list[str] = []
@@ -161,8 +176,8 @@ class _Loading:
         self.errors: list[str] = []
 
     def load(self, module: nn.Module, weights: dict, metadata: Mapping, prefix: str = "") -> None:
-        if is_model_wrapper(module):
-            module = module.module
+        """Load the tensors of ``weights`` into ``module`` and the layers below it."""
+        module = bare(module)
         found = (self.missing, self.unexpected, self.errors)
         module._load_from_state_dict(weights, prefix, metadata.get(prefix[:-1], {}), True, *found)
         for name, child in module._modules.items():
@@ -171,6 +186,7 @@ class _Loading:
                 self.load(child, {k: v for k, v in weights.items() if k.startswith(inner)}, metadata, inner)
 
     def misshapen(self) -> list[str]:
+        """Names of the tensors whose shape a layer has refused."""
         return [m.group(1) for m in (re.search(r"size mismatch for ([^:\s]+)", e) for e in self.errors) if m]
 
 
@@ -181,7 +197,7 @@ def _report(
     mismatched = mismatched | {n: f"{n} is of another shape in the checkpoint" for n in late}
     own_names = {k for k, v in own.items() if isinstance(v, Tensor)}
     gone = set(loaded.missing) - set(mismatched) - set(layers.names)
-    # The step count of batch norm is absent from old and from caffe weights, and no loss.
+    # Old weights and those of Caffe lack the step count of batch norm, which is not needed.
     own_names -= {k for k in own if k.endswith("num_batches_tracked") and k not in weights}
     bad = gone | set(mismatched) | set(layers.names)
     return MatchReport(

@@ -1,48 +1,52 @@
-"""Writes checkpoints so that a crash, a full disk or a kill never costs the file that was there before."""
+"""Writes checkpoints so that a crash, a full disk or a kill never destroys an existing file."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
 from mmcv_overrides.checkpoint.plain import plain
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import create, unguessable
+from mmcv_overrides.files import replacing
 
 TEMP_SUFFIX = ".saving"
 _run = "alone"
 
 
 def name_run(run: str) -> None:
-    """Say whose the temporary files are that this process writes from now on (see :func:`remove_leftovers`)."""
+    """Set the run that owns the temporary files of this process from now on (see :func:`remove_leftovers`)."""
     global _run
     _run = run
 
 
-def temporary(path: Path) -> Path:
-    """Name of the temporary file for ``path``: in its folder, as a rename is atomic only within one."""
-    return unguessable(path, f".{_run}{TEMP_SUFFIX}")
+def temporary_suffix() -> str:
+    """End of the name of the temporary files that this process writes."""
+    return f".{_run}{TEMP_SUFFIX}"
 
 
 class NonFiniteWeights(UserError):
-    """The weights to be saved hold inf or nan; nothing was written."""
+    """The weights to be saved contain inf or nan; nothing was written."""
 
 
 def save(state: Mapping, path: str | os.PathLike) -> None:
     """Write a checkpoint that ``torch.load(weights_only=True)`` reads, atomically.
 
-    The file appears under its name only when complete and on the disk; on any failure the old one is as before
-    and nothing is left behind. Content is made plain first (see :mod:`.plain`).
+    The file appears under its name only when it is complete and on the disk; after any failure the old file is
+    unchanged and no other file remains. The content is made plain first (see :mod:`.plain`).
+
+    Args:
+        state: the checkpoint, or a bare state dict.
+        path: the file; missing folders are created.
 
     Raises:
-        NonFiniteWeights: a floating tensor of a state dict holds inf or nan.
+        NonFiniteWeights: a floating-point tensor of a state dict contains inf or nan.
         UserError: something has no plain form, or the file cannot be written (disk full, not permitted).
     """
     check_finite(state)
@@ -51,14 +55,14 @@ def save(state: Mapping, path: str | os.PathLike) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(content, path)
-        with replacing(path) as file:
-            torch.save(content, file)
+        with replacing(path, temporary_suffix()) as file:
+            _torch_save(content, file)
     except OSError as error:
-        raise UserError(_why_not(content, path, error)) from error
+        raise _write_error(content, path, error) from error
 
 
 def check_finite(state: Mapping) -> None:
-    """Raise :class:`NonFiniteWeights` when a state dict of ``state`` (or ``state`` itself) is not finite."""
+    """Raise :class:`NonFiniteWeights` if a state dict in ``state``, or ``state`` itself, is not finite."""
     dicts = {k: v for k, v in state.items() if str(k).endswith("state_dict") and isinstance(v, Mapping)}
     bad = [name for d in (dicts.values() if dicts else [state]) for name, t in d.items() if not _finite(t)]
     if bad:
@@ -77,14 +81,26 @@ def _finite(tensor: Any) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-class _Writer:
-    """What torch.save writes to; keeps the error of the system, which torch's own message hides."""
+def _torch_save(content: Any, file: BinaryIO) -> None:
+    """``torch.save`` that raises the first error of the operating system instead of torch's own."""
+    writer = _Writer(file)
+    try:
+        torch.save(content, cast(IO[bytes], writer))  # it needs write and flush only
+    except Exception as error:
+        if writer.error is not None and not isinstance(error, OSError):
+            raise writer.error from error
+        raise
 
-    def __init__(self, file: BinaryIO):
+
+class _Writer:
+    """The file that torch.save writes to; it keeps the operating system's error, which torch's message hides."""
+
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
+        """Write bytes; remember the first error."""
         try:
             return self._file.write(data)
         except OSError as error:
@@ -92,45 +108,12 @@ class _Writer:
             raise
 
     def flush(self) -> None:
+        """Flush the file."""
         self._file.flush()
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[_Writer]:
-    """A file to write that takes the place of ``path`` when the block ends well and vanishes when not.
-
-    Raises:
-        OSError: the first error that the system gave.
-    """
-    temp, writer = temporary(path), None
-    try:
-        with create(temp) as file:
-            writer = _Writer(file)
-            yield writer
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temp.unlink()
-        if writer and writer.error and not isinstance(error, OSError):
-            raise writer.error from error
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` last through a power cut, where the file system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def remove_leftovers(folder: Path, runs: Iterable[str]) -> list[str]:
-    """Delete the temporary files of ``runs`` (ids), which were killed while they saved; returns their names."""
+    """Delete the temporary files of ``runs`` (ids), which were killed while saving; returns the names of the files."""
     found = sorted(temp for run in set(runs) for temp in Path(folder).glob(f".*.{run}{TEMP_SUFFIX}"))
     for temp in found:
         with suppress(OSError):
@@ -139,7 +122,7 @@ def remove_leftovers(folder: Path, runs: Iterable[str]) -> list[str]:
 
 
 def _size(content: Any) -> int:
-    """Bytes of all tensors of a plain tree; storage that tensors share counts once."""
+    """Bytes of all tensors of a plain tree; shared storage counts once."""
     storages: dict[int, int] = {}
     stack = [content]
     while stack:
@@ -155,14 +138,14 @@ def _size(content: Any) -> int:
 
 
 def _check_space(content: Any, path: Path) -> None:
-    """Fail before a nearly full disk is filled to the brim. Some network disks report 0 free: those try."""
+    """Fail before writing if the disk is too full; some network disks report 0 bytes, which is ignored."""
     free = shutil.disk_usage(path.parent).free
     if 0 < free < _size(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _why_not(content: Any, path: Path, error: OSError) -> str:
-    text = f"cannot write checkpoint {path}: {error.strerror or error}"
+def _write_error(content: Any, path: Path, error: OSError) -> UserError:
+    text, setting = f"cannot write checkpoint {path}: {error.strerror or error}", None
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = 0
         with suppress(OSError):
@@ -170,5 +153,5 @@ def _why_not(content: Any, path: Path, error: OSError) -> str:
         text += f" (needs {_size(content) / 1e6:.1f} MB, {free / 1e6:.1f} MB free). "
         text += "Free some space, save less often, or keep fewer checkpoints"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        text += ". Choose a --work-dir you may write to"
-    return text + "; the checkpoints written before are untouched"
+        text, setting = f"{text}. Choose a work_dir that you may write to", "work_dir"
+    return UserError(f"{text}; earlier checkpoints are intact", setting)

@@ -1,6 +1,6 @@
-"""A portable ``mmcv._ext``: the compiled operators that detectors need, in plain torch, on any device.
+"""A portable ``mmcv._ext``: the compiled operators that detectors need, written in torch, for any device.
 
-mmcv's own Python layers (``mmcv.ops``) run on top of it unchanged: they ask ``mmcv._ext`` for functions by name.
+The Python layers of mmcv (``mmcv.ops``) use it unchanged: they look functions up in ``mmcv._ext`` by name.
 """
 
 import importlib
@@ -12,12 +12,12 @@ NAME = "mmcv._ext"
 
 
 def install() -> str:
-    """Make ``import mmcv.ops`` work: keep a compiled ``mmcv._ext`` that loads, otherwise put the portable one there.
+    """Make ``import mmcv.ops`` work: keep a compiled ``mmcv._ext`` that loads, otherwise install the portable one.
 
     Call it before ``import mmcv.ops`` or ``import mmdet``; calling it again changes nothing.
 
     Returns:
-        One line that says which operators are in use, and why.
+        One line for the log: which operators are in use, and why.
     """
     import mmcv
 
@@ -34,26 +34,28 @@ def install() -> str:
 
 def _find_compiled() -> tuple[ModuleType | None, str]:
     """(the compiled module or None, why there is none)."""
-    absent = "mmcv was installed without compiled ones"
+    absent = "mmcv was installed without compiled operators"
     present = sys.modules.get(NAME)
     if present is None:
         try:
             present = importlib.import_module(NAME)
         except ModuleNotFoundError as error:
             if error.name != NAME:
-                return None, f"the compiled ones do not load: {error}"
+                return None, f"the compiled operators do not load: {error}"
             return None, absent
         except Exception as error:  # built for another torch: undefined symbols, missing libraries
-            return None, f"the compiled ones do not load: {str(error).splitlines()[0]}"
+            return None, f"the compiled operators do not load: {str(error).splitlines()[0]}"
     compiled = str(getattr(present, "__file__", None) or "").endswith(tuple(EXTENSION_SUFFIXES))
     return (present, "") if compiled else (None, absent)
 
 
 def _imported_before(ext: ModuleType) -> str:
-    """A warning when ``mmcv.ops`` already holds on to another ``mmcv._ext``, somebody's stub.
+    """A warning if ``mmcv.ops`` has already been imported with another ``mmcv._ext``; otherwise "".
 
-    An import of ``mmcv.ops`` that failed leaves nothing behind; it may simply be tried again.
+    A failed import of ``mmcv.ops`` leaves no module behind and can be repeated.
     """
     if "mmcv.ops" not in sys.modules or sys.modules.get(NAME) is ext:
         return ""
-    return "; mmcv.ops was imported before, with another mmcv._ext, and still uses that: activate earlier"
+    return (
+        "; mmcv.ops was imported earlier with another mmcv._ext and still uses it: call activate() before that import"
+    )

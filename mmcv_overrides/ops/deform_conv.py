@@ -1,8 +1,9 @@
 """Deformable convolution v1 (Dai et al., 2017, https://arxiv.org/abs/1703.06211) and v2 with a mask (Zhu et al., 2018,
-https://arxiv.org/abs/1811.11168): bilinear sampling on `rows`, then one matrix product.
+https://arxiv.org/abs/1811.11168): bilinear sampling with `rows`, then one matrix product.
 
-Shape letters: B images, C input and O output channels, H x W input, K = kh * kw taps of the kernel, L = h * w output
-places, D deformable groups, S groups of the product. One image at a time, so memory is that of one image's columns.
+Shapes: B images, C input and O output channels, H x W input, K = kh * kw kernel taps, L = h * w output positions,
+D deformable groups, S groups of the matrix product. Images are processed one at a time, which bounds the memory to the
+columns of one image.
 """
 
 from contextlib import AbstractContextManager
@@ -35,15 +36,15 @@ def deform_conv_forward(
     ones: Tensor,
     **geometry: int,
 ) -> None:
-    """Deformable convolution without mask.
+    """Deformable convolution v1, without a mask.
 
     Args:
         input: [B, C, H, W].
         weight: [O, C / S, kh, kw].
-        offset: [B, D * K * 2, h, w], (y, x) a tap, in pixels of the input.
+        offset: [B, D * K * 2, h, w], (y, x) per tap, in input pixels.
         output: [B, O, h, w], overwritten.
-        columns: not used (scratch space of the compiled operator).
-        ones: not used (scratch space of the compiled operator).
+        columns: unused (scratch space of the compiled operator).
+        ones: unused (scratch space of the compiled operator).
         geometry: ``kW kH dW dH padW padH dilationW dilationH group deformable_group im2col_step``.
     """
     _forward(input, offset, None, weight, output, _geometry_v1(geometry))
@@ -90,18 +91,18 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **geometry: int,
 ) -> None:
-    """Deformable convolution with a factor a tap.
+    """Deformable convolution v2, with a factor per tap.
 
     Args:
         input: [B, C, H, W].
         weight: [O, C / S, kh, kw].
-        bias: [O], added when ``with_bias``.
-        ones: not used (scratch space of the compiled operator).
-        offset: [B, D * K * 2, h, w], (y, x) a tap, in pixels of the input.
-        mask: [B, D * K, h, w].
+        bias: [O], added if ``with_bias``.
+        ones: unused (scratch space of the compiled operator).
+        offset: [B, D * K * 2, h, w], (y, x) per tap, in input pixels.
+        mask: [B, D * K, h, w], the factors.
         output: [B, O, h, w], overwritten.
-        columns: not used (scratch space of the compiled operator).
-        with_bias: whether ``bias`` counts.
+        columns: unused (scratch space of the compiled operator).
+        with_bias: whether to add ``bias``.
         geometry: ``kernel_h kernel_w stride_h stride_w pad_h pad_w dilation_h dilation_w group deformable_group``.
     """
     _forward(input, offset, mask, weight, output, _geometry_v2(geometry))
@@ -134,13 +135,16 @@ def modulated_deform_conv_backward(
 
 
 def _geometry_v1(names: dict[str, int]) -> _Geometry:
-    pairs = (("kH", "kW"), ("dH", "dW"), ("padH", "padW"), ("dilationH", "dilationW"))
-    return _Geometry(*((names[y], names[x]) for y, x in pairs), names["group"], names["deformable_group"])
+    return _geometry(names, ("kH", "kW"), ("dH", "dW"), ("padH", "padW"), ("dilationH", "dilationW"))
 
 
 def _geometry_v2(names: dict[str, int]) -> _Geometry:
-    pairs = ((f"{name}_h", f"{name}_w") for name in ("kernel", "stride", "pad", "dilation"))
-    return _Geometry(*((names[y], names[x]) for y, x in pairs), names["group"], names["deformable_group"])
+    return _geometry(names, *((f"{name}_h", f"{name}_w") for name in ("kernel", "stride", "pad", "dilation")))
+
+
+def _geometry(names: dict[str, int], *pairs: tuple[str, str]) -> _Geometry:
+    kernel, stride, padding, dilation = ((names[y], names[x]) for y, x in pairs)
+    return _Geometry(kernel, stride, padding, dilation, names["group"], names["deformable_group"])
 
 
 def _forward(
@@ -166,24 +170,26 @@ def _backward(
     grad_mask: Tensor | None = None,
     grad_weight: Tensor | None = None,
 ) -> None:
-    """Add to each ``grad_*`` that is given; the sampling is differentiated by autograd, the product by hand."""
-    wanted = [(grad_input, input), (grad_offset, offset), (grad_mask, mask)]
-    wanted = [(grad, value) for grad, value in wanted if grad is not None]
+    """Add to each ``grad_*`` that is given; the sampling is differentiated by autograd, the product explicitly.
+
+    ``weight`` may be None if only ``grad_weight`` is wanted.
+    """
+    pairs = [(grad_input, input), (grad_offset, offset), (grad_mask, mask)]
+    wanted = [(grad, value) for grad, value in pairs if grad is not None and value is not None]
     groups = geometry.groups
     matrix = None if weight is None else _weight_matrix(weight, groups)
     with _own_dtype(input):
         for image in range(input.size(0)):
             leaves = {id(value): value[image].detach().requires_grad_() for _, value in wanted}
-            sources = [
-                leaves.get(id(value), None if value is None else value[image]) for value in (input, offset, mask)
-            ]
+            x, places = (leaves.get(id(value), value[image]) for value in (input, offset))
+            factors = None if mask is None else leaves.get(id(mask), mask[image])
             with torch.enable_grad():
-                columns = _by_group(_columns(*sources, geometry), geometry)  # [S, L, K * C / S]
+                columns = _by_group(_columns(x, places, factors, geometry), geometry)  # [S, L, K * C / S]
             grad = grad_output[image].reshape(groups, grad_output.size(1) // groups, -1)  # [S, O / S, L]
             if grad_weight is not None:
                 grad_matrix = grad @ columns.detach().to(grad.dtype)  # [S, O / S, K * C / S]
                 grad_weight += _weight_from_matrix(grad_matrix, grad_weight)
-            if wanted:
+            if wanted and matrix is not None:
                 grad_columns = (grad.transpose(1, 2) @ matrix.transpose(1, 2)).to(columns.dtype)
                 gradients = torch.autograd.grad(columns, list(leaves.values()), grad_columns)
                 for (total, _), gradient in zip(wanted, gradients, strict=True):
@@ -191,7 +197,7 @@ def _backward(
 
 
 def _own_dtype(input: Tensor) -> AbstractContextManager:
-    """The operator computes in the type of its arguments, also inside an autocast region."""
+    """Disables autocast: the operator computes in the type of its arguments."""
     return torch.autocast(input.device.type, enabled=False)
 
 
@@ -215,7 +221,7 @@ def _by_group(columns: Tensor, geometry: _Geometry) -> Tensor:
 
 
 def _columns(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: _Geometry) -> Tensor:
-    """Samples of one image, [L, K, C], from input [C, H, W], offset [D*K*2, h, w] and mask [D*K, h, w]."""
+    """Samples of one image, [L, K, C], of input [C, H, W], offset [D*K*2, h, w] and mask [D*K, h, w]."""
     channels, height, width = input.shape
     taps = geometry.kernel[0] * geometry.kernel[1]
     dtype = compute_dtype(input.dtype)
@@ -232,7 +238,7 @@ def _columns(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: _Geom
 
 
 def _base_places(offset: Tensor, geometry: _Geometry, dtype: torch.dtype) -> Tensor:
-    """Where the taps lie without offset, [K, 2, h, w]."""
+    """Positions (y, x) of the taps without offset, in input pixels, [K, 2, h, w]."""
     axes = []
     for axis in (0, 1):
         first = torch.arange(offset.size(1 + axis), device=offset.device, dtype=dtype) * geometry.stride[axis]
@@ -247,7 +253,8 @@ def _base_places(offset: Tensor, geometry: _Geometry, dtype: torch.dtype) -> Ten
 def _corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Rows and bilinear weights of the four pixels around each point, [..., 4].
 
-    A corner outside the image counts 0, and so does a whole point outside the open rectangle (-1, H) x (-1, W).
+    A corner outside the image has weight 0; so have all corners of a point outside the open rectangle (-1, H) x (-1,
+    W).
     """
     inside = (y > -1) & (y < height) & (x > -1) & (x < width)
     y, x = torch.where(inside, y, 0), torch.where(inside, x, 0)

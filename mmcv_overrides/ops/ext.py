@@ -1,7 +1,8 @@
-"""The module that stands at ``mmcv._ext``: the operators written here, and a clear error for each of the others."""
+"""The module that replaces ``mmcv._ext``: our operators, and a clear error for each of the others."""
 
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.ops.deform_conv import (
@@ -40,16 +41,16 @@ __all__ = [
 
 
 class OperatorMissing(UserError, NotImplementedError):
-    """A compiled mmcv operator was called that has no portable form."""
+    """A compiled mmcv operator without a portable form was called."""
 
 
 def get_compiler_version() -> str:
-    """What mmcv prints about its build; nothing was compiled."""
+    """The compiler that mmcv reports; nothing was compiled."""
     return "none (portable operators of mmcv_overrides)"
 
 
 def get_compiling_cuda_version() -> str:
-    """What mmcv prints about its build; nothing was compiled."""
+    """The CUDA version that mmcv reports; nothing was compiled."""
     return "not available"
 
 
@@ -58,13 +59,13 @@ def __getattr__(name: str) -> Callable:
     if name.startswith("__"):
         raise AttributeError(name)
 
-    def missing(*args, **kwargs):
+    def missing(*args: Any, **kwargs: Any) -> NoReturn:
         caller = sys._getframe(1)
         user = f"{caller.f_globals.get('__name__', 'unknown')}.{caller.f_code.co_name}"
         raise OperatorMissing(
             f"operator '{name}' needs a compiled mmcv, and this mmcv was installed without compiled operators. "
-            f"It was called by {user}. Way out: install an mmcv that was compiled for this torch and device, or "
-            "use another layer in the config: nms, soft_nms, RoIAlign, deformable convolution and focal loss work "
+            f"It was called by {user}. Install an mmcv that was compiled for this torch and device, or "
+            "use another layer in the config; nms, soft_nms, RoIAlign, deformable convolution and focal loss work "
             "without compilation."
         )
 

@@ -1,6 +1,6 @@
 """Focal loss (Lin et al., 2017, https://arxiv.org/abs/1708.02002), elementwise, forward and backward.
 
-Computed in fp32 at least, from logits through ``logsigmoid``, so that no clamp of a probability is needed.
+Computed in fp32 or better, from logits through ``logsigmoid``, so that probabilities need no clamping.
 """
 
 import torch
@@ -17,9 +17,9 @@ def sigmoid_focal_loss_forward(
 
     Args:
         input: logits [N, C].
-        target: class of each row [N], int64; a label outside [0, C), so the background C, makes every class negative.
-        weight: weight of each class [C], applied to the whole row of that class; empty for none. Rows outside
-            [0, C) have no class weight and keep weight 1.
+        target: class of each row [N], int64; a label outside [0, C), such as the background C, makes all negative.
+        weight: weight of each class [C], applied to all of a row with that label; empty for none. Rows labelled
+            outside [0, C) have weight 1.
         output: [N, C], overwritten.
         gamma: focusing exponent.
         alpha: weight of positives; negatives get ``1 - alpha``.
@@ -49,7 +49,7 @@ def softmax_focal_loss_forward(
 
     Args:
         softmax: class probabilities [N, C] (not logits).
-        target: class of each row [N], int64; rows labelled outside [0, C) have no loss.
+        target: class of each row [N], int64; rows labelled outside [0, C) have loss 0.
         weight: weight of each class [C]; empty for none.
         output: [N], overwritten.
         gamma: focusing exponent.
@@ -88,7 +88,7 @@ def _one_hot(target: Tensor, classes: int) -> Tensor:
 
 
 def _signed(input: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(is positive, alpha_t, logit of the right answer), each [N, C]: positives and negatives become one formula."""
+    """(is positive, alpha_t, logit of p_t), each [N, C]: one formula then serves positives and negatives."""
     positive = _one_hot(target, input.size(1))
     logit = input.to(compute_dtype(input.dtype))
     balance = torch.where(positive, alpha, 1 - alpha).to(logit.dtype)
@@ -96,7 +96,7 @@ def _signed(input: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor
 
 
 def _labelled_probability(softmax: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(label is a class, probability of the labelled class), each [N]."""
+    """(label is in [0, C), probability of the labelled class), each [N]."""
     labelled = (target >= 0) & (target < softmax.size(1))
     prob = softmax.gather(1, torch.where(labelled, target, 0)[:, None])[:, 0]
     return labelled, prob.to(compute_dtype(softmax.dtype))

@@ -7,7 +7,7 @@ from torch import Tensor
 from mmcv_overrides.ops import vision
 from mmcv_overrides.ops.rows import compute_dtype
 
-# Boxes of one block: the IoU matrix of a block against the rest is what bounds memory (block x boxes).
+# Boxes per block: the IoU matrix of one block against the rest (block x boxes) bounds the memory.
 BLOCK = 512
 
 
@@ -16,12 +16,12 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
 
     Args:
         boxes: [N, 4], x1 y1 x2 y2 in pixels.
-        scores: [N]; equal scores come in the order that torch's own sort gives, as in the compiled operator.
-        iou_threshold: a box goes when its IoU with a kept, better one is above this.
+        scores: [N]; equal scores keep the order of torch's own sort, as in the compiled operator.
+        iou_threshold: a box is dropped if its IoU with a kept box of higher score is above this.
         offset: 0 or 1; width is ``x2 - x1 + offset``.
 
     Returns:
-        Indices of the kept boxes, int64, best first.
+        [M] indices of the kept boxes, int64, best first.
     """
     if boxes.numel() == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
@@ -55,7 +55,7 @@ def _overlaps(a: Tensor, b: Tensor, iou_threshold: float, offset: int) -> Tensor
 
 
 def _greedy_on_host(suppresses: Tensor) -> Tensor:
-    """Mask [N] of the survivors, given the strictly upper triangular bool matrix [N, N]; one pass in numpy."""
+    """Mask [N] of the survivors, given the strictly upper triangular bool matrix [N, N]; one pass in NumPy."""
     matrix = suppresses.numpy()
     gone = np.zeros(len(matrix), dtype=bool)
     for i in np.flatnonzero(matrix.any(1)):
@@ -65,10 +65,10 @@ def _greedy_on_host(suppresses: Tensor) -> Tensor:
 
 
 def _greedy_on_device(suppresses: Tensor) -> Tensor:
-    """As `_greedy_on_host`, by iteration to the fixed point: one read-back a round, not one a box.
+    """As `_greedy_on_host`, by fixed-point iteration: one read-back per round instead of one per box.
 
-    A round settles every box whose suppressors are settled, so the rounds are as many as the longest chain of
-    boxes that suppress one another; the fixed point is unique and is the greedy answer.
+    A round settles every box whose suppressors are settled, so the number of rounds is the length of the longest chain
+    of boxes that suppress one another. The fixed point is unique and equals the greedy result.
     """
     keep = torch.ones(len(suppresses), dtype=torch.bool, device=suppresses.device)
     while True:
@@ -91,27 +91,27 @@ def softnms(
     method: int,
     offset: int = 0,
 ) -> Tensor:
-    """Soft-NMS (Bodla et al., 2017, https://arxiv.org/abs/1704.04503): overlapped boxes lose score, not life.
+    """Soft-NMS (Bodla et al., 2017, https://arxiv.org/abs/1704.04503): overlapping boxes only lose score.
 
     Args:
         boxes: [N, 4] on the CPU, x1 y1 x2 y2 in pixels.
         scores: [N] on the CPU.
         dets: [N, 5] on the CPU; the first rows receive the kept boxes with their decayed scores.
-        iou_threshold: from this IoU on, the naive and linear methods decay.
-        sigma: width of the gaussian decay.
-        min_score: a box that falls below it is dropped.
-        method: 0 naive (drop), 1 linear (``1 - IoU``), 2 gaussian (``exp(-IoU^2 / sigma)``).
+        iou_threshold: the naive and linear methods decay scores from this IoU on.
+        sigma: width of the Gaussian decay.
+        min_score: a box whose score falls below it is dropped.
+        method: 0 naive (drop), 1 linear (``1 - IoU``), 2 Gaussian (``exp(-IoU^2 / sigma)``).
         offset: 0 or 1; width is ``x2 - x1 + offset``.
 
     Returns:
-        Indices of the kept boxes, int64, in the order of ``dets``.
+        [M] indices of the kept boxes, int64, in the order of ``dets``.
     """
-    rows = torch.cat([boxes, scores[:, None]], 1).detach()
-    rows = rows.to(compute_dtype(rows.dtype)).numpy()
+    joined = torch.cat([boxes, scores[:, None]], 1).detach()
+    rows: np.ndarray = joined.to(compute_dtype(joined.dtype)).numpy()
     order = np.arange(len(rows))
     kept = 0
     while kept < len(rows):
-        best = kept + rows[kept:, 4].argmax()
+        best = kept + int(rows[kept:, 4].argmax())
         rows[[kept, best]] = rows[[best, kept]]
         order[[kept, best]] = order[[best, kept]]
         kept += 1

@@ -1,7 +1,7 @@
-"""RoIAlign (He et al., 2017, https://arxiv.org/abs/1703.06870) on `rows`, forward and backward, average and maximum.
+"""RoIAlign (He et al., 2017, https://arxiv.org/abs/1703.06870) with `rows`, forward and backward, average and maximum.
 
-Shape letters: B images, C channels, H x W feature map, R regions, P x Q bins of the output, G sampling points a bin
-and axis (the largest of the chunk; regions with fewer points have weight 0 on the others).
+Shapes: B images, C channels, H x W feature map, R regions, P x Q bins of the output, G sampling points per bin and
+axis (the largest number in the chunk; regions with fewer points have weight 0 on the rest).
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch import Tensor
 from mmcv_overrides.ops.rows import compute_dtype, gather_rows, scatter_rows
 
 MAX_POOL = 0
-# Taps (row and weight pairs) of one chunk of regions, and values of one chunk in maximum pooling: bounds memory.
+# Bounds on memory: taps (pairs of row and weight) per chunk of regions, and values per chunk in maximum pooling.
 TAP_BUDGET = 1 << 21
 VALUE_BUDGET = 1 << 24
 OUTSIDE = -2.0
@@ -62,14 +62,14 @@ def roi_align_forward(
         input: feature map [B, C, H, W].
         rois: [R, 5], (image, x1, y1, x2, y2) in pixels of the image.
         output: [R, C, P, Q], overwritten. A bin without sampling points (a region of size 0) gets 0.
-        argmax_y: [R, C, P, Q], overwritten with the place of the maximum, in feature map units; empty for average.
-        argmax_x: as ``argmax_y``.
+        argmax_y: [R, C, P, Q], overwritten with the position of the maximum, in feature map units; empty for average.
+        argmax_x: see ``argmax_y``.
         aligned_height: P.
         aligned_width: Q.
         spatial_scale: feature map units per pixel.
         sampling_ratio: points per bin and axis; 0 takes one per feature map unit, rounded up.
         pool_mode: 0 maximum, 1 average.
-        aligned: shift by half a unit, so that unit centres count; without it regions are at least one unit wide.
+        aligned: shift regions by half a unit, to the pixel centers; otherwise regions are at least one unit wide.
     """
     size = (aligned_height, aligned_width)
     table = _table(input)
@@ -77,7 +77,7 @@ def roi_align_forward(
     channels = 1 if pool_mode != MAX_POOL else input.size(1)
     for chosen, points in _chunks(regions.grid, size, channels):
         chunk = regions[chosen]
-        ys, xs = _points(chunk, size, points, input.shape[2:])
+        ys, xs = _points(chunk, size, points, (input.size(2), input.size(3)))
         if pool_mode == MAX_POOL:
             value, y, x = _maximum(table, chunk, ys, xs, input.shape)
             argmax_y[chosen], argmax_x[chosen] = y.to(argmax_y.dtype), x.to(argmax_x.dtype)
@@ -118,7 +118,7 @@ def roi_align_backward(
 
 
 def _table(input: Tensor) -> Tensor:
-    """The feature map as one row a pixel, [B*H*W, C]; no copy for a channels-last map."""
+    """The feature map with one row per pixel, [B*H*W, C]; no copy of a channels-last map."""
     return input.permute(0, 2, 3, 1).reshape(-1, input.size(1)).to(compute_dtype(input.dtype))
 
 
@@ -132,14 +132,14 @@ def _regions(
         extent = extent.clamp(min=1)
     bin = extent / extent.new_tensor(size)
     grid = bin.new_full(bin.shape, ratio) if ratio > 0 else bin.ceil().clamp(min=0)
-    grid = torch.where(bin.isfinite(), grid, 0)  # a region that is not finite samples nothing
+    grid = torch.where(bin.isfinite(), grid, 0)  # no sampling points for a region that is not finite
     return _Regions(rois[:, 0].long(), start, bin, grid)
 
 
 def _chunks(grid: Tensor, size: tuple[int, int], channels: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """(indices of regions, largest grid among them): like grids together, few enough at a time.
+    """Yield (indices of regions, largest grid among them), regions of similar grids together, within the memory bounds.
 
-    The grids come to the host once, so there is one read-back for all chunks.
+    The grids are copied to the host once: one read-back for all chunks.
     """
     on_host = grid.long().cpu()
     order = on_host.amax(1).argsort(stable=True)
@@ -167,7 +167,7 @@ def _axis(regions: _Regions, axis: int, bins: int, points: int, limit: int) -> _
     cell = torch.arange(points, device=grid.device, dtype=start.dtype)
     number = torch.arange(bins, device=grid.device, dtype=start.dtype)[:, None]
     point = start + number * bin + (cell + 0.5) * bin / grid.clamp(min=1)
-    # A sample up to one unit outside the map takes the border's value, beyond that 0.
+    # A sample up to one unit outside the map has the value of the border, beyond that 0.
     inside = (cell < grid) & (point >= -1) & (point <= limit)
     clamped = torch.where(inside, point, 0).clamp(0, limit - 1)
     low = clamped.floor()
@@ -194,7 +194,7 @@ def _average_taps(regions: _Regions, ys: _Axis, xs: _Axis, shape: torch.Size) ->
 def _maximum(
     table: Tensor, regions: _Regions, ys: _Axis, xs: _Axis, shape: torch.Size
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Greatest sample of every bin and channel, and where it lies; each [R, C, P, Q]."""
+    """Largest sample of every bin and channel and its position (y, x); each [R, C, P, Q]."""
     height, width = shape[2:]
     y, x = torch.stack([ys.low, ys.high], 3), torch.stack([xs.low, xs.high], 3)
     y_weight = torch.stack([ys.low_weight, ys.high_weight], 3)
@@ -213,8 +213,8 @@ def _maximum(
     row = best.div(points[1], rounding_mode="floor")
     y = torch.gather(ys.point[:, :, None].expand(-1, -1, bins[1], -1), 3, row)
     x = torch.gather(xs.point[:, None].expand(-1, bins[0], -1, -1), 3, best - row * points[1])
-    filled = (value.masked_fill(empty, 0), y.masked_fill(empty, OUTSIDE), x.masked_fill(empty, OUTSIDE))
-    return tuple(t.permute(0, 3, 1, 2) for t in filled)
+    value, y, x = value.masked_fill(empty, 0), y.masked_fill(empty, OUTSIDE), x.masked_fill(empty, OUTSIDE)
+    return value.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2)
 
 
 def _maximum_gradient(grad: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, shape: torch.Size) -> Tensor:

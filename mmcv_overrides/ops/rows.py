@@ -1,13 +1,15 @@
-"""Weighted sums of rows: the one sparse product behind RoIAlign and deformable convolution.
+"""Weighted sums of rows: the sparse product behind RoIAlign and deformable convolution.
 
-Bilinear sampling is a sparse matrix times a table: output row n is the sum of K table rows (corners, samples), each
-with a weight. Stored as ``index`` [N, K] and ``weight`` [N, K] over a ``table`` [M, C] (one row a pixel, channels
-contiguous), sampling, its transpose and the gradient of the weights are three short functions. No product
-[N, K, C] is ever materialised, so memory stays at the size of the result.
+Bilinear sampling is a sparse matrix times a table: output row n is the sum of K weighted table rows (corners, samples).
+With the matrix stored as ``index`` [N, K] and ``weight`` [N, K] over a ``table`` [M, C] (one row per pixel, channels
+contiguous), sampling, its transpose and the gradient of the weights are three short functions. No product [N, K, C] is
+materialised, so the memory needed is that of the result.
 
 On CPU and CUDA the sums run in ``embedding_bag``, a fused gather-and-sum kernel; the transpose runs in it too, over
 the sorted indices, which makes the gradient deterministic. Other devices use gathers and ``index_add_``.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 
 def gather_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Sum of weighted rows: ``out[n] = sum_k weight[n, k] * table[index[n, k]]``.
+    """Sums of weighted rows: ``out[n] = sum_k weight[n, k] * table[index[n, k]]``.
 
     Args:
         table: values [M, C], fp32 or fp64.
@@ -25,7 +27,7 @@ def gather_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         weight: [N, K], same dtype as ``table``.
 
     Returns:
-        [N, C]
+        [N, C], same dtype as ``table``.
     """
     if index.numel() == 0:
         return table.new_zeros(index.size(0), table.size(1))
@@ -44,10 +46,10 @@ def scatter_rows(values: Tensor, index: Tensor, weight: Tensor, rows: int) -> Te
         values: [N, C], fp32 or fp64.
         index: rows [N, K], int64 in [0, rows).
         weight: [N, K], same dtype as ``values``.
-        rows: how many rows the result has.
+        rows: number of rows of the result.
 
     Returns:
-        [rows, C]
+        [rows, C], same dtype as ``values``.
     """
     if index.numel() == 0:
         return values.new_zeros(rows, values.size(1))
@@ -63,21 +65,23 @@ def scatter_rows(values: Tensor, index: Tensor, weight: Tensor, rows: int) -> Te
 
 
 def dot_rows(values: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """Gradient of `gather_rows` for the weights: ``out[n, k] = <values[n], table[index[n, k]]>``, [N, K]."""
+    """Gradient of `gather_rows` for the weights [N, K]: ``out[n, k] = <values[n], table[index[n, k]]>``."""
     return torch.stack([(table.index_select(0, column) * values).sum(1) for column in index.unbind(1)], 1)
 
 
 class WeightedRows(torch.autograd.Function):
-    """`gather_rows` with gradients for the table and for the weights."""
+    """`gather_rows` with gradients for table and weights."""
 
     @staticmethod
-    def forward(ctx, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        """`gather_rows` of table [M, C], index [N, K] and weight [N, K]: [N, C]."""
         ctx.save_for_backward(table, index, weight)
         return gather_rows(table, index, weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        """Gradients [M, C] of the table and [N, K] of the weights, from ``grad`` [N, C]."""
         table, index, weight = ctx.saved_tensors
         grad = grad.contiguous()
         grad_table = scatter_rows(grad, index, weight, table.size(0)) if ctx.needs_input_grad[0] else None
@@ -86,5 +90,5 @@ class WeightedRows(torch.autograd.Function):
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Coordinates and sums run in fp32 at least: a half cannot hold a pixel position to a fraction of a pixel."""
+    """fp32 or wider, for coordinates and sums: 16 bits cannot hold a pixel position to a fraction of a pixel."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,17 +1,14 @@
 """torch.compile under DDP: two real ranks have the losses and weights of the uncompiled step."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.support.commands import ROOT, environment, ok
+from tests.support.commands import ok, run_module
 
 
 def test_two_ranks_compile_what_they_would_run():
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.support.compiled_ranks"]
-    done = ok(subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=290))
+    done = ok(run_module("tests.support.compiled_ranks"))
     found = re.findall(r"^rank (\d) \[(\S+), (\S+)\] \[(\S+), (\S+)\] (\w+) (\w+) (\d+)$", done.stdout, re.MULTILINE)
     assert sorted(row[0] for row in found) == ["0", "1"]
     for _, first, second, first_eager, second_eager, same, moved, graphs in found:

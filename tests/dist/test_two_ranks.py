@@ -31,8 +31,9 @@ def test_a_rank_with_nothing_but_background_neither_hangs_nor_fails(shapes, tmp_
     coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] not in empty]
     file.write_text(json.dumps(coco))
     done = run_ranks(
-        2, "train", EXACT, "--data-path", data, "--max-iters", 3, *COMMON, "--batch-size", 2, "--work-dir", tmp_path / "w",
-        "--cfg-options", "train_dataloader.sampler.shuffle=False", "train_dataloader.dataset.filter_cfg.filter_empty_gt=False",
+        2, "train", EXACT, "--data-path", data, "--max-iters", 3, *COMMON, "--batch-size", 2,
+        "--work-dir", tmp_path / "w", "--cfg-options", "train_dataloader.sampler.shuffle=False",
+        "train_dataloader.dataset.filter_cfg.filter_empty_gt=False",
     )  # fmt: skip
     seen = exact(ok(done))
     assert len(seen) == 6
@@ -51,7 +52,8 @@ def test_a_stall_names_the_slow_rank(shapes, tmp_path):
     )  # fmt: skip
     assert done.returncode != 0
     # where the others wait depends on the head: it averages the number of positives over the ranks in its forward pass
-    assert "waiting for rank 1 (step 3 before the forward pass); the others are at step 3 in the " in done.stdout + done.stderr
+    expected = "waiting for rank 1 (step 3 before the forward pass); the others are at step 3 in the "
+    assert expected in done.stdout + done.stderr
 
 
 def test_launcher_prints_the_contract_and_an_honest_fps(shapes, tmp_path):
@@ -59,7 +61,8 @@ def test_launcher_prints_the_contract_and_an_honest_fps(shapes, tmp_path):
     repository = tmp_path / "repository"
     for part in ("fcos_train", "mmcv_overrides", "configs", "test", "tests"):
         shutil.copytree(ROOT / part, repository / part, ignore=shutil.ignore_patterns("output", "__pycache__"))
-    command = ["bash", "test/train_performance_8p.sh", f"--data_path={shapes}", "--nproc=2", "--batch_size=1", f"--config={EXACT}"]
+    command = ["bash", "test/train_performance_8p.sh", f"--data_path={shapes}", "--nproc=2", "--batch_size=1"]
+    command += [f"--config={EXACT}"]
     env = environment(PYTHONPATH=str(repository), FCOS_FOLLOW="0")
     done = ok(subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, timeout=300))
     log = (repository / "test" / "output" / "0" / "train_0.log").read_text()

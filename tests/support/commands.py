@@ -13,7 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = ROOT / "tests" / "support" / "exact.py"
-# For long trainings: the default precision, or fp32 on a processor that only emulates bf16, which takes four times as long.
+# For long trainings: the default precision, or fp32 on a processor that only emulates bf16, where bf16 takes four times
+# as long.
 QUICK_LEVEL = "O1" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "O0"
 
 
@@ -34,6 +35,12 @@ def _finish(command: list[str], cwd: Path | None, timeout: float, env: dict[str,
 def run(*args, cwd: Path | None = None, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
     """``fcos-train ARGS``; output is captured, the exit status is the caller's to judge."""
     return _finish([sys.executable, "-m", "fcos_train", *map(str, args)], cwd, timeout, env)
+
+
+def run_module(module: str, timeout: float = 290) -> subprocess.CompletedProcess:
+    """``python -m MODULE`` on two gloo ranks that torchrun starts."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return _finish([*launch, "-m", module], None, timeout, {})
 
 
 def run_ranks(ranks: int, *args, cwd: Path | None = None, timeout: float = 300, launcher: bool = True, **env: str):

@@ -150,5 +150,6 @@ YAML_TAGS = (
     "a: !!python/name:os.system",
     "a: !!python/module:antigravity",
     "!!python/object/apply:builtins.open ['{mark}', 'w']: a",
-    "a: &x !!python/object/new:type {{args: [z, !!python/tuple [], {{extend: !!python/name:exec }}], listitems: \"open('{mark}', 'w')\"}}",
+    "a: &x !!python/object/new:type {{args: [z, !!python/tuple [], {{extend: !!python/name:exec }}], "
+    "listitems: \"open('{mark}', 'w')\"}}",
 )

@@ -1,7 +1,7 @@
 """Hands files that must never be opened to every reader of the product, and prints what each answers, as JSON.
 
-``python special_files.py FOLDER`` in a process of its own, with a limit on memory and an alarm for each reader: a reader
-that opens a named pipe waits for ever, and one that reads ``/dev/zero`` takes all memory there is.
+``python special_files.py FOLDER`` in a process of its own, with a limit on memory and an alarm for each reader: a
+reader that opens a named pipe waits for ever, and one that reads ``/dev/zero`` takes all memory there is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def bomb(path: Path, side: int = 30_000) -> Path:
 
 
 def readers(scratch: Path, data: Path) -> dict[str, Callable[[Path], object]]:
-    """Every place that reads a file named by an annotation, a list, a folder or a config, as a function of that file."""
+    """Every reader of a file that an annotation, a list, a folder or a config names, as a function of that file."""
 
     def placed(name: str, folder: str) -> Callable[[Path], Path]:
         def place(target: Path) -> Path:
@@ -93,7 +93,9 @@ def readers(scratch: Path, data: Path) -> dict[str, Callable[[Path], object]]:
         "training, local backend": lambda path: LoadImage(backend_args={"backend": "local"})({"img_path": str(path)}),
         "demo": lambda path: list(open_source(path)),
         "demo, folder": lambda path: list(open_source(picture(path).parent)),
-        "preprocess": lambda path: preprocess.preprocess(picture(path).parent, scratch / "bin", RULES["fsaf"].at(32, 32), 1),
+        "preprocess": lambda path: preprocess.preprocess(
+            picture(path).parent, scratch / "bin", RULES["fsaf"].at(32, 32), 1
+        ),
         "info": lambda path: info.image_info(str(picture(path).parent), scratch / "out.info"),
         "annotations": allowed_annotations,
         "annotations of the metric": load_annotations,

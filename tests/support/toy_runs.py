@@ -47,7 +47,11 @@ class Layers(BaseModule):
 
 
 class Toy(BaseModel):
-    """``backbone``, as O2 expects of a detector, and one more layer. frozen: names (parts of them) of frozen parameters."""
+    """A model with a ``backbone``, as O2 expects of a detector, and one more layer.
+
+    Args:
+        frozen: part of the names of the parameters to freeze.
+    """
 
     def __init__(self, init_cfg=None, frozen: str | None = None, backbone_init=None):
         super().__init__(init_cfg=init_cfg)

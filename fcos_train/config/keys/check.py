@@ -1,10 +1,10 @@
 """Unknown config keys are errors with "did you mean"; mmdet 2.x keys are translated.
 
-mmengine ignores most misspelt keys (`grad_clip` for `clip_grad` trains without clipping), so the keys are
-checked before anything is built:
+mmengine ignores most misspelt keys (with `grad_clip` instead of `clip_grad` it trains without clipping), so the keys
+are checked before anything is built:
 
-* `translate_v2` turns the mmdet 2.x keys of `--cfg-options` into 3.x keys,
-* `check_options` finds options that point at nothing, `merge_options` checks and merges,
+* `translate_v2` turns mmdet 2.x keys of `--cfg-options` into 3.x keys,
+* `check_options` finds options that match nothing in the config, `merge_options` checks and merges,
 * `check_keys` checks the final config.
 """
 
@@ -25,14 +25,14 @@ NEAR = 0.85
 
 
 def check_keys(cfg: Any) -> None:
-    """Check every key of the final config that can be judged with certainty.
+    """Check every key of the final config whose validity is certain.
 
     Args:
         cfg: an `mmengine.Config` in mmdet 3.x style (or a plain dictionary).
 
     Raises:
-        UserError: one or more keys (or registry names) are unknown; all are named with their dotted path and
-            the nearest legal name.
+        UserError: one or more keys or registry names are unknown; the message has the dotted path of each and the
+            nearest valid name.
     """
     plain = _plain(cfg)
     reject_v2_file(plain)
@@ -46,17 +46,17 @@ def check_keys(cfg: Any) -> None:
 
 
 def check_options(cfg: Any, options: dict[str, Any]) -> list[str]:
-    """Check that every `--cfg-options` key points at something in the config.
+    """Check that every `--cfg-options` key matches something in the config.
 
     Args:
         cfg: the config before the options are merged.
         options: dotted 3.x keys (after `translate_v2`).
 
     Returns:
-        notices about options that change nothing but a variable of the config file.
+        notices on options that only change a variable of the config file.
 
     Raises:
-        UserError: one or more keys point at nothing; all are named with the nearest existing path.
+        UserError: one or more keys match nothing; the message has the nearest existing path for each.
     """
     plain = _plain(cfg)
     reject_v2_file(plain)
@@ -70,7 +70,7 @@ def check_options(cfg: Any, options: dict[str, Any]) -> list[str]:
 
 
 def merge_options(cfg: Any, options: dict[str, Any]) -> list[str]:
-    """`check_options`, then merge into `cfg` (an `mmengine.Config`), below keys that hold None too.
+    """`check_options`, then merge into `cfg` (an `mmengine.Config`), also below keys whose value is None.
 
     Returns and raises as `check_options`.
     """
@@ -112,7 +112,7 @@ def _top_level_faults(cfg: dict) -> list[str]:
 
 
 def _is_variable_in_use(value: Any, cfg: dict) -> bool:
-    """True if this top-level value also stands inside a section: the config file uses it as a variable."""
+    """Whether a section has this top-level value too: the config file then uses it as a variable."""
     if not isinstance(value, (dict, list, tuple)) or not value:
         return False
     return any(_contains(cfg[key], value) for key in TOP_LEVEL & cfg.keys())
@@ -126,7 +126,7 @@ def _contains(tree: Any, value: Any) -> bool:
 
 # -- faults of options -------------------------------------------------------------------------------------
 def _option_fault(cfg: dict, sites: dict[str, Site], option: str) -> str | None:
-    """What is wrong with one dotted key; None if it may be set."""
+    """What is wrong with a dotted key; None if it may be set."""
     node: Any = cfg
     parts = option.split(".")
     for depth, part in enumerate(parts):
@@ -155,7 +155,7 @@ def _top_option_fault(option: str, part: str, cfg: dict) -> str | None:
 
 
 def _path_of(name: str, cfg: dict) -> str | None:
-    """The shortest dotted path that ends in (nearly) this name: `train_cfg.max_epochs` for `max_epoch`."""
+    """The shortest dotted path whose last part is (nearly) this name: `train_cfg.max_epochs` for `max_epoch`."""
     sections = {key: value for key, value in cfg.items() if key in TOP_LEVEL}
     paths = sorted(_paths(sections, ""), key=lambda path: (path.count("."), path))
     near = _closest(name, {path.rsplit(".", 1)[-1] for path in paths}, cutoff=NEAR)
@@ -169,12 +169,12 @@ def _paths(node: Any, prefix: str) -> Iterator[str]:
 
 
 def _missing_fault(option: str, path: str, part: str, children: dict, site: Site | None) -> str | None:
-    """`path` exists and has no `part`: legal where its owner takes it, or where any key may stand."""
-    legal = site.legal if site else None
+    """`path` exists and has no `part`; None if its owner takes that key, or any key."""
+    site = site or Site(path, {}, None, "")
+    legal = site.legal
     if legal is not None and (part in legal or part in site.tolerated):
         return None
-    hints = site.hints if site else {}
-    near = hints.get(part) or _near_miss(part, frozenset(children) | (site.near if site else frozenset()))
+    near = site.hints.get(part) or _near_miss(part, frozenset(children) | site.near)
     if legal is None and near is None:
         return None
     if legal is not None:
@@ -193,7 +193,7 @@ def _variable_notice(key: str) -> str:
 
 
 def _with_types(cfg: dict, options: dict[str, Any]) -> dict:
-    """The config with those options applied that choose a class: they decide which other keys are legal."""
+    """The config with the options that choose a class, because these decide which other keys are valid."""
     types = {key: value for key, value in options.items() if key.rsplit(".", 1)[-1] == "type"}
     if not types:
         return cfg
@@ -201,7 +201,7 @@ def _with_types(cfg: dict, options: dict[str, Any]) -> dict:
 
     changed = Config(cfg)
     for key, value in types.items():
-        # A type at a path that does not exist is reported with the other options.
+        # A type at a path that does not exist is reported together with the other options.
         try:
             changed.merge_from_dict({key: value})
         except (KeyError, TypeError):
@@ -210,7 +210,7 @@ def _with_types(cfg: dict, options: dict[str, Any]) -> dict:
 
 
 def _open_parents(cfg: Any, parts: list[str]) -> None:
-    """Replace a parent that holds None by an empty dictionary, into which mmengine can merge."""
+    """Replace None by an empty dictionary, into which mmengine can merge, in all parents of a key."""
     node = cfg
     for part in parts[:-1]:
         if isinstance(node, (list, tuple)):
@@ -229,7 +229,7 @@ def _plain(cfg: Any) -> dict:
 
 
 def _closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The nearest of the names; of equally near ones the one that begins the same."""
+    """The nearest of the names; of equally near ones the one with the longest common prefix."""
 
     def nearness(other: str) -> tuple[float, int]:
         return difflib.SequenceMatcher(None, other, name).ratio(), len(os.path.commonprefix([name, other]))
@@ -238,7 +238,7 @@ def _closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None
 
 
 def _near_miss(key: str, names: Iterable[str]) -> str | None:
-    """The name that `key` surely misspells: nearly the same, or the same letters in another order."""
+    """The name that `key` certainly misspells: nearly the same, or the same letters in another order."""
     for name in difflib.get_close_matches(key, names, n=1, cutoff=0.75):
         ratio = difflib.SequenceMatcher(None, key, name).ratio()
         # `train_cfg` beside `train_cfg_b` is another name, not a misspelling.

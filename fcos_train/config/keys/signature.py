@@ -1,8 +1,8 @@
-"""Which keyword arguments does a registered class really take?
+"""Finds the keyword arguments that a registered class really takes.
 
-`legal_kwargs` reads the signatures along the method resolution order. A class that takes `**kwargs` is only
-followed when its source shows that `kwargs` goes to the next `__init__` and nowhere else; in every other case
-the answer is None, "cannot be told", and nothing is reported for that class.
+`legal_kwargs` reads the signatures along the method resolution order. `**kwargs` are followed only if the source passes
+them to the next `__init__` and nowhere else. In all other cases the answer is None, unknown, and nothing is reported
+for the class.
 """
 
 import ast
@@ -17,13 +17,13 @@ from typing import Any
 
 QUOTED = re.compile(r"""['"]([A-Za-z_]\w*)['"]""")
 
-# Classes that keep their `**kwargs` for one method of mmengine's Runner, which takes no others.
+# Classes that pass their `**kwargs` later to one method of mmengine's Runner.
 KEPT_KWARGS = {"mmengine.hooks.checkpoint_hook.CheckpointHook": "save_checkpoint"}
 
 
 @functools.cache
 def legal_kwargs(target: Any) -> frozenset[str] | None:
-    """Names that `target(**kwargs)` accepts; None where that cannot be told with certainty.
+    """Names that `target(**kwargs)` accepts; None if they are not certain.
 
     Args:
         target: a class, or a function that builds an object.
@@ -50,17 +50,17 @@ def legal_kwargs(target: Any) -> frozenset[str] | None:
             return None
         names |= step.taken
         chain = _after(chain, step.parent)
-    # `class X: ...` without parents that takes nothing stands in for an optional dependency that is absent.
+    # A class without parents and arguments is the placeholder of a missing optional dependency.
     placeholder = not names and target.__bases__ == (object,)
     return None if placeholder else frozenset(names)
 
 
 @functools.cache
 def mentioned_names(target: Any) -> frozenset[str]:
-    """Every quoted identifier in the modules (torch's and mmengine's excluded) of `target` and its bases.
+    """Every quoted identifier in the modules of `target` and its bases, except those of torch and mmengine.
 
-    The class that owns a dictionary may take a key out of it before the object is built (`cfg.pop('key')`).
-    Such a key is legal though not in the object's signature; its name stands quoted in the owner's module.
+    The class that owns a dictionary may remove a key from it before the object is built (`cfg.pop('key')`). Such a key
+    is valid although the signature of the object lacks it; its name is a string in the owner's module.
     """
     classes = inspect.getmro(target) if inspect.isclass(target) else (target,)
     modules = {getattr(c, "__module__", "") for c in classes}
@@ -69,7 +69,7 @@ def mentioned_names(target: Any) -> frozenset[str]:
 
 
 def signature_names(function: Any) -> frozenset[str]:
-    """Names of the parameters of a function, but for `self` and `**kwargs`."""
+    """Names of the parameters of a function, except `self` and `**kwargs`."""
     parameters = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD) - {"self"}
 
@@ -88,9 +88,9 @@ def _function_kwargs(target: Any) -> frozenset[str] | None:
 
 
 def _initialisers(cls: type) -> list[type]:
-    """The classes with their own `__init__` along the method resolution order, but for object and nn.Module.
+    """The classes with an `__init__` of their own along the method resolution order, except object and nn.Module.
 
-    Both raise on any keyword argument, so what reaches them is not legal.
+    These two raise on any keyword argument, so whatever reaches them is invalid.
     """
     ends = {("builtins", "object"), ("torch.nn.modules.module", "Module")}
     classes = [c for c in inspect.getmro(cls) if (c.__module__, c.__qualname__) not in ends]
@@ -98,13 +98,13 @@ def _initialisers(cls: type) -> list[type]:
 
 
 def _after(chain: list[type], parent: str) -> list[type]:
-    """What `super()` (parent "") or `super(parent, self)` reaches from the first class of the chain."""
+    """The classes after the first of the chain that `super()` (parent "") or `super(parent, self)` calls."""
     names = [c.__name__ for c in chain]
     return chain[names.index(parent) + 1 :] if parent in names else chain[1:]
 
 
 def _parameters(function: Any) -> list[inspect.Parameter] | None:
-    # A decorated function may accept old names beside its own; what it takes cannot be read off.
+    # A decorated function may accept old names too, which its signature lacks.
     if hasattr(function, "__wrapped__"):
         return None
     try:
@@ -120,14 +120,14 @@ def _named(parameters: list[inspect.Parameter]) -> set[str]:
 
 @dataclass(frozen=True)
 class _Step:
-    """Where an `__init__` sends its `**kwargs`: to `super(parent, self).__init__`, less the names `taken`."""
+    """An `__init__` passes its `**kwargs`, except the names `taken`, to `super(parent, self).__init__`."""
 
     parent: str
     taken: frozenset[str]
 
 
 def _follow_sink(init: Callable, sink: str) -> _Step | None:
-    """None if `**sink` does anything else than go to the next `__init__`."""
+    """None if `**sink` is used for anything else than the next `__init__`."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(init)))
     except (OSError, TypeError, SyntaxError):
@@ -151,7 +151,7 @@ def _follow_sink(init: Callable, sink: str) -> _Step | None:
 
 
 def _passes(call: ast.Call, sink: str) -> bool:
-    """True if the call has `**sink`."""
+    """Whether the call has `**sink`."""
     return any(k.arg is None and _is_name(k.value, sink) for k in call.keywords)
 
 

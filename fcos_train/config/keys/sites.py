@@ -1,13 +1,13 @@
-"""Walk a config and say, for every dictionary in it, which keys may stand there.
+"""Traverses a config and finds, for every dictionary in it, which keys are valid there.
 
-`find_sites` gives one `Site` per dictionary and the `type=` names that no registry knows. What cannot be
-resolved with certainty is left alone: classes of packages that are not loaded, classes that keep their
-`**kwargs`, free dictionaries such as a model's `test_cfg`.
+`find_sites` returns one `Site` per dictionary and the `type=` names that no registry has. Whatever is not certain is
+ignored: classes of packages that are not loaded, classes that keep their `**kwargs`, dictionaries with any keys such as
+a model's `test_cfg`.
 """
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,11 +33,11 @@ class Site:
     Attributes:
         path: dotted path, "" for the config itself.
         value: the dictionary.
-        legal: the keys that may stand in it; None where any may.
-        what: who takes them, for the message.
-        near: names of which a near miss is a fault although any other key is legal (where `legal` is None).
-        hints: wrong key -> right key, for names that users carry over from mmdet 2.x.
-        tolerated: names that the owner may take out of the dictionary: neither a fault nor worth proposing.
+        legal: the valid keys; None: any key.
+        what: what takes them, for the message.
+        near: names whose misspelling is a fault although any other key is valid (if `legal` is None).
+        hints: wrong key -> right key, for names of mmdet 2.x.
+        tolerated: names that the owner may remove from the dictionary: not a fault, but not suggested either.
     """
 
     path: str
@@ -51,7 +51,7 @@ class Site:
 
 @dataclass(frozen=True)
 class UnknownType:
-    """A `type=` name that is in none of the registries it is looked up in; `known` are the names that are."""
+    """A `type=` name that is in none of its registries; `known` are the names in them."""
 
     path: str
     name: str
@@ -60,7 +60,7 @@ class UnknownType:
 
 
 def find_sites(cfg: dict) -> tuple[list[Site], list[UnknownType]]:
-    """Every dictionary of `cfg` (plain, see `Config.to_dict`) below the top level that can be judged."""
+    """Every dictionary of `cfg` (plain, see `Config.to_dict`) below the top level whose keys are known."""
     walk = _Walk(cfg.get("default_scope") or "mmdet")
     for key, visit in _SECTIONS.items():
         value = cfg.get(key)
@@ -70,7 +70,7 @@ def find_sites(cfg: dict) -> tuple[list[Site], list[UnknownType]]:
 
 
 def items(value: Any) -> Iterator[tuple[str, Any]]:
-    """(key, child) of a dictionary, (index, child) of a list or tuple, nothing of anything else."""
+    """(key, child) of a dictionary, (index, child) of a list or tuple, nothing for anything else."""
     if isinstance(value, dict):
         yield from ((str(k), v) for k, v in value.items())
     elif isinstance(value, (list, tuple)):
@@ -78,20 +78,23 @@ def items(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 class _Walk:
-    def __init__(self, scope: str):
+    """The traversal of a config, with a method for each section of mmengine's runner."""
+
+    def __init__(self, scope: str) -> None:
         self.sites: list[Site] = []
         self.unknown: list[UnknownType] = []
-        # Types of a scope that we do not know are left alone.
+        # Types of other scopes are not checked.
         self.scope = scope if scope in ("mmdet", "mmengine") else None
 
     # -- one site -------------------------------------------------------------------------------------------
     def add(self, path: str, value: dict, legal: frozenset[str] | None, what: str, **more: Any) -> None:
+        """Add a site; `more` are further attributes of it."""
         allowed = None if legal is None else legal | META_KEYS
         self.sites.append(Site(path, value, allowed, what, **more))
 
     # -- `type=` dictionaries -------------------------------------------------------------------------------
     def typed(self, value: Any, path: str, kind_name: str, owner: Any = None, default: str | None = None) -> None:
-        """A `type=` dictionary, or any nest of lists and dictionaries with such dictionaries in it."""
+        """A `type=` dictionary, or nested lists and dictionaries with such dictionaries in them."""
         kind = KINDS[kind_name]
         if not isinstance(value, dict) or ("type" not in value and default is None):
             for key, child in items(value):
@@ -113,7 +116,7 @@ class _Walk:
                 self.child(child, path, key, kind_name, target)
 
     def child(self, child: Any, path: str, key: str, kind_name: str, owner: Any) -> None:
-        """What stands below a dictionary of this kind."""
+        """A value below a dictionary of this kind."""
         if not isinstance(child, (dict, list, tuple)):
             return
         # An index keeps the kind of its list.
@@ -126,20 +129,21 @@ class _Walk:
         self.typed(child, f"{path}.{key}", below, owner)
 
     def model_cfg(self, value: dict, path: str) -> None:
+        """A model's `train_cfg` or `test_cfg`."""
         self.add(path, value, None, path.rsplit(".", 1)[-1], near=MODEL_CFG_NAMES)
         for part in ("rpn", "rcnn", "rpn_proposal"):
             if isinstance(value.get(part), dict):
                 self.add(f"{path}.{part}", value[part], None, part, near=MODEL_CFG_NAMES)
 
     def note_unknown(self, value: dict, path: str, name: Any, kind: Kind) -> None:
-        """A type that is nowhere: a fault where the dictionary is certainly built through the registry."""
+        """An unregistered type: a fault if the dictionary is certainly built by the registry."""
         certain = kind.certain or _is_component(path)
         if self.scope and certain and isinstance(name, str) and "." not in name and "_scope_" not in value:
             known = frozenset(n for r in self.registries(kind) for n in r)
             self.unknown.append(UnknownType(path, name, kind.registries[0], known))
 
     def resolve(self, name: Any, kind: Kind) -> Any:
-        """The class or function behind a `type=`; None if unknown or not the same in all registries."""
+        """The class or function of a `type=`; None if unknown or not the same in all registries."""
         if not isinstance(name, str):
             return name if callable(name) and hasattr(name, "__module__") else None
         if self.scope is None:
@@ -153,7 +157,7 @@ class _Walk:
         return target if usable else None
 
     def registries(self, kind: Kind) -> list[dict[str, Any]]:
-        """Name -> class of each registry of the kind; mmdet's own entries stand before mmengine's."""
+        """Name -> class of each registry of the kind; mmdet's own entries have precedence over mmengine's."""
         module = importlib.import_module(f"{self.scope}.registry")
         root = importlib.import_module("mmengine.registry")  # mmdet has no FUNCTIONS of its own
         tables = []
@@ -168,10 +172,11 @@ class _Walk:
 
     # -- sections of mmengine's runner ----------------------------------------------------------------------
     def model(self, value: Any, path: str) -> None:
+        """`model`, `data_preprocessor`, `tta_model`."""
         self.typed(value, path, "model")
 
     def optim_wrapper(self, value: Any, path: str) -> None:
-        # Several optimizers under their own names, or an object: nothing to judge.
+        """`optim_wrapper` with one optimizer; several, or an object, are not checked."""
         if not isinstance(value, dict) or not isinstance(value.get("optimizer"), dict):
             return
         wrapper = self.resolve(value.get("type", "OptimWrapper"), Kind(("OPTIM_WRAPPERS",)))
@@ -188,6 +193,7 @@ class _Walk:
             self.add(f"{path}.paramwise_cfg", value["paramwise_cfg"], PARAMWISE_KEYS, "paramwise_cfg")
 
     def dataloader(self, value: Any, path: str) -> None:
+        """`train_dataloader`, `val_dataloader`, `test_dataloader`."""
         from torch.utils.data import DataLoader
 
         if not isinstance(value, dict):
@@ -206,20 +212,25 @@ class _Walk:
                 self.typed(value[key], f"{path}.{key}", kind)
 
     def train_loop(self, value: Any, path: str) -> None:
+        """`train_cfg`."""
         by_epoch = not isinstance(value, dict) or value.get("by_epoch", True)
         self.loop(value, path, "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop")
 
     def val_loop(self, value: Any, path: str) -> None:
+        """`val_cfg`."""
         self.loop(value, path, "ValLoop")
 
     def test_loop(self, value: Any, path: str) -> None:
+        """`test_cfg`."""
         self.loop(value, path, "TestLoop")
 
     def loop(self, value: Any, path: str, default: str) -> None:
+        """A loop whose type may be missing."""
         if isinstance(value, dict):
             self.typed(value, path, "loop", default=default)
 
     def default_hooks(self, value: Any, path: str) -> None:
+        """`default_hooks`: hooks by name."""
         if not isinstance(value, dict):
             return
         self.add(path, value, None, "default_hooks", near=DEFAULT_HOOK_NAMES)
@@ -228,20 +239,24 @@ class _Walk:
                 self.typed(hook, f"{path}.{name}", "hook")
 
     def custom_hooks(self, value: Any, path: str) -> None:
+        """`custom_hooks`: a list."""
         for index, hook in items(value):
             if isinstance(hook, dict):
                 self.typed(hook, f"{path}.{index}", "hook")
 
     def schedulers(self, value: Any, path: str) -> None:
+        """`param_scheduler`: one, or a list."""
         self.typed(value, path, "scheduler")
 
     def evaluator(self, value: Any, path: str) -> None:
+        """`val_evaluator`, `test_evaluator`: an evaluator, a metric, or a list of metrics."""
         if isinstance(value, dict) and "metrics" in value:
             self.typed(value, path, "evaluator", default="Evaluator")
         else:
             self.typed(value, path, "metric")
 
     def env(self, value: Any, path: str) -> None:
+        """`env_cfg`."""
         from mmengine.utils.dl_utils import set_multi_processing
 
         if not isinstance(value, dict):
@@ -252,21 +267,23 @@ class _Walk:
             self.add(f"{path}.mp_cfg", value["mp_cfg"], legal, "mp_cfg")
 
     def randomness(self, value: Any, path: str) -> None:
+        """`randomness`."""
         from mmengine.runner import Runner
 
         if isinstance(value, dict):
             self.add(path, value, signature_names(Runner.set_randomness), "randomness")
 
     def auto_scale_lr(self, value: Any, path: str) -> None:
+        """`auto_scale_lr`."""
         if isinstance(value, dict):
             self.add(path, value, frozenset({"enable", "base_batch_size"}), "auto_scale_lr")
 
 
-def _kind(name: str, default: str | None = None):
+def _kind(name: str, default: str | None = None) -> Callable[[_Walk, Any, str], None]:
     return lambda walk, value, path: walk.typed(value, path, name, default=default)
 
 
-_SECTIONS = {
+_SECTIONS: dict[str, Callable[[_Walk, Any, str], None]] = {
     "model": _Walk.model,
     "data_preprocessor": _Walk.model,
     "tta_model": _Walk.model,
@@ -291,7 +308,7 @@ _SECTIONS = {
 
 
 def _is_component(path: str) -> bool:
-    """True for places of a model that mmdet always builds through its registry."""
+    """Whether mmdet always builds this part of a model by its registry."""
     key = path.rsplit(".", 1)[-1]
     names = ("model", "backbone", "neck", "data_preprocessor", "anchor_generator", "bbox_coder", "assigner")
     return key in names or key.endswith("_head") or key.startswith("loss_")
@@ -305,7 +322,7 @@ def _clip_kwargs(value: dict) -> frozenset[str]:
 
 
 def _import(name: str) -> Any:
-    """The object behind a full dotted name, as a config in Python style gives it."""
+    """The class or function of a full dotted name, as in a pure Python config; otherwise None."""
     parts = name.split(".")
     if parts[0] not in (*OUR_PACKAGES, "torch"):
         return None

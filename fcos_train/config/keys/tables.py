@@ -1,4 +1,4 @@
-"""What may stand where in a config: the names and sorts of `type=` dictionaries that the key check knows."""
+"""Tables of the key check: valid names by section of a config, and the kinds of `type=` dictionaries."""
 
 from dataclasses import dataclass, field
 
@@ -45,7 +45,7 @@ TOP_LEVEL = frozenset(
         "vis_backends",
     }
 )
-# Usual variables of mmdet's config files. A near miss of one of them in a file is nobody's business.
+# Common variables of mmdet's config files; similar user-defined names are not reported.
 USUAL_VARIABLES = frozenset(
     {
         "_base_",
@@ -65,7 +65,7 @@ USUAL_VARIABLES = frozenset(
         "norm_cfg",
     }
 )
-# Keys that mmengine itself takes out of a dictionary before it builds anything.
+# Keys that mmengine itself removes from a dictionary before it builds the object.
 META_KEYS = frozenset({"type", "_scope_", "_delete_"})
 OUR_PACKAGES = ("mmdet", "mmcv", "mmengine", "fcos_train", "mmcv_overrides")
 
@@ -85,8 +85,8 @@ ENV_KEYS = frozenset({"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}
 DEFAULT_HOOK_NAMES = frozenset(
     {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint", "visualization"}
 )
-# What mmdet's heads read from a model's train_cfg and test_cfg. These are free dictionaries, so only a near
-# miss of one of these names is a fault.
+# What mmdet's heads read from a model's train_cfg and test_cfg. These may have any key, so only a misspelling of one of
+# these names is a fault.
 MODEL_CFG_NAMES = frozenset(
     {
         "assigner",
@@ -119,13 +119,13 @@ MODEL_CFG_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of `type=` dictionary.
+    """One kind of `type=` dictionary.
 
     Attributes:
         registries: names of the registries, as in `mmdet.registry`.
         children: key -> kind of the dictionaries below it; "*" for any other key.
-        extra: keys taken out before the object is built.
-        certain: an unregistered type is always a fault here (else only under the keys of `_is_component`).
+        extra: keys that are removed before the object is built.
+        certain: an unregistered type is always a fault (otherwise only under the keys of `_is_component`).
         hints: see `Site`.
     """
 

@@ -1,8 +1,8 @@
-"""mmdet 2.x keys -> mmdet 3.x keys, for the options that people have in their scripts.
+"""mmdet 2.x keys -> mmdet 3.x keys, for options in existing scripts.
 
-One table, `RULES`: the first rule whose pattern matches a key says where its value goes. The meaning of a
-value is kept: a 2.x path is relative to the current directory, a 3.x path to the data set's `data_root`, so
-such paths are made absolute.
+In the table `RULES`, the first rule whose pattern matches a key says where its value goes. The meaning of a value is
+kept: a 2.x path is relative to the current directory, a 3.x path to the data set's `data_root`, so such paths are made
+absolute.
 """
 
 import os
@@ -14,7 +14,7 @@ from mmcv_overrides.errors import UserError
 
 Changes = dict[str, Any]
 
-# Results that are no config keys but stand for a flag of the trainer.
+# Results that are flags of the trainer instead of config keys.
 SPECIAL_KEYS = {"data_root": "--data-path", "loss_scale": "--loss-scale", "max_iters": "--max-iters"}
 
 # 2.x keys at the top level of a config file -> what 3.x has instead.
@@ -43,10 +43,10 @@ class Rule:
     """One 2.x key.
 
     Attributes:
-        old: dotted key; a last part `*` stands for one or more further parts.
-        new: where the value goes; `*` is replaced by what `*` matched.
+        old: dotted key; `*` as its last part matches one or more parts.
+        new: where the value goes; `*` is replaced by what it matched.
         convert: changes the value; None keeps it.
-        refuse: if given, there is no counterpart, and this says what to do.
+        refuse: if given, there is no counterpart, and this says what to do instead.
     """
 
     old: str
@@ -55,19 +55,20 @@ class Rule:
     refuse: str = ""
 
     def match(self, key: str) -> str | None:
-        """What `*` stands for ("" if there is none); None if the rule is not about this key."""
+        """What `*` matches ("" if there is no `*`); None if the rule does not match this key."""
         if not self.old.endswith(".*"):
             return "" if key == self.old else None
         stem = self.old[:-1]
         return key[len(stem) :] if key.startswith(stem) and len(key) > len(stem) else None
 
     def apply(self, rest: str, value: Any) -> Changes:
+        """The 3.x keys with their value; `rest` is what `*` matches."""
         value = self.convert(value) if self.convert else value
         return {new.replace("*", rest): value for new in self.new}
 
 
 def _absolute(value: Any) -> Any:
-    """A 2.x path (relative to the current directory) as 3.x needs it; lists of paths too."""
+    """A 2.x path (relative to the current directory), or a list of paths, as 3.x needs it."""
     if isinstance(value, (list, tuple)):
         return type(value)(_absolute(v) for v in value)
     if not isinstance(value, str) or not value or "://" in value or os.path.isabs(value):
@@ -97,7 +98,7 @@ def _step_policy(value: Any) -> Any:
 
 
 def _dataset_rules(old: str, new: str) -> list[Rule]:
-    """What a 2.x data set took."""
+    """Arguments of a 2.x data set."""
     return [
         Rule(f"{old}.ann_file", (f"{new}.ann_file",), _absolute),
         Rule(f"{old}.img_prefix", (f"{new}.data_prefix.img",), _absolute),
@@ -167,7 +168,7 @@ RULES = [
     Rule("checkpoint_config.*", ("default_hooks.checkpoint.*",)),
     Rule("log_config.interval", ("default_hooks.logger.interval",)),
     Rule("log_config.*", refuse="log hooks are visualizer.vis_backends in mmdet 3.x"),
-    # learning rate; `_with_warmup` puts the entries where the config has them
+    # learning rate; `_scheduler_places` finds the entries in the config
     Rule("lr_config.policy", ("param_scheduler.<main>.type",), _step_policy),
     Rule("lr_config.step", ("param_scheduler.<main>.milestones",), _as_list),
     Rule("lr_config.gamma", ("param_scheduler.<main>.gamma",)),
@@ -219,12 +220,12 @@ def translate_v2(options: dict[str, Any], cfg: Any = None) -> tuple[dict[str, An
 
     Args:
         options: dotted key -> value, as parsed from the command line. 3.x keys pass through unchanged.
-        cfg: the config they are for, if at hand: its data loaders and its order of `param_scheduler` are
-            respected. Without it, mmdet's usual order is taken: entry 0 warms up, entry 1 is the main one.
+        cfg: the config of the options, if available, for its data loaders and the order of its `param_scheduler`.
+            Without it, the order is mmdet's usual one: entry 0 is the warm-up, entry 1 the main schedule.
 
     Returns:
-        the options with 3.x keys, and one notice per translated key. Keys of `SPECIAL_KEYS` in the result
-        (`data_root`, `loss_scale`, `max_iters`) are no config keys: they stand for the flag given there.
+        the options with 3.x keys, and one notice per translated key. Keys of `SPECIAL_KEYS` in the result (`data_root`,
+        `loss_scale`, `max_iters`) are not config keys but the flags given there.
 
     Raises:
         UserError: a 2.x key has no counterpart, or two keys set the same thing to different values.
@@ -245,7 +246,7 @@ def translate_v2(options: dict[str, Any], cfg: Any = None) -> tuple[dict[str, An
 
 
 def reject_v2_file(cfg: Any) -> None:
-    """Raise UserError if a whole config file is written for mmdet 2.x."""
+    """Raise UserError if the config file is written for mmdet 2.x."""
     has = {key for key in cfg if cfg.get(key)}
     data = cfg.get("data")
     if not isinstance(data, dict) or "train" not in data or "train_dataloader" in has:
@@ -276,7 +277,7 @@ def _changes(rule: Rule, rest: str, key: str, value: Any, places: dict[str, str]
         return _warmup_type(value, places)
     changes = {_fill(new, places): changed for new, changed in rule.apply(rest, value).items()}
     changes = {new: changed for new, changed in changes.items() if _has_section(cfg, new)}
-    # torch refuses persistent workers when there are none, and mmdet's configs ask for them.
+    # torch refuses persistent workers if there are none, and mmdet's configs ask for them.
     no_workers = [new for new, changed in changes.items() if new.endswith(".num_workers") and changed == 0]
     return changes | {new.replace(".num_workers", ".persistent_workers"): False for new in no_workers}
 
@@ -291,7 +292,7 @@ def _warmup_type(value: Any, places: dict[str, str]) -> Changes:
 
 
 def _has_section(cfg: Any, key: str) -> bool:
-    """False for a loader or evaluator that the config does not have, when it is known."""
+    """False for a loader or evaluator that the config does not have."""
     section = key.split(".")[0]
     return cfg is None or section not in (*LOADERS, *EVALUATORS) or bool(cfg.get(section))
 
@@ -303,7 +304,7 @@ def _fill(new: str, places: dict[str, str]) -> str:
 
 
 def _scheduler_places(options: dict[str, Any], cfg: Any) -> dict[str, str]:
-    """Where the warm-up and the main schedule stand, and what the warm-up calls its first factor."""
+    """Index of the warm-up and of the main schedule, and the name of the warm-up's first factor."""
     entries = (cfg.get("param_scheduler") if cfg is not None else None) or [{"type": "LinearLR"}, {}]
     entries = entries if isinstance(entries, (list, tuple)) else [entries]
     kinds = [str(entry.get("type", "")) for entry in entries]
@@ -316,7 +317,7 @@ def _scheduler_places(options: dict[str, Any], cfg: Any) -> dict[str, str]:
 
 
 def _notice(key: str, value: Any, changes: Changes) -> str:
-    """One line for the log; nothing for a key that 3.x has under the same name."""
+    """One line for the log; "" for a key that has the same name in 3.x."""
     if list(changes) == [key] and key not in SPECIAL_KEYS:
         return ""
     targets = ", ".join(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from fcos_train.data.images import UnreadableImage, try_read_image
 from fcos_train.deploy.parts.files import listed, progress, undecodable, unique_stems
 from fcos_train.deploy.parts.input_rule import InputRule
+from mmcv_overrides.device import cores
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
@@ -54,7 +54,7 @@ def preprocess(
         write_whole(bins / f"{name}.bin", prepare(image).tobytes())
         return None
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         results = progress(pool.map(convert, names.items()), "preprocess", len(names))
         bad = [fault for fault in results if fault is not None]
     if bad:

@@ -22,8 +22,8 @@ from fcos_train.deploy.onnx.writing import write
 from fcos_train.infer.detector import Detector
 from fcos_train.infer.sources import open_source
 from fcos_train.infer.validation_images import validation_images
-from mmcv_overrides.checkpoint.writing import replacing
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import replacing
 
 DOCUMENTED_SHAPE = (800, 1216)
 PICTURES = 2

@@ -126,6 +126,13 @@ def test_user_error(verb, capsys, monkeypatch):
     assert capsys.readouterr().err == "error (rank 3): no such thing\n"
 
 
+def test_the_flag_of_the_setting_that_an_error_names_is_added(verb, capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    verb.outcome = _raise(UserError("load its weights with load_from", setting="load_from"))
+    assert front.main(["train"]) == 2
+    assert capsys.readouterr().err == "error: load its weights with load_from (flag: --load-from)\n"
+
+
 def test_interrupt(verb):
     verb.outcome = _raise(KeyboardInterrupt())
     assert front.main(["train"]) == 130
@@ -199,7 +206,7 @@ def test_a_backend_that_cannot_be_loaded_does_not_stop_other_devices(tmp_path):
     entry.write_text("[torch.backends]\ntorch_npu = torch_npu:load\n")
     done = commands.run("doctor", PYTHONPATH=os.pathsep.join([str(tmp_path), str(commands.ROOT)]))
     assert (
-        "device cpu by --device auto" in done.stdout
+        "device cpu: chosen by 'auto'" in done.stdout
         and "importing torch_npu failed: ImportError: libhccl.so" in done.stdout
     )
     assert "Failed to load the backend extension" not in done.stdout + done.stderr

@@ -42,7 +42,9 @@ def test_formats_and_bases(tmp_path):
 PROGRAMS = {
     "import os": "line 2 of the configuration is more than a value: `import os`",
     "a = open('{mark}', 'w')": "line 2 of the configuration is more than a value",
-    "from mmengine.config import read_base\nwith read_base():\n    from .b import *": "line 2 .*from mmengine.config import read_base",
+    "from mmengine.config import read_base\nwith read_base():\n    from .b import *": (
+        "line 2 .*from mmengine.config import read_base"
+    ),
     "a = _base_.__class__": "more than a value",
     "a = dict(b=1).keys()": "more than a value",
     "a = ().__class__": "more than a value",
@@ -53,9 +55,9 @@ PROGRAMS = {
     "a = 'x' + 1": "more than a value",
     "a = [1][1]": "more than a value",
     "a = [i for i in (1, 2)]": "more than a value",
-    "a = '{{{{ $HOME:x }}}}'": "line 2 of the configuration holds a template",
-    "a = '{{{{ fileBasename }}}}'": "holds a template",
-    "a = '{{{{_base_.b}}}}'": "holds a template",
+    "a = '{{{{ $HOME:x }}}}'": "line 2 of the configuration has a template",
+    "a = '{{{{ fileBasename }}}}'": "has a template",
+    "a = '{{{{_base_.b}}}}'": "has a template",
     "_base_ = 'no.py'": r"no\.py: no such file",
     "_base_ = 'http://127.0.0.1:9/a.py'": "neither a file nor mmdet::",
     "_base_ = 'mmpretrain::a.py'": "neither a file nor mmdet::",
@@ -63,8 +65,8 @@ PROGRAMS = {
     "_base_ = 'a.py'": "levels of _base_",
     "_base_ = 3": "_base_ must be a file name",
     "_base_ = '/dev/zero'": "no such file",
-    "custom_imports = dict(imports=['antigravity'])": "imports 'antigravity', which is not imported",
-    "custom_imports = ['antigravity']": "imports 'antigravity', which is not imported",
+    "custom_imports = dict(imports=['antigravity'])": "imports 'antigravity', which is refused",
+    "custom_imports = ['antigravity']": "imports 'antigravity', which is refused",
     "filename = 'x'": "cannot be read",
 }
 

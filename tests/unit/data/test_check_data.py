@@ -188,7 +188,7 @@ def test_class_order_follows_train_in_both_files(write, tmp_path):
         "name": "dog",
     }
     assert len({c["id"] for c in read[1]["categories"]}) == 3
-    assert "another order" in " ".join(spec.report.warnings) and "{emu}" in " ".join(spec.report.warnings)
+    assert "different orders" in " ".join(spec.report.warnings) and "{emu}" in " ".join(spec.report.warnings)
     assert "6 gaps" in spec.report.notes[0]
 
 

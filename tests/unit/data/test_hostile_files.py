@@ -20,8 +20,8 @@ pytestmark = pytest.mark.hostile
 
 READERS = (
     "read_image", "read_size", "training", "training, local backend", "demo", "demo, folder", "preprocess", "info",
-    "annotations", "annotations of the metric", "ids", "results", "description", "AIPP", "info file", "VOC list", "texts",
-    "dumps", "demo, config of the checkpoint", "export, config of the checkpoint",
+    "annotations", "annotations of the metric", "ids", "results", "description", "AIPP", "info file", "VOC list",
+    "texts", "dumps", "demo, config of the checkpoint", "export, config of the checkpoint",
 )  # fmt: skip
 # Those that look for something readable and go on without it.
 LOOKS = {
@@ -97,7 +97,8 @@ def encoded(suffix: str, *flags: int) -> bytes:
 @pytest.mark.parametrize(
     ("suffix", "flags"),
     [
-        *((s, ()) for s in (".jpg", ".png", ".bmp", ".webp", ".tif", ".gif", ".ppm", ".pgm", ".pbm", ".pam", ".pfm", ".jp2", ".avif")),
+        *((f".{name}", ()) for name in ["jpg", "png", "bmp", "webp", "tif", "gif", "ppm", "pgm", "pbm", "pam",
+                                           "pfm", "jp2", "avif"]),
         (".jpg", (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
         (".webp", (cv2.IMWRITE_WEBP_QUALITY, 101)),  # lossless
     ],
@@ -135,8 +136,9 @@ def test_the_header_of_other_writers(kind, options):
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"text", b"\x89PNG\r\n\x1a\n\0\0\0\rCgBI" + b"\0" * 30, b"\xff\xd8\xff\xda" + b"\0" * 30, b"\xff\xd8" + b"\xff" * 50,
-        b"P6" + b" #" * 40_000, b"II*\0\xff\xff\xff\xff", b"RIFF\0\0\0\0WEBPVP8?" + b"\0" * 30,
+        b"", b"text", b"\x89PNG\r\n\x1a\n\0\0\0\rCgBI" + b"\0" * 30, b"\xff\xd8\xff\xda" + b"\0" * 30,
+        b"\xff\xd8" + b"\xff" * 50, b"P6" + b" #" * 40_000, b"II*\0\xff\xff\xff\xff",
+        b"RIFF\0\0\0\0WEBPVP8?" + b"\0" * 30,
         b"#?RADIANCE\n", b"\x76\x2f\x31\x01", b"\x59\xa6\x6a\x95",  # Radiance HDR, OpenEXR, Sun raster: not read at all
     ],
 )  # fmt: skip

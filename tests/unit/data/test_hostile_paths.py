@@ -1,4 +1,4 @@
-"""Paths in annotations: only regular files inside the data folder, in COCO and VOC layout and for a config's own files."""
+"""Paths in annotations: only regular files inside the data folder, in COCO and VOC layout and in a config."""
 
 import json
 import os
@@ -81,8 +81,8 @@ def test_a_path_that_leads_outside_is_one_error_with_the_flag(data, stranger, tm
     with pytest.raises(UserError) as caught:
         resolve(data, tmp_path / "cache")
     assert str(caught.value) == (
-        f"{file}: 1 path leads outside the data folder {data}: '{name}' -> {stranger / 'x.jpg'}. Files there are not read "
-        f"unless you allow it: --allow-outside {stranger} (launchers in test/: after --)"
+        f"{file}: 1 path leads outside the data folder {data}: '{name}' -> {stranger / 'x.jpg'}. Files there are not "
+        f"read unless you allow it: --allow-outside {stranger} (launchers in test/: after --)"
     )
     assert not (tmp_path / "cache").exists()
     for allowed in ([stranger], [data, stranger.parent]):
@@ -150,7 +150,7 @@ def test_special_files_are_refused_before_training(data, tmp_path, make, kind):
     with pytest.raises(UserError) as caught:
         resolve(data, tmp_path / "cache", allow_outside=["/dev"])
     assert str(caught.value) == (
-        f"{file}: 1 path leads to something that is no regular file: 'odd.jpg' is {kind}. "
+        f"{file}: 1 path leads to something that is not a regular file: 'odd.jpg' is {kind}. "
         "Only regular files are read: remove the entries or replace the files"
     )
 
@@ -195,7 +195,11 @@ def test_check_data_decodes_what_was_allowed(data, stranger, capsys):
 # ---- VOC ----
 
 
-XML = "<annotation><filename>{name}</filename><size><width>160</width><height>128</height></size><object><name>cat</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>50</xmax><ymax>60</ymax></bndbox></object></annotation>"
+XML = (
+    "<annotation><filename>{name}</filename><size><width>160</width><height>128</height></size>"
+    "<object><name>cat</name><bndbox><xmin>5</xmin><ymin>6</ymin><xmax>50</xmax><ymax>60</ymax></bndbox></object>"
+    "</annotation>"
+)
 
 
 @pytest.fixture
@@ -210,8 +214,8 @@ def test_a_voc_list_that_leads_outside(voc, stranger, tmp_path):
     with pytest.raises(UserError) as caught:
         resolve(voc, tmp_path / "cache")
     assert str(caught.value) == (
-        f"{list_file}: 1 path leads outside the data folder {voc}: '../../private/x.xml' -> {stranger / 'x.xml'}. Files "
-        f"there are not read unless you allow it: --allow-outside {stranger} (launchers in test/: after --)"
+        f"{list_file}: 1 path leads outside the data folder {voc}: '../../private/x.xml' -> {stranger / 'x.xml'}. "
+        f"Files there are not read unless you allow it: --allow-outside {stranger} (launchers in test/: after --)"
     )
     assert resolve(voc, tmp_path / "cache", allow_outside=[stranger]).report.counts["train"]["images"] == 3
 

@@ -107,7 +107,7 @@ def test_roboflow_group_category_is_left_out(coco, tmp_path):
         path.write_text(json.dumps(data))
     spec = resolve(coco, tmp_path / "cache")
     assert spec.classes == ("circle", "square", "triangle")
-    assert spec.report.notes == ["category {shape} only groups the others and has no box: left out"]
+    assert spec.report.notes == ["category {shape} only groups the others and has no box: ignored"]
 
 
 def test_a_set_one_folder_down_is_found_and_two_are_not_guessed(coco, tmp_path):
@@ -115,7 +115,7 @@ def test_a_set_one_folder_down_is_found_and_two_are_not_guessed(coco, tmp_path):
     assert spec.train.img_dir == coco / "train2017"
     assert spec.report.notes == [f"data set found in {coco}"]
     make_shapes(tmp_path / "other", train=1, val=1, size=(64, 64))
-    with pytest.raises(UserError, match=f"holds several data sets.*{tmp_path / 'other'}"):
+    with pytest.raises(UserError, match=f"contains several data sets.*{tmp_path / 'other'}"):
         resolve(tmp_path, tmp_path / "cache")
 
 

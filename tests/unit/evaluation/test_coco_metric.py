@@ -122,7 +122,7 @@ def test_no_detection_at_all_is_zero(gt, log_lines):
     result = metric.evaluate(size=2)
     assert list(result.values()) == [0.0] * 12
     assert metric.per_class["apple"]["AP"] == 0 and math.isnan(metric.per_class["plum"]["AP"])
-    assert any("found nothing" in line for line in log_lines)
+    assert any("detected nothing" in line for line in log_lines)
 
 
 def test_labels_follow_class_names_not_file_order(gt, log_lines):

@@ -109,7 +109,7 @@ def test_malicious_pickle_runs_nothing(tmp_path):
             return open, (str(tmp_path / "executed"), "w")
 
     torch.save({"meta": {"cfg": "a = 1", "x": Evil()}, "state_dict": {}}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match="trust-checkpoint"):
+    with pytest.raises(UserError, match="trust_checkpoints"):
         Detector.from_checkpoint(tmp_path / "evil.pth")
     assert not (tmp_path / "executed").exists()
 
@@ -131,7 +131,7 @@ def test_devices(config, make_checkpoint):
     with pytest.raises(UserError, match="there is no cpu number 3"):
         Detector.from_checkpoint(path, device="cpu:3")
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="--device cuda:0"):
+        with pytest.raises(UserError, match="device 'cuda:0'"):
             Detector.from_checkpoint(path, device="cuda:0")
 
 

@@ -11,6 +11,7 @@ from mmcv_overrides.checkpoint.adelaidet import is_adelaidet, mmdet_names
 from tests.support.steps import small_model
 
 HEAD = "proposal_generator.fcos_head."
+BODY = "backbone.bottom_up"
 NORMS = {"fcos-bn": {"type": "BN"}, "fcos-gn": {"type": "GN", "num_groups": 4}, "fcos-plain": None}
 
 
@@ -83,11 +84,11 @@ def as_adelaidet(model, norm):
         (r"^bbox_head\.conv_reg\.", f"{HEAD}bbox_pred."),
         (r"^bbox_head\.conv_centerness\.", f"{HEAD}ctrness."),
         (r"^bbox_head\.", HEAD),
-        (r"^backbone\.(conv|bn)1\.", lambda m: f"backbone.bottom_up.stem.conv1.{'norm.' if m[1] == 'bn' else ''}"),
-        (r"^backbone\.layer(\d)\.(\d)\.conv(\d)\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}."),
-        (r"^backbone\.layer(\d)\.(\d)\.bn(\d)\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm."),
-        (r"^backbone\.layer(\d)\.(\d)\.downsample\.0\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.shortcut."),
-        (r"^backbone\.layer(\d)\.(\d)\.downsample\.1\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.shortcut.norm."),
+        (r"^backbone\.(conv|bn)1\.", lambda m: f"{BODY}.stem.conv1.{'norm.' if m[1] == 'bn' else ''}"),
+        (r"^backbone\.layer(\d)\.(\d)\.conv(\d)\.", lambda m: f"{BODY}.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}."),
+        (r"^backbone\.layer(\d)\.(\d)\.bn(\d)\.", lambda m: f"{BODY}.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm."),
+        (r"^backbone\.layer(\d)\.(\d)\.downsample\.0\.", lambda m: f"{BODY}.res{int(m[1]) + 1}.{m[2]}.shortcut."),
+        (r"^backbone\.layer(\d)\.(\d)\.downsample\.1\.", lambda m: f"{BODY}.res{int(m[1]) + 1}.{m[2]}.shortcut.norm."),
         (r"^neck\.lateral_convs\.(\d)\.conv\.", lambda m: f"backbone.fpn_lateral{int(m[1]) + 3}."),
         (r"^neck\.fpn_convs\.([012])\.conv\.", lambda m: f"backbone.fpn_output{int(m[1]) + 3}."),
         (r"^neck\.fpn_convs\.([34])\.conv\.", lambda m: f"backbone.top_block.p{int(m[1]) + 3}."),

@@ -250,7 +250,7 @@ def test_resume_from_before_a_truncated_latest(tmp_path):
 
 def test_resume_of_another_shape_is_an_error(tmp_path):
     toy_runner(tmp_path / "a", epochs=1).train()
-    with pytest.raises(UserError, match="cannot resume: 2 tensors .*--load-from"):
+    with pytest.raises(UserError, match="cannot resume: 2 tensors .*load_from"):
         toy_runner(tmp_path / "a", epochs=2, model=Toy(width=3), resume=True).train()
 
 

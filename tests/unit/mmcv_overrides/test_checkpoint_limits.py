@@ -128,12 +128,12 @@ def _laughs(path):
 
 
 FILES = {
-    "deflated.pth": (_deflated, "would unfold to"),
-    "expanded.pth": (_expanded, "would unfold to"),
-    "history.pth": (_history, "would unfold to"),
+    "deflated.pth": (_deflated, "would expand to"),
+    "expanded.pth": (_expanded, "would expand to"),
+    "history.pth": (_history, "would expand to"),
     "bytearray.pth": (_bytearray, "bytearray of any size"),
-    "repeated.pth": (_repeated, "unfolds to over 5000000 values"),
-    "repeated_history.pth": (_repeated_history, "unfolds to over 5000000 values"),
+    "repeated.pth": (_repeated, "expands to over 5000000 values"),
+    "repeated_history.pth": (_repeated_history, "expands to over 5000000 values"),
     "cycle.pth": (_cycle, "contains itself"),
     "deep.pth": (_deep, "nested deeper than 200 levels"),
     "storage.pth": (_storage, "cannot be read"),
@@ -148,7 +148,7 @@ FILES = {
     "bytes.pkl": (lambda p: p.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**42) + b"x."), "cannot be read"),
     "bytearray.pkl": (lambda p: p.write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 2**36) + b"x."), "cannot be read"),
     "frame.pkl": (lambda p: p.write_bytes(b"\x80\x04\x95" + struct.pack("<Q", 2**42) + b"N."), "read"),
-    "repeated.pkl": (lambda p: p.write_bytes(pickle.dumps(_doubling(15))), "unfolds to over 5000000 values"),
+    "repeated.pkl": (lambda p: p.write_bytes(pickle.dumps(_doubling(15))), "expands to over 5000000 values"),
     "deep.pkl": (lambda p: p.write_bytes(b"]" * 100_000 + b"a" * 99_999 + b"."), "nested deeper than 200 levels"),
     "extension.pkl": (lambda p: p.write_bytes(b"\x80\x02\x82\x01."), "cannot be read"),
 }
@@ -178,7 +178,7 @@ def test_devices_and_pipes_are_refused_at_once(tmp_path, read):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     for path in (tmp_path / "pipe", tmp_path / "zero", "/dev/zero"):
-        with pytest.raises(UserError, match="is not a regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             read(str(path))
 
 

@@ -42,7 +42,7 @@ def test_truncated_newest_falls_back_with_a_warning(tmp_path, log, caplog):
     assert caplog.text == ""
     _cut(paths[2])
     assert checkpoint.newest_readable(tmp_path, log) == paths[1]
-    assert "passed over epoch_10.pth" in caplog.text and "truncated" in caplog.text
+    assert "skipped epoch_10.pth" in caplog.text and "truncated" in caplog.text
     assert checkpoint.find_latest_checkpoint(str(tmp_path)) == str(paths[1])
 
 
@@ -70,7 +70,7 @@ def test_refused_and_stateless_files_are_passed_over(tmp_path, log, caplog):
     checkpoint.save({"w": torch.ones(1)}, tmp_path / "epoch_8.pth")
     assert checkpoint.newest_readable(tmp_path, log) == good
     assert "epoch_9.pth" in caplog.text and "getLogger" in caplog.text
-    assert "epoch_8.pth" in caplog.text and "--load-from" in caplog.text
+    assert "epoch_8.pth" in caplog.text and "load_from" in caplog.text
 
 
 def test_note_of_mmengine_in_another_folder(tmp_path, log):

@@ -10,8 +10,8 @@ from mmengine.dist import all_gather_object, get_rank
 
 from mmcv_overrides import checkpoint
 from mmcv_overrides.checkpoint import rng
-from mmcv_overrides.checkpoint.ranks import on_master
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.parallel import on_master
 
 
 def _raise(error):

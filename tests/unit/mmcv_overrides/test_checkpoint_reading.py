@@ -67,7 +67,7 @@ def test_malicious_file_executes_nothing_and_is_refused(tmp_path, write, read):
     with pytest.raises(UserError) as caught:
         read(str(path), map_location="cpu")
     assert not marker.exists()
-    assert "evil.pth" in str(caught.value) and "--trust-checkpoint" in str(caught.value)
+    assert "evil.pth" in str(caught.value) and caught.value.setting == "trust_checkpoint"
     expected = "tar format" if write is _as_tar else "system"
     assert expected in str(caught.value)
 
@@ -190,7 +190,7 @@ def _good(path):
         (lambda p: p.write_text("<!DOCTYPE html><html>404</html>"), "web page"),
         (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
         (lambda p: p.write_bytes(pickle.dumps({"a": 1}, protocol=2)), "cannot be read"),
-        (lambda p: torch.save(torch.ones(2), p), "holds a Tensor"),
+        (lambda p: torch.save(torch.ones(2), p), "contains a Tensor"),
         (lambda p: torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), str(p)), "TorchScript"),
         (
             lambda p: zipfile.ZipFile(p, "w").close() or zipfile.ZipFile(p, "a").writestr("a", "b"),
@@ -220,7 +220,7 @@ def test_load_url_reads_the_cache_safely_and_says_where_to_put_the_file(tmp_path
     checkpoint.save({"w": torch.ones(2)}, good)
     assert load_url("http://127.0.0.1:9/r50.pth", model_dir=str(tmp_path))["w"].sum() == 2
     _as_zip(Bomb(tmp_path / "marker"), tmp_path / "evil.pth")
-    with pytest.raises(UserError, match="trust-checkpoint"):
+    with pytest.raises(UserError, match="trust_checkpoints"):
         load_url("http://127.0.0.1:9/evil.pth", model_dir=str(tmp_path))
     assert not (tmp_path / "marker").exists()
     with pytest.raises(UserError, match="put it at .*absent.pth"):
@@ -258,7 +258,9 @@ def test_a_broken_download_is_not_kept(tmp_path, site, kind):
     elif kind == "tensor":
         torch.save(torch.ones(2), file)
     _Site.content = {"html": b"<!DOCTYPE html>", "cut": good[:-100]}.get(kind, file.read_bytes())
-    says = {"zip": "--trust-checkpoint", "html": "web page", "cut": "cannot be read", "tensor": "holds a Tensor"}[kind]
+    says = {"zip": "trust_checkpoints", "html": "web page", "cut": "cannot be read", "tensor": "contains a Tensor"}[
+        kind
+    ]
     with pytest.raises(UserError, match=says) as caught:
         load_url(site, model_dir=str(cache), progress=False)
     assert site in str(caught.value) and "The download was not kept" in str(caught.value)
@@ -270,5 +272,5 @@ def test_a_broken_download_is_not_kept(tmp_path, site, kind):
 
 def test_a_broken_file_of_the_cache_says_how_to_get_another(tmp_path):
     (tmp_path / "r50.pth").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"r50\.pth cannot be read.*delete it to get it again"):
+    with pytest.raises(UserError, match=r"r50\.pth cannot be read.*delete it to download it again"):
         load_url("http://127.0.0.1:9/r50.pth", model_dir=str(tmp_path))

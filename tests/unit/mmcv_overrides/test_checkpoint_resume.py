@@ -35,13 +35,13 @@ def test_what_is_lacking_is_named(place):
         found[outer][inner] = value
     else:
         found[outer] = value
-    with pytest.raises(UserError, match=rf"a\.pth.*{says}.*--load-from"):
+    with pytest.raises(UserError, match=rf"a\.pth.*{says}.*load_from"):
         check_resumable(found, "a.pth")
 
 
 def test_a_program_in_the_configuration_needs_trust():
     found = WHOLE | {"meta": WHOLE["meta"] | {"config": "import os"}}
-    with pytest.raises(UserError, match="line 1 of the configuration in it is more than a value.*--trust-checkpoint"):
+    with pytest.raises(UserError, match="line 1 of the configuration in it is more than a value.*trust_checkpoints"):
         check_resumable(found, "a.pth")
     with checkpoint.trust_checkpoints():
         check_resumable(found, "a.pth")

@@ -136,7 +136,7 @@ def test_disk_full_on_a_real_small_disk(tiny_disk, monkeypatch, noticed):
     path, before = _old_file(tiny_disk)
     if noticed == "while writing":
         monkeypatch.setattr(writing, "_check_space", lambda *_: None)
-    with pytest.raises(UserError, match=r"No space left.*needs 4\.0 MB, [01]\.\d MB free.*untouched") as caught:
+    with pytest.raises(UserError, match=r"No space left.*needs 4\.0 MB, [01]\.\d MB free.*intact") as caught:
         checkpoint.save(BIG, path)
     assert str(path) in str(caught.value)
     _check_intact(path, before)
@@ -167,7 +167,7 @@ except UserError as error:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        (errno.EACCES, "--work-dir you may write to"),
+        (errno.EACCES, "work_dir that you may write to"),
         (errno.EIO, "Input/output error"),
         (errno.EDQUOT, "MB free"),
     ],

@@ -21,7 +21,7 @@ def test_auto_on_a_cpu_machine_says_why():
 @no_cuda
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "gpu"])
 def test_missing_cuda_is_an_error(name):
-    with pytest.raises(UserError, match="--device auto takes what is there"):
+    with pytest.raises(UserError, match="device 'auto' takes what is available"):
         device.pick(name)
 
 
@@ -31,6 +31,15 @@ def test_broken_torch_npu_is_shown_not_swallowed(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch_npu", raising=False)
     with pytest.raises(UserError, match="libhccl.so: cannot open shared object file"):
         device.pick("npu")
+
+
+def test_cores_where_the_system_does_not_tell_which_may_be_used(monkeypatch):
+    assert device.cores() >= 1
+    monkeypatch.delattr(device.os, "sched_getaffinity")  # macOS, Windows
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 6)
+    assert device.cores() == 6
+    monkeypatch.setattr(device.os, "cpu_count", lambda: None)
+    assert device.cores() == 1
 
 
 def test_unknown_name():

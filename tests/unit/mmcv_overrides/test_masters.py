@@ -172,7 +172,9 @@ def test_an_average_of_the_weights_is_that_of_fp32(tmp_path):
     averages = {}
     for name, wrapper in (("O0", {}), ("O2", O2)):
         hook = EMAHook(momentum=0.002)
-        validation = dict(val_dataloader=dict(batch_size=4, num_workers=0, dataset=Points(), sampler=dict(type="DefaultSampler", shuffle=False), collate_fn=dict(type="default_collate")), val_cfg=dict(), val_evaluator=Evaluator([Nothing()]))  # fmt: skip
+        sampler, collate = dict(type="DefaultSampler", shuffle=False), dict(type="default_collate")
+        loader = dict(batch_size=4, num_workers=0, dataset=Points(), sampler=sampler, collate_fn=collate)
+        validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=Evaluator([Nothing()]))
         runner = toy_runner(tmp_path / name, hooks=(hook,), epochs=3, lr=0.02, wrapper=wrapper, **validation)
         runner.train()
         averages[name] = {k: v.detach().clone() for k, v in hook.ema_model.module.named_parameters()}
@@ -230,7 +232,9 @@ def test_state_is_kept_when_the_masters_take_the_place_of_the_weights():
 def test_a_model_that_nobody_cast_is_refused():
     net = nn.Linear(2, 1)
     wrapper = StepOptimWrapper(torch.optim.SGD(net.parameters(), lr=0.1), **O2)
-    with pytest.raises(UserError, match=r"no weight of the model is in a half type: call optim_wrapper.lower\(model\)"):
+    with pytest.raises(
+        UserError, match=r"no weight of the model is in a 16-bit type: call optim_wrapper.lower\(model\)"
+    ):
         wrapper.update_params(net(torch.ones(1, 2)).sum())
     wrapper.zero_grad()
     wrapper.lower(net)

@@ -55,7 +55,7 @@ def test_in_a_fresh_interpreter_without_mmdet():
     if "compiled (" in first:
         pytest.skip("a compiled mmcv is installed")
     assert first == second
-    assert first.startswith("mmcv operators: portable, in torch (mmcv was installed without compiled ones; ")
+    assert first.startswith("mmcv operators: portable, in torch (mmcv was installed without compiled operators; ")
     assert loaded == "False False"
     assert same == "True"
 
@@ -85,14 +85,14 @@ def test_a_compiled_module_that_does_not_load_is_replaced_and_the_reason_told(mo
     refuse(monkeypatch, ImportError("_ext.so: undefined symbol: _ZN2at4_ops\nmore"))
     line = ops.install()
     assert "portable" in line
-    assert "the compiled ones do not load: _ext.so: undefined symbol: _ZN2at4_ops;" in line
+    assert "the compiled operators do not load: _ext.so: undefined symbol: _ZN2at4_ops;" in line
     assert sys.modules[ops.NAME] is ext
 
 
 def test_a_stub_that_mmcv_ops_already_uses_is_reported(monkeypatch, nothing_installed):
     monkeypatch.setitem(sys.modules, ops.NAME, ModuleType(ops.NAME))
     monkeypatch.setitem(sys.modules, "mmcv.ops", ModuleType("mmcv.ops"))
-    assert ops.install().endswith("still uses that: activate earlier")
+    assert ops.install().endswith("still uses it: call activate() before that import")
     assert sys.modules[ops.NAME] is ext
 
 
@@ -104,7 +104,7 @@ def test_an_operator_without_portable_form_names_itself_its_user_and_the_way_out
     message = str(error.value)
     assert "'roi_pool_forward' needs a compiled mmcv" in message
     assert "called by mmcv.ops.roi_pool.forward" in message
-    assert "install an mmcv that was compiled" in message and "use another layer" in message
+    assert "Install an mmcv that was compiled" in message and "use another layer" in message
     assert isinstance(error.value, NotImplementedError)
 
 

@@ -42,14 +42,14 @@ def test_controls_are_escaped_and_nothing_else(text, shown):
     [
         (
             FORGED,
-            r"f.json: the class name 'x\n2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990' has",
+            r"f.json: the class name 'x\n2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990'",
         ),
         ("\x1b[2Jcat", r"'\x1b[2Jcat' has control characters (shown escaped)"),
         ("tac\u202e", r"'tac\u202e' has control characters"),
-        ("c" * 201, "f.json: a class name has 201 characters, more than 200: " + "c" * 40 + " and so on"),
-        (7, "f.json: the class name 7 is no text"),
-        (None, "the class name None is no text"),
-        (["\n"], r"the class name ['\n'] is no text"),
+        ("c" * 201, "f.json: a class name has 201 characters, more than 200: " + "c" * 40 + "..."),
+        (7, "f.json: the class name 7 is not text"),
+        (None, "the class name None is not text"),
+        (["\n"], r"the class name ['\n'] is not text"),
     ],
 )
 def test_class_names_are_one_visible_line(name, message):
@@ -74,7 +74,8 @@ def test_an_error_message_is_printable_and_its_other_lines_are_indented(monkeypa
     monkeypatch.setattr("fcos_train.cli.main._run", fail)
     assert main(["train"]) == 2
     assert capsys.readouterr().err == (
-        "error: no config 'x\n  2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990\\x1b[31m'\n"
+        "error: no config 'x\n"
+        "  2026-01-01 12:00:00,000 - mmdet - INFO - Epoch(val) [1][8]\tbbox_mAP: 0.9990\\x1b[31m'\n"
         "  indented\n\n  end\n"
     )
 

@@ -75,7 +75,7 @@ def test_a_run_that_went_back_does_not_count_what_came_after(tmp_path, caplog):
     (tmp_path / "a" / "epoch_3.pth").unlink()
     found = checkpoint.newest_readable(tmp_path / "a", log)
     assert found == tmp_path / "a" / "epoch_2.pth"  # not epoch_4 of the run before
-    assert "passed over epoch_4.pth: it is of another run" in caplog.text
+    assert "skipped epoch_4.pth: it is of another run" in caplog.text
 
 
 def test_a_copied_folder_resumes_from_its_own_files(tmp_path):
@@ -91,7 +91,10 @@ def test_a_copied_folder_resumes_from_its_own_files(tmp_path):
 def test_a_folder_in_use_is_refused(tmp_path):
     """A real other process holds the lock."""
     folder = tmp_path / "a"
-    program = "import sys, pathlib\nfrom mmcv_overrides import run_folder as r\np = pathlib.Path(sys.argv[1])\nr.hold(p); r.begin(p)\nprint('held', flush=True); sys.stdin.read()"
+    program = (
+        "import sys, pathlib\nfrom mmcv_overrides import run_folder as r\np = pathlib.Path(sys.argv[1])\n"
+        "r.hold(p); r.begin(p)\nprint('held', flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

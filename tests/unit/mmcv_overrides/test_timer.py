@@ -120,7 +120,7 @@ def test_window_and_total_and_data_share(clock):
     run.epoch([8] * 12, wait=0.5, step=0.5)
     assert run.runner.message_hub.info["fps_window"] == pytest.approx(8.0)
     assert run.runner.message_hub.scalars["train/data_time"] == pytest.approx([0.5] * 12)
-    assert any("50% of the training time waits for data" in line for line in run.lines)
+    assert any("50% of the training time is spent waiting for data" in line for line in run.lines)
 
 
 def test_total_is_right_after_a_resume(clock, monkeypatch):

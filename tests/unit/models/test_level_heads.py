@@ -141,7 +141,7 @@ def test_resuming_a_training_with_shared_norms_is_refused_in_words():
     """Its optimizer has other parameters."""
     one, other = model_of(norm_cfg=SHARED), model_of()
     state = sgd(one).state_dict()
-    with pytest.raises(UserError, match=r"cannot resume the optimizer: .*--load-from"):
+    with pytest.raises(UserError, match=r"cannot resume the optimizer: .*load_from"):
         sgd(other).load_state_dict(state)
 
 
