@@ -31,7 +31,7 @@ def listed(namespace: str, key: str) -> set[str]:
 
 
 def registered(namespace: str) -> set[str]:
-    """Operators with a schema: torch_npu also registers names of its own operators in PyTorch's namespace, to no effect."""
+    """Operators with a schema; names of torch_npu's own operators in PyTorch's namespace have none."""
     return {name for name in npu_front_end.REGISTERED if name.startswith(f"{namespace}::")} & SCHEMAS
 
 
@@ -82,7 +82,7 @@ def test_autocast_leaves_upsampling_in_half():
         assert torch.softmax(y, 1).dtype == torch.float32
 
 
-DIFFERENTIABLE = {  # of x, t [5, 4] and w [4]; includes all operators that torch_npu implements together with their derivative
+DIFFERENTIABLE = {  # of x, t [5, 4] and w [4]; includes all that torch_npu implements together with their derivative
     "binary_cross_entropy_with_logits": lambda x, t, w: F.binary_cross_entropy_with_logits(x, t, t * 2, pos_weight=w),
     "l1_loss": lambda x, t, w: F.l1_loss(x, t),
     "smooth_l1_loss": lambda x, t, w: F.smooth_l1_loss(x, t, reduction="sum"),

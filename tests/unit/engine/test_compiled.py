@@ -30,7 +30,7 @@ def ready(name):
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_running_statistics_of_a_graph(merge):
-    """BatchNorm per level, with and without the canvas: the graph updates the statistics of each level as eager does."""
+    """BatchNorm per level, with and without the canvas: the graph updates the statistics of each level like eager."""
     model = ready("fcos-bn")
     model.bbox_head.merge_levels = merge
     eager, wrapper = copy.deepcopy(model), sgd(model)
