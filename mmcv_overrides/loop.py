@@ -210,7 +210,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             print_log(
                 f"{len(lost)} parameters require gradients but are not in the optimizer and will not be trained "
                 f"({', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}): with paramwise_cfg it has only the "
-                "parameters that were not frozen when it was built. Unfreeze them in the config or remove paramwise_cfg",
+                "parameters that were not frozen when it was built. Unfreeze them in the config, or drop paramwise_cfg",
                 "current",
                 logging.WARNING,
             )
