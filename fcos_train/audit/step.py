@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import mmcv_overrides.auto  # noqa: F401  # isort: skip  the overrides come before mmdet
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -17,6 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import FUNCTIONS, init_default_scope
 from mmengine.structures import InstanceData
 
+from fcos_train.audit.options import AuditOptions
 from fcos_train.audit.trace import StepTrace
 from fcos_train.config.load import load_config, walk
 from fcos_train.config.options import TrainOptions
@@ -34,34 +36,6 @@ from mmcv_overrides.errors import UserError
 DEFAULT_SHAPE = (800, 1344)
 # In the images of a step: they must not change what is launched. All within one padded length.
 OBJECTS = (7, 3, 8, 1, 5, 0)
-
-
-@dataclass(frozen=True)
-class AuditOptions:
-    """What to audit; the field names are the flags.
-
-    Raises:
-        UserError: sizes that cannot be.
-    """
-
-    config: str
-    batch_size: int = 2
-    shape: tuple[int, int] | None = None  # rows, columns
-    device: str = "auto"
-    opt_level: str = "O1"
-    loss_scale: str | float = 32.0
-    step_mode: str = "auto"
-    steps: int = 4
-    graph_breaks: bool = False
-    safe_config: bool = False
-    cfg_options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self):
-        sizes = (self.batch_size, *(self.shape or ()))
-        if min(sizes) < 1:
-            raise UserError(f"--batch-size and --shape must be at least 1, got {sizes}")
-        if self.steps < 2:
-            raise UserError(f"--steps {self.steps}: at least 2; the first step of a shape is never counted")
 
 
 @dataclass

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from fcos_train.deploy.ascend.info import read_info
+from fcos_train.deploy.ascend.options import Calls
 from fcos_train.deploy.parts.files import listed, progress, some, unique_stems
 from fcos_train.deploy.parts.session import Session
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
-
-FORMATS = ("BIN", "TXT", "NPY")
 
 
 @dataclass
@@ -34,23 +33,6 @@ class Clocks:
     computing: list[float] = field(default_factory=list)
     writing: list[float] = field(default_factory=list)
     samples: int = 0
-
-
-@dataclass(frozen=True)
-class Calls:
-    """How the model is called.
-
-    Attributes:
-        loop: calls for each batch; the results are those of the last.
-        warmup: calls before that do not count.
-        data: zero or random, what inputs are made of when there are no files.
-        output_axis: the side of the outputs that counts the images.
-    """
-
-    loop: int = 1
-    warmup: int = 0
-    data: str = "zero"
-    output_axis: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcos_train.deploy.onnx.options import AXES, ENDS
 from mmcv_overrides.errors import UserError
 
-ENDS = ("raw", "decoded", "nms", "ascend")
-AXES = ("batch", "height", "width")
 # The opset written when none is asked for and the model wants no other. Ascend's parser plugins know the custom
 # operators up to 16.
 DEFAULT_OPSET = {"raw": 17, "decoded": 17, "nms": 17, "ascend": 11}
-OPSETS = range(11, 21)
 
 
 @dataclass(frozen=True)

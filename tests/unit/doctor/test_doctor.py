@@ -65,7 +65,7 @@ def test_text_report(monkeypatch, capsys):
     assert text.splitlines() == [
         "ok      python  3.11",
         "PROBLEM torch   not installed",
-        "                mend it: pip install torch==2.13.0",
+        "                fix: pip install torch==2.13.0",
         "1 problem",
     ]
 
