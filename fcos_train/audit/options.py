@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check
+from fcos_train.config.fields import Option, Options
 from fcos_train.config.options import OPT_LEVELS, CfgOptions, Config, Device, SafeConfig, loss_scale_fault
 
 STEP_MODES = ("auto", "eager", "mmdet")  # a compiled or captured step launches other things than its operators
 
 
 @dataclass(frozen=True)
-class AuditOptions:
+class AuditOptions(Options):
     """What to audit: the options of a training that decide what a step launches, and the size of a batch.
 
     Raises:
@@ -35,6 +35,3 @@ class AuditOptions:
     graph_breaks: Annotated[bool, Option("also count where torch.compile leaves the graph (slow)")] = False
     safe_config: SafeConfig = False
     cfg_options: CfgOptions = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check(self)

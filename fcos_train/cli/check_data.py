@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fcos_train.config.fields import Option, check
+from fcos_train.config.fields import Option, Options
 from fcos_train.config.options import AllowOutside
 from mmcv_overrides.errors import UserError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CheckDataOptions:
+class CheckDataOptions(Options):
     """Which data set to check, and how thoroughly."""
 
     path: Annotated[Path, Option("folder of the data set", positional=True)]
@@ -26,9 +26,6 @@ class CheckDataOptions:
     allow_outside: AllowOutside = ()
     decode: Annotated[bool, Option("decode every image: finds broken images and wrong sizes")] = False
     json: Annotated[Path | None, Option("also write the report as JSON", metavar="FILE", default="not written")] = None
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 def run(options: CheckDataOptions) -> int:

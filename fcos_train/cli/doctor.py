@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check
+from fcos_train.config.fields import Option, Options
 from fcos_train.doctor.checks import Check, run_checks
 from fcos_train.doctor.opencv import fix_opencv
 
@@ -18,16 +18,13 @@ MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
 
 @dataclass(frozen=True)
-class DoctorOptions:
+class DoctorOptions(Options):
     """Whether to repair, and how to print."""
 
     fix: Annotated[
         bool, Option("repair OpenCV: of two builds installed over each other, keep the one that needs no libGL")
     ] = False
     json: Annotated[bool, Option("print one JSON object")] = False
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 def run(options: DoctorOptions) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from fcos_train.cli.newest import newest_checkpoint
-from fcos_train.config.fields import Option, check, existing
-from fcos_train.deploy.onnx.options import AXES, ExportOptions
+from fcos_train.config.fields import Option, existing
+from fcos_train.deploy.onnx.options import AXES, ExportOptions, axis_faults
 from mmcv_overrides.errors import UserError
 
 DEFAULT = Path("work_dirs/fcos_r50_caffe_fpn_4x4_1x_coco/latest.pth")
@@ -27,7 +27,9 @@ _OLD = Option("accepted for scripts of mmdet 2.x", hidden=True)
 class ExportArguments(ExportOptions):
     """The options of an export as the command line gives them, also in the words of mmdet 2.x."""
 
-    checkpoint: Annotated[str | None, Option("the same as the positional CHECKPOINT", hidden=True)] = None  # type: ignore[assignment]
+    checkpoint: Annotated[
+        str | None, Option("the same as the positional CHECKPOINT", metavar="CKPT", hidden=True, check=existing)
+    ] = None  # type: ignore[assignment]
     files: Annotated[
         tuple[str, ...],
         Option(
@@ -44,18 +46,17 @@ class ExportArguments(ExportOptions):
     view: Annotated[bool, _OLD] = False
     dataset: Annotated[str | None, _OLD] = None
 
-    def __post_init__(self) -> None:
-        """Nothing: :meth:`settled` checks all options together."""
+    def conflicts(self) -> list[str]:
+        """Files that do not fit together, and axes that the end cannot leave open."""
+        dynamic = AXES if self.dynamic_export else self.dynamic
+        return [*_file_faults(self.files, self.config), *axis_faults(self.end, dynamic)]
 
     def settled(self) -> ExportOptions:
         """Config and checkpoint told apart, the checkpoint found where none was given.
 
         Raises:
-            UserError: there is no checkpoint, or other options are invalid.
+            UserError: there is no checkpoint.
         """
-        faults = _file_faults(self.files, self.config)
-        if faults:
-            check(self, *faults)
         configs, checkpoints = _told_apart(self.files)
         values = {field.name: getattr(self, field.name) for field in fields(ExportOptions)}
         values["config"] = self.config or (configs[0] if configs else None)

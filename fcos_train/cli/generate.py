@@ -1,12 +1,11 @@
 """The command line of a verb, generated from the dataclass that its ``run`` takes.
 
 :mod:`fcos_train.config.fields` says how options are declared; cyclopts makes flags, conversion and help of them.
-Of the three libraries that were tried it alone does all of this: it raises its errors, so that they stay one line
-``error: ...`` (tyro prints boxes and exits); it has aliases, hidden flags, lists as words (``--classes a b``) and
-optional positional arguments (jsonargparse wants lists as YAML, ``--check false`` for switches, and has no aliases; tyro
-cannot accept a hidden flag); and it is as quick to import as tyro. Three habits of mmdet's users are not in it, and
-:func:`arranged` adds them: all unknown flags are reported together, each with the nearest known one; a flag that is
-given twice counts the last time; a flag such as ``--resume`` may stand alone.
+Of the three libraries that were tried (cyclopts, tyro, jsonargparse) cyclopts alone raises its errors, so that they
+become one line ``error: ...`` (tyro prints a box and exits), and has hidden flags (tyro has none), aliases, lists as
+words (``--classes a b``) and switches (jsonargparse has no aliases, and wants YAML lists and ``--check false``). It
+imports as fast as tyro. What it lacks is in :func:`arranged`: all unknown flags are reported together, each with the
+nearest known one; of a flag that is given twice the last value counts; a flag such as ``--resume`` may have no value.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Annotated, Any, get_type_hints
 
 from cyclopts import App, Parameter
 
-from fcos_train.config.fields import Declared, declared, truth
+from fcos_train.config.fields import Declared, declared
 from mmcv_overrides.errors import UserError
 
 FLAG = re.compile(r"--?[A-Za-z]")  # not -1
@@ -79,20 +78,38 @@ def command(run: Callable[[Any], int], name: str) -> Command:
 
 
 def _build(kind: type, options: Iterable[Declared], given: dict[str, Any]) -> Any:
-    """The dataclass of what was given; the rest keeps its defaults."""
+    """The dataclass of what was given; the rest keeps its defaults.
+
+    Raises:
+        UserError: words that cannot be parsed and values that are refused, in one message.
+    """
     values: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
+    faults: list[str] = []
     for one in options:
         if one.name in given:
-            value = given[one.name]
-            if one.switch and one.default is True:
-                value = not value
-            elif one.option.parse or one.option.bare and one.kind is bool:
-                value = (one.option.parse or truth)([value] if one.length is None and one.kind is not dict else value)
+            try:
+                value = _value(one, given[one.name])
+            except UserError as error:
+                faults.append(str(error))
+                continue
             (nested.setdefault(one.owner, {}) if one.owner else values)[one.name] = value
     for owner, inner in nested.items():
         values[owner] = replace(kind.__dataclass_fields__[owner].default, **inner)  # type: ignore[attr-defined]
-    return kind(**values)
+    try:
+        built = kind(**values)
+    except UserError as error:
+        faults.append(str(error))
+    if faults:
+        raise UserError("; ".join(faults))
+    return built
+
+
+def _value(one: Declared, given: Any) -> Any:
+    """The value of the field from what cyclopts made of the words."""
+    if one.option.parse:
+        return one.option.parse(given if isinstance(given, tuple) else (given,))
+    return not given if one.switch and one.default is True else given
 
 
 def _parameter(one: Declared) -> inspect.Parameter:
@@ -100,10 +117,10 @@ def _parameter(one: Declared) -> inspect.Parameter:
     option, optional = one.option, one.default is not MISSING
     many = one.length is not None or one.kind is dict
     kind: Any = one.kind if one.kind in (str, int, float, Path) or one.switch else str
-    scalar = kind
+    scalar: Any = kind
     if many:
-        kind = tuple[(kind,) * one.length] if one.length and not option.parse else tuple[kind, ...]
-    place = inspect.Parameter.KEYWORD_ONLY
+        kind = tuple[(scalar,) * one.length if one.length and not option.parse else (scalar, ...)]  # type: ignore[misc]
+    place: Any = inspect.Parameter.KEYWORD_ONLY
     if option.positional:
         place = inspect.Parameter.VAR_POSITIONAL if many else inspect.Parameter.POSITIONAL_ONLY
         kind = scalar
@@ -119,7 +136,7 @@ def _parameter(one: Declared) -> inspect.Parameter:
         required=not optional,
         allow_leading_hyphen=option.positional,  # "-"; unknown flags are refused before
     )
-    default = None if optional and place != inspect.Parameter.VAR_POSITIONAL else inspect.Parameter.empty
+    default: Any = None if optional and place != inspect.Parameter.VAR_POSITIONAL else inspect.Parameter.empty
     if one.switch:
         default = False
     return inspect.Parameter(one.name, place, default=default, annotation=Annotated[kind, told])

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check
+from fcos_train.config.fields import Option, Options
 
 
 @dataclass(frozen=True)
-class MakeShapesOptions:
+class MakeShapesOptions(Options):
     """How many images of which size to draw."""
 
     path: Annotated[Path, Option("folder to write to", positional=True)]
@@ -18,9 +18,6 @@ class MakeShapesOptions:
     val: Annotated[int, Option("validation images", metavar="N", least=1)] = 50
     size: Annotated[tuple[int, int], Option("size of the images in px", metavar="W H", least=32)] = (320, 240)
     seed: Annotated[int, Option("seed of the drawings", metavar="N", least=0)] = 0
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 def run(options: MakeShapesOptions) -> int:

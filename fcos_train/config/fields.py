@@ -3,16 +3,13 @@
 ::
 
     @dataclass(frozen=True)
-    class DrawOptions:
+    class DrawOptions(Options):
         images: Annotated[int | None, Option("images to draw", least=1, metavar="N", default="all")] = None
 
-        def __post_init__(self) -> None:
-            check(self)
-
-:mod:`fcos_train.cli.generate` makes the flag ``--images N`` and its help of it, and :func:`check` refuses wrong values,
-whether they come from the command line or from Python. This module and the option dataclasses import nothing that
-takes long, so that all options of a command are checked before torch is imported. Checks are named functions: a lambda in
-an annotation does not see the names of its module.
+:mod:`fcos_train.cli.generate` makes the flag ``--images N`` and its help of it, and :class:`Options` refuses wrong
+values, whether they come from the command line or from Python. This module and the option dataclasses import nothing
+that takes long, so that all options of a command are checked before torch is imported. Checks are named functions: a
+lambda in an annotation does not see the names of its module.
 """
 
 from __future__ import annotations
@@ -168,22 +165,23 @@ def _type(hint: Any) -> tuple[type, int | None]:
     return get_origin(hint) or hint, None
 
 
-def check(options: Any, *others: str) -> None:
-    """Refuse wrong values of an option dataclass; called in its ``__post_init__``.
+class Options:
+    """Base of the option dataclasses: wrong values are refused when one is built."""
 
-    Args:
-        others: further faults, those that concern several options.
+    def __post_init__(self) -> None:
+        """Raises UserError with all faults in one message."""
+        kind: type = type(self)
+        found: list[str] = []
+        for one in declared(kind):
+            holder = getattr(self, one.owner) if one.owner else self
+            found += one.faults(getattr(holder, one.name))
+        found += self.conflicts()
+        if found:
+            raise UserError("; ".join(found))
 
-    Raises:
-        UserError: all faults in one message.
-    """
-    found = []
-    for one in declared(type(options)):
-        holder = getattr(options, one.owner) if one.owner else options
-        found += one.faults(getattr(holder, one.name))
-    found += others
-    if found:
-        raise UserError("; ".join(found))
+    def conflicts(self) -> list[str]:
+        """Faults that concern several options together."""
+        return []
 
 
 def existing(value: str | Path) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from fcos_train.config.fields import Option, check, existing, existing_file, existing_folder
+from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
 from fcos_train.config.values import parse_cfg_options
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
@@ -130,7 +130,7 @@ def _launcher_faults(launcher: str | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Options):
     """Options of ``fcos-train train``.
 
     Raises:
@@ -245,8 +245,9 @@ class TrainOptions:
     ] = False
     local_rank: LocalRank = None
 
-    def __post_init__(self) -> None:
-        faults = []
+    def conflicts(self) -> list[str]:
+        """Options that contradict each other."""
+        faults = _launcher_faults(self.launcher)
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:
@@ -255,11 +256,11 @@ class TrainOptions:
             )
         if self.opt_level == "bf16" and self.amp_dtype == "fp16":
             faults.append("--opt-level bf16 contradicts --amp-dtype fp16; use O1 with fp16")
-        check(self, *faults, *_launcher_faults(self.launcher))
+        return faults
 
 
 @dataclass(frozen=True)
-class EvalOptions:
+class EvalOptions(Options):
     """Options of ``fcos-train eval``.
 
     Raises:
@@ -307,5 +308,6 @@ class EvalOptions:
     ] = ("bbox",)
     local_rank: LocalRank = None
 
-    def __post_init__(self) -> None:
-        check(self, *_launcher_faults(self.launcher))
+    def conflicts(self) -> list[str]:
+        """A launcher that did not launch this process."""
+        return _launcher_faults(self.launcher)

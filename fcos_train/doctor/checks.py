@@ -59,6 +59,7 @@ def _guarded(name: str, part: Callable[[], list[Check]]) -> list[Check]:
 
 
 def check_python() -> list[Check]:
+    """The interpreter is one of the supported versions."""
     version = platform.python_version()
     here = f"{version}, {platform.system()} {platform.machine()}, {sys.executable}"
     if python_needed().contains(version, prereleases=True):
@@ -67,6 +68,7 @@ def check_python() -> list[Check]:
 
 
 def check_torch() -> list[Check]:
+    """torch is installed, imports, and has a supported version."""
     version = _version("torch")
     if version is None:
         return [Check("torch", "problem", "not installed", _pip(f"torch=={tested('torch')}"))]
@@ -84,6 +86,7 @@ def check_torch() -> list[Check]:
 
 
 def check_mm_packages() -> list[Check]:
+    """mmengine, mmcv and mmdet: the maintained forks, once each, in the tested versions."""
     checks = []
     for name, (fork, upstream) in MM_PACKAGES.items():
         installed = {d: v for d in (fork, *upstream) if (v := _version(d)) is not None}
@@ -112,6 +115,7 @@ def _mm_package(name: str, fork: str, installed: dict[str, str]) -> Check:
 
 
 def check_opencv() -> list[Check]:
+    """``import cv2`` works, and one distribution provides it."""
     installed = opencv_distributions()
     who = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed by pip"
     fault = opencv_fault()
@@ -142,6 +146,7 @@ def check_operators() -> list[Check]:
 
 
 def check_accelerators() -> list[Check]:
+    """What CUDA and torch_npu find."""
     torch, fault = _import("torch")
     if fault:
         return [Check("accelerators", "note", "not checked: torch is missing or broken")]
@@ -180,6 +185,7 @@ def _fix_npu(fault: str) -> str:
 
 
 def check_device() -> list[Check]:
+    """The device that ``--device auto`` chooses."""
     module, fault = _import("mmcv_overrides.device")
     if fault:
         return [Check("device", "note", f"not chosen: {fault}")]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check, existing
+from fcos_train.config.fields import Option, Options, existing
 from fcos_train.config.options import Device, OptionalConfig, SafeConfig, TrustCheckpoint
 
 
 @dataclass(frozen=True)
-class DemoOptions:
+class DemoOptions(Options):
     """What to draw, from where and to where.
 
     Raises:
@@ -33,6 +33,3 @@ class DemoOptions:
     show: Annotated[bool, Option("also open a window (any key shows the next image, q stops)")] = False
     trust_checkpoint: TrustCheckpoint = False
     safe_config: SafeConfig = False
-
-    def __post_init__(self) -> None:
-        check(self)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check
+from fcos_train.config.fields import Option, Options
 
 
 @dataclass(frozen=True)
-class CocoEvalOptions:
+class CocoEvalOptions(Options):
     """Which results to evaluate, and against what."""
 
     ground_truth: Annotated[str, Option("the annotations", metavar="JSON")] = "instances_val2017.json"
@@ -17,9 +17,6 @@ class CocoEvalOptions:
     output: Annotated[str, Option("file for the numbers, as key: value lines", metavar="FILE")] = (
         "./coco_detection_result.txt"
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 def run(options: CocoEvalOptions) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check
+from fcos_train.config.fields import Option
 from fcos_train.deploy.ascend.options import FORMATS, InferOptions
 
 TRUTHS = ("true", "false")
@@ -16,10 +16,10 @@ _BENCHMARK = "layout benchmark: "
 class InferArguments(InferOptions):
     """The options of a run as the command line gives them, also in the words of benchmark."""
 
-    fmt: Annotated[  # type: ignore[assignment]
+    fmt: Annotated[
         str | None,
         Option("format of the results", metavar="FORMAT", default="BIN", flags=("--outfmt",), choices=FORMATS),
-    ] = None
+    ] = None  # type: ignore[assignment]
     output_binary: Annotated[
         str | None,
         Option(
@@ -39,23 +39,19 @@ class InferArguments(InferOptions):
         Option(_BENCHMARK + "false, as images come prepared", metavar="BOOL", flags=("-useDvpp",), choices=TRUTHS),
     ] = "false"
 
-    def __post_init__(self) -> None:
-        """Nothing: :meth:`settled` checks all options together."""
-
-    def settled(self) -> InferOptions:
-        """The options of the run.
-
-        Raises:
-            UserError: invalid values; all are reported in one message.
-        """
-        faults = []
+    def conflicts(self) -> list[str]:
+        """Also flags of benchmark that contradict others or ask for what is not there."""
+        faults = super().conflicts()
         if self.use_dvpp == "true":
             faults.append(
                 "-useDvpp=true decodes JPEG files on a card; prepare .bin files with fcos-train ascend preprocess"
             )
         if self.output_binary and self.fmt:
             faults.append("-output_binary and --outfmt say the same thing twice: give one of them")
-        check(self, *faults)
+        return faults
+
+    def settled(self) -> InferOptions:
+        """The options of the run."""
         values = {field.name: getattr(self, field.name) for field in fields(InferOptions)}
         values["fmt"] = self.fmt or ("TXT" if self.output_binary == "false" else "BIN")
         return InferOptions(**values)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check
+from fcos_train.config.fields import Option, Options
 from mmcv_overrides.errors import UserError
 
 
 @dataclass(frozen=True)
-class InfoOptions:
+class InfoOptions(Options):
     """What to list: as words in the order of ``get_info.py``, or each with its flag."""
 
     words: Annotated[
@@ -26,9 +26,6 @@ class InfoOptions:
     height: Annotated[int | None, Option("input height, for bin", metavar="H", default="the fifth word", least=1)] = (
         None
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def arguments(self) -> list:
         """Kind, folder, info file, and for ``bin`` width and height.

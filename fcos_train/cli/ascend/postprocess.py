@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check, existing, existing_file
+from fcos_train.config.fields import Option, Options, existing, existing_file
 from fcos_train.deploy.ascend.options import MODELS
 
 
 @dataclass(frozen=True)
-class PostprocessOptions:
+class PostprocessOptions(Options):
     """Which results to decode, and by which rule."""
 
     model: Annotated[str, Option("whose rule to follow", metavar="MODEL", choices=MODELS)] = "fsaf"
@@ -64,9 +65,6 @@ class PostprocessOptions:
         Option("class names in the order of the labels", metavar="NAME", default="the sidecar's, else the 80 of COCO"),
     ] = None
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 def run(options: PostprocessOptions) -> int:
     """Results of the runner to one text file per image."""
@@ -77,7 +75,8 @@ def run(options: PostprocessOptions) -> int:
     from fcos_train.deploy.parts.coco_numbers import evaluate
     from fcos_train.deploy.parts.description import read_classes, read_rule
 
-    rule, classes = RULES[options.model], COCO_NAMES
+    rule = RULES[options.model]
+    classes: Sequence[str] = COCO_NAMES
     if options.sidecar:
         rule, classes = read_rule(options.sidecar), read_classes(options.sidecar)
     rule = rule.at(options.height, options.width)

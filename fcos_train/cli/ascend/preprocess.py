@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check, existing_file
+from fcos_train.config.fields import Option, Options, existing_file
 from fcos_train.deploy.ascend.options import MODELS
 
 
 @dataclass(frozen=True)
-class PreprocessOptions:
+class PreprocessOptions(Options):
     """Which images to prepare, and by which rule."""
 
     model: Annotated[str, Option("whose rule to follow", metavar="MODEL", choices=MODELS)] = "fsaf"
@@ -54,9 +54,6 @@ class PreprocessOptions:
     ] = False
     pad_size: Annotated[int | None, Option("accepted for old scripts; it never had an effect", hidden=True)] = None
     workers: Annotated[int | None, Option("threads", metavar="N", default="one per processor", least=1)] = None
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 def run(options: PreprocessOptions) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check, existing_file
+from fcos_train.config.fields import Option, Options, existing_file
 
 
 @dataclass(frozen=True)
-class TxtToJsonOptions:
+class TxtToJsonOptions(Options):
     """Which text files to collect."""
 
     npu_txt_path: Annotated[str, Option("folder of the text files", metavar="DIR")] = "detection-results"
@@ -20,9 +20,6 @@ class TxtToJsonOptions:
         str | None,
         Option("annotations that give the ids", metavar="JSON", default="the ids of COCO", check=existing_file),
     ] = None
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 def run(options: TxtToJsonOptions) -> int:

@@ -1,4 +1,4 @@
-"""Flags of `ais_infer` and `ais_bench` beyond model, inputs and outputs: parsed, handed on, or refused without a card."""
+"""Flags of ``ais_infer`` and ``ais_bench`` beyond model, inputs and outputs: handed on, or refused without a card."""
 
 from __future__ import annotations
 

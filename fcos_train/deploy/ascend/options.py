@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check, existing, existing_file, truth
+from fcos_train.config.fields import Option, Options, existing, existing_file, truth
 from fcos_train.config.options import AllowOutside, Device, OptionalConfig, SafeConfig, TrustCheckpoint
 from fcos_train.deploy.ascend.ais_flags import AisFlags
 from fcos_train.deploy.onnx.options import End, Shape
@@ -22,7 +22,7 @@ def _file_or_empty(value: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class OmOptions:
+class OmOptions(Options):
     """What to convert to an ``.om``, and how.
 
     Raises:
@@ -75,9 +75,6 @@ class OmOptions:
     ] = None
     dry_run: Annotated[bool, Option("write the command, do not run it")] = False
 
-    def __post_init__(self) -> None:
-        check(self)
-
     @property
     def target(self) -> Path:
         """The output without its suffix, which the converter appends itself."""
@@ -115,7 +112,7 @@ class Calls:
 
 
 @dataclass(frozen=True)
-class InferOptions:
+class InferOptions(Options):
     """What to run over which inputs, and in which layout the results are written.
 
     Raises:
@@ -196,7 +193,8 @@ class InferOptions:
         False
     )
 
-    def __post_init__(self) -> None:
+    def conflicts(self) -> list[str]:
+        """Inputs that are missing, and an AIPP file in two places."""
         faults = []
         if not self.inputs and not self.rounds and self.layout == "benchmark":
             faults.append(
@@ -204,7 +202,7 @@ class InferOptions:
             )
         if self.aipp and self.model.endswith(".om"):
             faults.append("--aipp-config is for an .onnx; an .om has its AIPP file inside")
-        check(self, *faults)
+        return faults
 
     @property
     def folder(self) -> Path:
@@ -213,7 +211,7 @@ class InferOptions:
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(Options):
     """What to compare: a checkpoint and its export.
 
     Raises:
@@ -261,8 +259,8 @@ class EvaluateOptions:
     safe_config: SafeConfig = False
     allow_outside: AllowOutside = ()
 
-    def __post_init__(self) -> None:
-        faults = []
+    def conflicts(self) -> list[str]:
+        """A shape for a model that has one."""
         if self.model and self.shape:
-            faults.append("--shape is for exporting; the model given with --model has its own")
-        check(self, *faults)
+            return ["--shape is for exporting; the model given with --model has its own"]
+        return []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from fcos_train.config.fields import Option, check, existing, square
+from fcos_train.config.fields import Option, Options, existing, square
 from fcos_train.config.options import CfgOptions, OptionalConfig, SafeConfig, TrustCheckpoint
 
 ENDS = ("raw", "decoded", "nms", "ascend")
@@ -26,6 +27,13 @@ def _not_zero(value: float) -> str | None:
 
 def _below_one(value: float) -> str | None:
     return None if 0 <= value < 1 else "must be between 0 and 1, and not 1"
+
+
+def axis_faults(end: str, dynamic: Sequence[str]) -> list[str]:
+    """Dynamic axes that a graph with this end cannot have."""
+    if end == "ascend" and {"height", "width"} & set(dynamic):
+        return ["--end ascend needs a fixed height and width (the device compiles for fixed shapes)"]
+    return []
 
 
 End = Annotated[
@@ -51,7 +59,7 @@ Shape = Annotated[
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(Options):
     """What to export.
 
     Raises:
@@ -126,8 +134,6 @@ class ExportOptions:
     safe_config: SafeConfig = False
     cfg_options: CfgOptions = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        faults = []
-        if self.end == "ascend" and {"height", "width"} & set(self.dynamic):
-            faults.append("--end ascend needs a fixed height and width (the device compiles for fixed shapes)")
-        check(self, *faults)
+    def conflicts(self) -> list[str]:
+        """Axes that the end cannot leave open."""
+        return axis_faults(self.end, self.dynamic)

@@ -12,7 +12,7 @@ import pytest
 
 from fcos_train import __version__
 from fcos_train.cli import main as front
-from fcos_train.config.fields import Option, check
+from fcos_train.config.fields import Option, Options
 from fcos_train.config.options import CfgOptions
 from mmcv_overrides.errors import UserError
 from tests.support import commands
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
-class TryOptions:
+class TryOptions(Options):
     """A few options of each kind."""
 
     config: Annotated[str | None, Option("a config", positional=True)] = None
@@ -34,9 +34,6 @@ class TryOptions:
     cfg_options: CfgOptions = field(default_factory=dict)
     classes: Annotated[tuple[str, ...], Option("names", metavar="NAME", default="all")] = ()
     local_rank: Annotated[int | None, Option("old", hidden=True)] = None
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @pytest.fixture
@@ -132,7 +129,10 @@ def test_local_rank_is_accepted(verb, form):
         (["train", "--batch-size"], "--batch-size needs a value (see fcos-train train --help)"),
         (["train", "--size", "1"], "--size needs 2 values (see fcos-train train --help)"),
         (["train", "--classes"], "--classes needs a value"),
-        (["train", "--cfg-options", "a"], "--cfg-options a: write key=value"),
+        (
+            ["train", "--cfg-options", "a", "--batch-size=0"],
+            "--cfg-options a: write key=value; --batch-size 0: must be",
+        ),
         (
             ["train", "--batch-size=0", "--size", "a", "1"],
             "--batch-size 0: must be at least 1; --size a: must be a whole",
