@@ -1,30 +1,28 @@
 """The command line of a verb, generated from the dataclass that its ``run`` takes.
 
-:mod:`fcos_train.config.fields` says how options are declared; cyclopts makes flags, conversion and help of them.
-Of the three libraries that were tried (cyclopts, tyro, jsonargparse) cyclopts alone raises its errors, so that they
-become one line ``error: ...`` (tyro prints a box and exits), and has hidden flags (tyro has none), aliases, lists as
-words (``--classes a b``) and switches (jsonargparse has no aliases, and wants YAML lists and ``--check false``). It
-imports as fast as tyro. What it lacks is in :func:`arranged`: all unknown flags are reported together, each with the
-nearest known one; of a flag that is given twice the last value counts; a flag such as ``--resume`` may have no value.
+:mod:`fcos_train.config.fields` says how options are declared; cyclopts makes a parser of them. Of the three libraries
+that were tried (cyclopts, tyro, jsonargparse) cyclopts alone raises its errors, so that they become one line
+``error: ...`` (tyro prints a box and exits), and has hidden flags (tyro has none), aliases, lists as words
+(``--classes a b``) and switches (jsonargparse has no aliases, and wants YAML lists and ``--check false``). It imports as
+fast as tyro. :mod:`.words` adds what it lacks, :mod:`.help_text` prints the help without the rich library, whose
+import takes as long as all the rest.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from cyclopts import App, Parameter
-
+from fcos_train.cli.help_text import verb_help
+from fcos_train.cli.words import arranged
 from fcos_train.config.fields import Declared, declared
 from mmcv_overrides.errors import UserError
 
-FLAG = re.compile(r"--?[A-Za-z]")  # not -1
-HELP_FLAGS = ("--help", "-h")
+if TYPE_CHECKING:
+    from cyclopts import App, CycloptsError
 
 
 @dataclass(frozen=True)
@@ -32,49 +30,58 @@ class Command:
     """The generated command line of one verb or step.
 
     Attributes:
-        app: of cyclopts; calling it returns what ``run`` returns.
-        options: all that it takes.
-        name: as users write it, for messages.
+        run: takes the options and returns the exit status.
+        kind: the dataclass of the options. options: its fields.
+        name: as users write it, for messages: ``fcos-train ascend om``.
     """
 
-    app: App
+    run: Callable[[Any], int]
+    kind: type
     options: tuple[Declared, ...]
     name: str
 
-    def arranged(self, words: Sequence[str]) -> list[str]:
-        """The arguments as cyclopts takes them, see :func:`arranged`."""
-        return arranged(words, self.options, self.name)
+    def help(self) -> str:
+        """The text of ``--help``: the docstring of ``run`` and all options."""
+        return verb_help(self.name, inspect.getdoc(self.run) or "", self.options)
+
+    def parse(self, words: Sequence[str]) -> Any:
+        """The options that the words give.
+
+        Raises:
+            UserError: unknown flags, missing values, or values that are refused.
+        """
+        if not words and all(one.default is not MISSING for one in self.options):
+            return self.kind()  # doctor runs even where cyclopts is broken
+        words = arranged(words, self.options, self.name)
+        try:
+            from cyclopts import CycloptsError
+        except ImportError as error:
+            raise UserError(f"{error}; fix: pip install cyclopts") from None
+        try:
+            _, bound, _ = self.app().parse_args(words, exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            raise UserError(f"{_reason(error)} (see {self.name} --help)") from None
+        return _build(self.kind, self.options, bound.arguments)
+
+    def app(self) -> App:
+        """The parser of cyclopts."""
+        from cyclopts import App
+
+        def parsed(*_: Any, **__: Any) -> None:
+            """Only its signature counts."""
+
+        parameters = sorted((_parameter(one) for one in self.options), key=lambda parameter: parameter.kind)
+        parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app = App(name=self.name, help_flags=(), version_flags=())
+        app.default(parsed)
+        return app
 
 
 def command(run: Callable[[Any], int], name: str) -> Command:
-    """Generate the command line of ``run(options: SomeOptions) -> int``; its docstring is the description.
-
-    Args:
-        name: with the words before it, as in ``fcos-train ascend om``.
-    """
+    """The command line of ``run(options: SomeOptions) -> int``."""
     kind = get_type_hints(run)["options"]
-    options = declared(kind)
-
-    def call(*words: Any, **given: Any) -> int:
-        positional = [one for one in options if one.option.positional]
-        if positional and positional[-1].length is not None:
-            words = (*words[: len(positional) - 1], words[len(positional) - 1 :])
-        given |= {one.name: word for one, word in zip(positional, words, strict=False)}
-        return run(_build(kind, options, given))
-
-    parameters = sorted((_parameter(one) for one in options), key=lambda parameter: parameter.kind)
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    paragraphs = (inspect.getdoc(run) or "").split("\n\n")
-    app = App(
-        name=name.split()[-1],
-        usage=" ".join([name, "[OPTIONS]", *(one.shown.upper() for one in options if one.option.positional)]),
-        help="\n\n".join(" ".join(text.split()) for text in paragraphs),
-        help_flags=HELP_FLAGS,
-        version_flags=(),
-    )
-    app.default(call)
-    return Command(app, options, name)
+    return Command(run, kind, declared(kind), name)
 
 
 def _build(kind: type, options: Iterable[Declared], given: dict[str, Any]) -> Any:
@@ -114,6 +121,8 @@ def _value(one: Declared, given: Any) -> Any:
 
 def _parameter(one: Declared) -> inspect.Parameter:
     """How cyclopts is told of an option."""
+    from cyclopts import Parameter
+
     option, optional = one.option, one.default is not MISSING
     many = one.length is not None or one.kind is dict
     kind: Any = one.kind if one.kind in (str, int, float, Path) or one.switch else str
@@ -125,12 +134,8 @@ def _parameter(one: Declared) -> inspect.Parameter:
         place = inspect.Parameter.VAR_POSITIONAL if many else inspect.Parameter.POSITIONAL_ONLY
         kind = scalar
     told = Parameter(
-        name=one.flags or one.shown.upper(),
-        help=described(one),
+        name=one.flags or one.label,
         negative=(),
-        metavar=_metavar(one),
-        show=not option.hidden,
-        show_default=False,
         consume_multiple=(1, None) if many and not option.positional else None,
         converter=_converter(scalar, many) if scalar in (int, float) else None,
         required=not optional,
@@ -140,28 +145,6 @@ def _parameter(one: Declared) -> inspect.Parameter:
     if one.switch:
         default = False
     return inspect.Parameter(one.name, place, default=default, annotation=Annotated[kind, told])
-
-
-def _metavar(one: Declared) -> str | None:
-    """The value in the help: ``[CKPT]`` may be left out, of ``NAME ...`` there may be several."""
-    text = one.option.metavar
-    if one.option.bare is not None:
-        return f"[{text}]"
-    return f"{text} ..." if text and (one.length == 0 or one.kind is dict) else text or None
-
-
-def described(one: Declared) -> str:
-    """The help of an option with its choices and its effective default."""
-    option, text = one.option, one.option.help
-    if option.choices and not all(choice in text for choice in option.choices):
-        text += f": {', '.join(option.choices)}"
-    default = option.default
-    if not default and not (one.default in (None, ()) or one.kind is bool or one.default is MISSING):
-        values = one.default if isinstance(one.default, tuple) else (one.default,)
-        default = " ".join(map(str, values))
-    if one.default is MISSING and not option.positional:
-        return f"{text} (required)"
-    return f"{text} (default: {default})" if default else text
 
 
 def _converter(kind: type, many: bool) -> Callable[[Any, Sequence[Any]], Any]:
@@ -180,54 +163,15 @@ def _converter(kind: type, many: bool) -> Callable[[Any, Sequence[Any]], Any]:
     return converter
 
 
-def arranged(words: Sequence[str], options: Iterable[Declared], name: str) -> list[str]:
-    """Flags in the spelling of the declaration (``--batch_size`` is ``--batch-size``); values are not touched.
+def _reason(error: CycloptsError) -> str:
+    """What is wrong, in the words of the flags."""
+    from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
-    Raises:
-        UserError: unknown flags, all of them, each with the nearest known one.
-    """
-    known = {flag: one for one in options for flag in one.flags}
-    result: list[str | None] = list(words)
-    faults: list[str] = []
-    last: dict[str, int] = {}
-    for index, word in enumerate(words):
-        if word == "--":
-            break
-        flag, equals, value = word.partition("=")
-        if not FLAG.match(flag) or flag in HELP_FLAGS:
-            continue
-        one = next((known[spelling] for spelling in spellings(flag) if spelling in known), None)
-        if one is None:
-            faults.append(f"unknown flag {flag}; {nearest(flag, {*known, *HELP_FLAGS}) or f'see {name} --help'}")
-            continue
-        if not equals and one.option.bare is not None and not _values(words, index, 1):
-            equals, value = "=", one.option.bare
-        result[index] = f"{one.flags[0]}{equals}{value}"
-        if one.name in last and one.length != 0 and one.kind is not dict:
-            earlier = last[one.name]
-            count = 0 if one.switch or "=" in words[earlier] else one.length or 1
-            for place in (earlier, *_values(words, earlier, count)):
-                result[place] = None
-        last[one.name] = index
-    if faults:
-        raise UserError("\n       ".join(faults))
-    return [word for word in result if word is not None]
-
-
-def _values(words: Sequence[str], index: int, count: int) -> range:
-    """Where the values of the flag at ``index`` are: up to ``count`` words that are no flags."""
-    end = index + 1
-    while end < len(words) and end <= index + count and words[end] != "--" and not FLAG.match(words[end]):
-        end += 1
-    return range(index + 1, end)
-
-
-def spellings(flag: str) -> tuple[str, ...]:
-    """The ways to write a flag: as it is, with dashes, with underscores."""
-    return flag, flag[:2] + flag[2:].replace("_", "-"), flag[:2] + flag[2:].replace("-", "_")
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """``did you mean ...?`` where something known is near."""
-    near = difflib.get_close_matches(word.replace("_", "-"), sorted(known), n=1)
-    return f"did you mean {near[0]}?" if near else None
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument '{error.unused_tokens[0]}'"
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        if not error.keyword and not error.argument.tokens:
+            return f"{error.argument.name} is missing"
+        count = max(error.argument.token_count()[0], 1)
+        return f"{error.keyword or error.argument.name} needs {'a value' if count == 1 else f'{count} values'}"
+    return str(error)

@@ -11,15 +11,15 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from fcos_train import __version__
+from fcos_train.cli.generate import command
+from fcos_train.cli.help_text import group_help
+from fcos_train.cli.words import HELP_FLAGS, asks_for_help, nearest
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable_lines
-
-if TYPE_CHECKING:
-    from cyclopts import App, CycloptsError
 
 # verb -> (module, one line of help)
 VERBS = {
@@ -65,98 +65,51 @@ def _one_message(text: str) -> str:
 
 
 def _run(words: list[str]) -> int:
-    try:
-        import cyclopts
-
-        from fcos_train.cli.help_text import TwoColumns
-    except ImportError as error:
-        raise UserError(f"{error}; repair: pip install cyclopts") from None
-    root = cyclopts.App(
-        name="fcos-train",
-        help=DESCRIPTION,
-        version=__version__,
-        version_flags="--version",
-        help_format="plaintext",
-        help_formatter=TwoColumns(),
-    )
-    return _follow(root, root, VERBS, words, ())
+    return _follow(VERBS, words, (), DESCRIPTION)
 
 
-def _follow(root: App, app: App, table: Table, words: list[str], chain: tuple[str, ...]) -> int:
-    """Fill ``app`` with the verbs of a table, and run the one that the first word names.
+def _follow(table: Table, words: list[str], chain: tuple[str, ...], description: str) -> int:
+    """Run the verb of a table that the first word names.
 
     Args:
-        chain: the verbs that led here.
+        chain: the words that led here.
     """
     verbs = {verb: entry for verb, entry in table.items() if importlib.util.find_spec(entry[0])}
-    place = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words))
-    verb = words[place] if place < len(words) else None
-    for rank, (other, (name, text)) in enumerate(verbs.items()):
-        if other != verb:  # listed by --help; the module is not imported
-            app.command(f"{name}:run", name=other, help=text, sort_key=rank)
-    _require_known(words[:place], verbs, chain)
-    if place:  # --help or --version
-        return _call(root, [*chain, words[0]], chain)
-    if verb is None:
-        raise UserError(f"give a {'step' if chain else 'verb'}: {', '.join(verbs)}")
+    kind = "step" if chain else "verb"
+    name = " ".join(("fcos-train", *chain))
+    flags = {} if chain else {"--version": "show the version and exit"}
+    if words and words[0].startswith("-"):
+        _require_known(words, (*HELP_FLAGS, *flags))
+        version = f"fcos-train {__version__}"
+        print(version if words[0] in flags else group_help(name, description, dict(_lines(verbs)), flags))
+        return 0
+    if not words:
+        raise UserError(f"give a {kind}: {', '.join(verbs)} (see {name} --help)")
+    verb, *others = words
     if verb not in verbs:
-        from fcos_train.cli.generate import nearest
-
-        advice = nearest(verb, verbs) or f"choose from {', '.join(verbs)}"
-        raise UserError(f"unknown {'step' if chain else 'verb'} '{verb}'; {advice}")
-    return _enter(root, app, verbs[verb], words[1:], (*chain, verb))
-
-
-def _enter(root: App, app: App, entry: tuple[str, str], words: list[str], chain: tuple[str, ...]) -> int:
-    """Run the last verb of the chain, or follow the words on where it is a group of steps."""
-    from cyclopts import App
-
-    from fcos_train.cli.generate import command
-
-    module = importlib.import_module(entry[0])
+        raise UserError(f"unknown {kind} '{verb}'; {nearest(verb, verbs) or 'choose from ' + ', '.join(verbs)}")
+    module = importlib.import_module(verbs[verb][0])
     if hasattr(module, "STEPS"):
-        group = App(name=chain[-1], help=module.DESCRIPTION, version_flags=())
-        app.command(group)
-        return _follow(root, group, module.STEPS, words, chain)
-    found = command(module.run, " ".join(("fcos-train", *chain)))
-    app.command(found.app)
-    return _call(root, [*chain, *found.arranged(words)], chain)
+        return _follow(module.STEPS, others, (*chain, verb), module.DESCRIPTION)
+    found = command(module.run, f"{name} {verb}")
+    if asks_for_help(others):
+        print(found.help())
+        return 0
+    return found.run(found.parse(others))
 
 
-def _require_known(flags: Sequence[str], verbs: Mapping[str, object], chain: tuple[str, ...]) -> None:
+def _lines(verbs: Table) -> Iterator[tuple[str, str]]:
+    """Each verb with its line of help."""
+    return ((verb, text) for verb, (_, text) in verbs.items())
+
+
+def _require_known(words: Sequence[str], known: Sequence[str]) -> None:
     """Before a verb there are no flags but these."""
-    from fcos_train.cli.generate import HELP_FLAGS, nearest
-
-    known = [*HELP_FLAGS, *(() if chain else ("--version",))]
-    faults = [f"unknown flag {flag}; {nearest(flag, known) or 'flags come after the verb'}" for flag in flags]
-    faults = [fault for flag, fault in zip(flags, faults, strict=True) if flag not in known]
-    if faults:
-        raise UserError("\n       ".join(faults))
-
-
-def _call(root: App, words: list[str], chain: tuple[str, ...]) -> int:
-    """Let cyclopts parse, then run what it found: a verb, the help or the version."""
-    from cyclopts import CycloptsError
-
-    try:
-        found, bound, _ = root.parse_args(words, exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        raise UserError(f"{_reason(error)} (see {' '.join(('fcos-train', *chain))} --help)") from None
-    return found(*bound.args, **bound.kwargs) or 0
-
-
-def _reason(error: CycloptsError) -> str:
-    """What is wrong, in the words of the flags."""
-    from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
-
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        return f"unexpected argument '{error.unused_tokens[0]}'"
-    if isinstance(error, MissingArgumentError) and error.argument is not None:
-        if not error.keyword and not error.argument.tokens:
-            return f"{error.argument.name} is missing"
-        count = max(error.argument.token_count()[0], 1)
-        return f"{error.keyword or error.argument.name} needs {'a value' if count == 1 else f'{count} values'}"
-    return str(error)
+    flags = list(takewhile(lambda word: word.startswith("-"), words))
+    unknown = [flag for flag in flags if flag not in known]
+    if unknown:
+        advice = [f"unknown flag {flag}; {nearest(flag, known) or 'flags come after the verb'}" for flag in unknown]
+        raise UserError("\n       ".join(advice))
 
 
 def _rank() -> str:

@@ -100,8 +100,13 @@ class Declared:
 
     @property
     def shown(self) -> str:
-        """How messages and the help name it."""
-        return self.flags[0] if self.flags else self.option.metavar or self.name
+        """How messages name it."""
+        return self.flags[0] if self.flags else self.name
+
+    @property
+    def label(self) -> str:
+        """How the help names a positional option."""
+        return self.option.metavar or self.name.upper()
 
     def faults(self, value: Any) -> Iterator[str]:
         """What is wrong with a value of the field."""

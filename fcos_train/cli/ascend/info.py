@@ -15,7 +15,7 @@ class InfoOptions(Options):
 
     words: Annotated[
         tuple[str, ...],
-        Option("bin DIR OUT WIDTH HEIGHT, or jpg DIR OUT", metavar="[bin DIR OUT W H | jpg DIR OUT]", positional=True),
+        Option("bin DIR OUT WIDTH HEIGHT, or jpg DIR OUT", metavar="[KIND DIR OUT [W H]]", positional=True),
     ] = ()
     file_type: Annotated[
         str | None, Option("kind of the files", metavar="TYPE", default="the first word", choices=("bin", "jpg"))

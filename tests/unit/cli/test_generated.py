@@ -6,7 +6,8 @@ from typing import get_type_hints
 import pytest
 
 from fcos_train.cli.ascend import STEPS
-from fcos_train.cli.generate import Command, command, described
+from fcos_train.cli.generate import Command, command
+from fcos_train.cli.help_text import described
 from fcos_train.cli.main import VERBS
 from fcos_train.config.fields import declared
 from fcos_train.deploy.ascend.options import MODELS
@@ -29,7 +30,7 @@ def generated(verb: str) -> Command:
 def arguments():
     """cyclopts's own view of each verb: field name -> its argument."""
     return {
-        verb: {argument.field_info.name: argument for argument in generated(verb).app.assemble_argument_collection()}
+        verb: {argument.field_info.name: argument for argument in generated(verb).app().assemble_argument_collection()}
         for verb in MODULES
     }
 
@@ -42,8 +43,10 @@ def test_each_field_has_a_flag_and_a_help(arguments, verb, one):
     else:
         assert argument.names == one.flags and all(flag.startswith("-") for flag in one.flags)
         assert argument.field_info.is_keyword_only
-    assert argument.show is not one.option.hidden
-    assert argument.parameter.help == described(one) and len(one.option.help) > 5
+    shown = " ".join(generated(verb).help().split())
+    name = ", ".join(one.flags) or one.label
+    assert (f"{name} " in shown) is not one.option.hidden
+    assert (described(one) in shown) is not one.option.hidden and len(one.option.help) > 5
     for choice in one.option.choices:
         assert choice in described(one)
 

@@ -260,6 +260,15 @@ def test_doctor_runs_without_torch_and_opencv():
     assert "fix: pip install --force-reinstall --no-deps torch==" in lines[torch + 1]
 
 
+def test_without_the_parser_library():
+    """doctor runs all the same, help is shown, and others say what to install."""
+    blocked = "sys.modules['cyclopts'] = None"
+    assert in_process("doctor", code=blocked).returncode in (0, 1)
+    assert "--work-dir DIR" in in_process("train", "--help", code=blocked).stdout
+    result = in_process("train", "c.py", code=blocked)
+    assert result.returncode == 2 and "fix: pip install cyclopts\n" in result.stderr
+
+
 def test_module_is_the_command():
     result = subprocess.run(
         [sys.executable, "-m", "fcos_train", "tarin"], cwd=ROOT, capture_output=True, text=True, timeout=60
