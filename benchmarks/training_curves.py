@@ -1,11 +1,11 @@
-"""Trains one model on generated shapes with our step and with mmdet's heads and batches, and compares the results.
+"""Train a model on generated shapes with our step and with mmdet's heads and batches, and compare the results.
 
     python benchmarks/training_curves.py --seeds 0 1 2 --jobs 2 --out benchmarks/results
 
-Both start from the same weights and see the same images in the same order, which is checked; from then on they differ
-by rounding. What counts is the mAP at the end. How far rounding alone carries is shown by a third run, ``--control``: mmdet's
-own, from weights changed in their last bit. The task is made easy (one kind of shape) so that 200 steps from random
-weights come to an mAP that says something. Every run is a process of its own. No times are taken.
+Both start from the same weights and see the same images in the same order, which is checked; otherwise they differ by
+rounding alone. The result is the difference in the final mAP. With ``--control``, a third run shows how much of it
+rounding can explain: mmdet's, from weights changed in their last bit. The task is easy (one kind of shape), so that 200
+steps from random weights reach a meaningful mAP. Every run is a process of its own. No times are measured.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import mmcv_overrides
 
@@ -30,6 +31,7 @@ import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
 
 from fcos_train.config.load import load_config  # noqa: E402
 from fcos_train.config.options import TrainOptions  # noqa: E402
@@ -41,19 +43,21 @@ from mmcv_overrides.errors import UserError  # noqa: E402
 MODES = ("eager", "mmdet")
 CONTROL = "nudged"  # mmdet's step from other roundings of the same weights
 EPOCH = 25  # steps
-AIM = 0.02  # largest difference of the mAP
+AIM = 0.02  # largest difference in mAP
 
 
 @HOOKS.register_module()
 class Recorder(Hook):
-    """Keeps the initial weights' digest, image ids and losses of every step, and the last evaluation."""
+    """Records a digest of the initial weights, image ids and losses of every step, and the last evaluation."""
 
     priority = "VERY_HIGH"  # sees the weights before the fixed-shape step lays them out
 
-    def __init__(self, file: str, nudge: bool = False):
-        self.file, self.nudge, self.record = Path(file), nudge, {"images": [], "losses": []}
+    def __init__(self, file: str, nudge: bool = False) -> None:
+        self.file, self.nudge = Path(file), nudge
+        self.record: dict[str, Any] = {"images": [], "losses": []}
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
+        """Hash the initial weights; change them in their last bit for a control run."""
         digest = hashlib.sha256()
         for name, value in sorted(runner.model.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -62,14 +66,21 @@ class Recorder(Hook):
             for weight in runner.model.parameters():
                 weight.data.mul_(1 + torch.finfo(weight.dtype).eps)
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Record image ids and losses."""
+        assert data_batch is not None and outputs is not None
         self.record["images"].append([sample.img_id for sample in data_batch["data_samples"]])
         self.record["losses"].append({name: value.item() for name, value in outputs.items() if "loss" in name})
 
-    def after_val_epoch(self, runner, metrics=None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Record the metrics without their prefix."""
+        assert metrics is not None
         self.record["metrics"] = {name.rpartition("/")[2]: value for name, value in metrics.items()}
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
+        """Write the record."""
         self.file.write_text(json.dumps(self.record))
 
 
@@ -95,8 +106,8 @@ def config(args: argparse.Namespace) -> Config:
 
 
 def _fsaf(cfg: Config) -> None:
-    """mmdet's FSAF head and its assignment in place of FCOS's, as wide and as deep."""
-    shipped, ours = load_config("mmdet::fsaf/fsaf_r50_fpn_1x_coco").model, cfg.model.bbox_head
+    """Replace FCOS's head and assignment by those of FSAF, equally wide and deep."""
+    shipped, ours = load_config("fsaf/fsaf_r50_fpn_1x_coco").model, cfg.model.bbox_head
     head = shipped.bbox_head
     head.update({key: ours[key] for key in ("in_channels", "feat_channels", "stacked_convs", "norm_cfg")})
     # not update(), which would keep the keys of FCOS's head
@@ -104,7 +115,7 @@ def _fsaf(cfg: Config) -> None:
 
 
 def one(args: argparse.Namespace) -> None:
-    """A single run, in this process."""
+    """Train once, in this process."""
     mode, seed = args.one
     place = args.work_dir / f"{mode}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
@@ -129,7 +140,7 @@ def one(args: argparse.Namespace) -> None:
 
 
 def run_all(args: argparse.Namespace) -> dict[tuple[str, int], dict]:
-    """(mode, seed) -> what :class:`Recorder` kept.
+    """Run every mode with every seed; returns (mode, seed) -> what :class:`Recorder` wrote.
 
     Raises:
         RuntimeError: a run failed.
@@ -160,7 +171,7 @@ def _flag(name: str) -> str:
 
 
 def check_alike(records: dict[tuple[str, int], dict], seeds: list[int]) -> None:
-    """Raises RuntimeError where the two runs of a seed did not start or go on with the same."""
+    """Raises RuntimeError if the runs of a seed did not start from the same weights or see the same images."""
     for seed in seeds:
         runs = [record for (_, other), record in records.items() if other == seed]
         for what in ("weights", "images"):
@@ -169,9 +180,10 @@ def check_alike(records: dict[tuple[str, int], dict], seeds: list[int]) -> None:
 
 
 def table(records: dict[tuple[str, int], dict], seeds: list[int]) -> tuple[str, dict]:
-    """Text for people, and the figures of the comparison."""
+    """Returns the comparison as text, and its figures."""
     lines = [
-        f"{'seed':<6}{'mAP ours':>10}{'mmdet':>9}{'diff':>9}{'mAP50 ours':>12}{'mmdet':>9}{'loss ours':>11}{'mmdet':>9}{'first diff':>12}"
+        f"{'seed':<6}{'mAP ours':>10}{'mmdet':>9}{'diff':>9}{'mAP50 ours':>12}{'mmdet':>9}"
+        f"{'loss ours':>11}{'mmdet':>9}{'first diff':>12}"
     ]
     if (CONTROL, seeds[0]) in records:
         lines[0] += f"{'mmdet nudged':>14}{'diff':>9}"
@@ -190,7 +202,7 @@ def table(records: dict[tuple[str, int], dict], seeds: list[int]) -> tuple[str, 
         if control:
             controls[seed] = control["metrics"]["bbox_mAP"] - b["bbox_mAP"]
             lines[-1] += f"{control['metrics']['bbox_mAP']:>14.4f}{controls[seed]:>+9.4f}"
-    figures = {"mAP_difference": differences, **_spread(differences)}
+    figures: dict[str, Any] = {"mAP_difference": differences, **_spread(differences)}
     lines.append("ours - mmdet: mean {mean:+.4f}, largest {largest:.4f}; the aim is ".format(**figures) + str(AIM))
     if controls:
         figures["control"] = {"mAP_difference": controls, **_spread(controls)}
@@ -203,6 +215,11 @@ def _spread(differences: dict[int, float]) -> dict[str, float]:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Raises:
+        UserError: ``--iters`` is no multiple of the steps of an epoch.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--head", default="fcos", choices=("fcos", "fsaf"))
@@ -217,7 +234,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--control",
         action="store_true",
-        help="a third run for each seed: mmdet's from weights changed in their last bit",
+        help="add a third run for each seed: mmdet's from weights changed in their last bit",
     )
     add("--val", type=int, default=200, help="images to evaluate on")
     add("--jobs", type=int, default=1, help="runs at a time")
@@ -226,11 +243,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--one", nargs=2, metavar=("MODE", "SEED"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.iters < EPOCH or args.iters % EPOCH:
-        raise UserError(f"--iters {args.iters}: a multiple of {EPOCH}, the steps of an epoch")
+        raise UserError(f"--iters {args.iters}: must be a multiple of {EPOCH}, the steps of an epoch")
     return args
 
 
 def compare(args: argparse.Namespace) -> None:
+    """Generate the images, run everything, print the comparison and write it if asked to."""
     make_shapes(args.work_dir / "shapes", args.batch * EPOCH, args.val, tuple(args.size), classes=args.classes)
     records = run_all(args)
     check_alike(records, args.seeds)
@@ -255,6 +273,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The command."""
     args = parse(argv)
     if args.one:
         one(args)

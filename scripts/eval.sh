@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluate a checkpoint: the newest training's when none is given, with the config that lies beside it.
+# Evaluate a checkpoint (default: that of the newest training) with the config.py beside it.
 #   bash scripts/eval.sh [CHECKPOINT or work dir] [--data_path=... --config=... --device=... --batch_size=... -- ...]
 set -euo pipefail
 # shellcheck source=../test/lib.sh
@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
 unset opt
 declare -A opt=([data_path]="" [config]="" [device]=auto [batch_size]="" [work_dir]="")
 
-# The newest work_dirs/*/latest.pth (speed runs are one level deeper); -nt looks through the link at the checkpoint itself.
+# Prints the newest work_dirs/*/latest.pth (speed runs are one level deeper). -nt compares the files behind the links.
 newest_checkpoint() {
     local candidate newest=""
     for candidate in "$root"/work_dirs/*/latest.pth; do
@@ -29,7 +29,8 @@ if ((${#positional[@]} == 1)); then
     [[ -f $checkpoint ]] || die "no checkpoint ${positional[0]} ($checkpoint)"
 else
     checkpoint=$(newest_checkpoint)
-    [[ -n $checkpoint ]] || die "no work_dirs/*/latest.pth yet; train first (bash test/train_full_1p.sh --data_path=...) or name a checkpoint"
+    [[ -n $checkpoint ]] ||
+        die "no work_dirs/*/latest.pth yet; train first (bash test/train_full_1p.sh --data_path=...) or name a checkpoint"
 fi
 beside=$(dirname "$checkpoint")/config.py
 if [[ -z ${opt[config]} && -f $beside ]]; then config=$beside; else resolve_config; fi

@@ -1,8 +1,7 @@
-# The Python environment and its installs; sourced by quickstart.sh and run_tests.sh.
+# The Python environment and what is installed in it; sourced by quickstart.sh and run_tests.sh.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-torch_tested=2.13.0
 started=$SECONDS
 
 stage() {
@@ -14,71 +13,98 @@ die() {
     exit 1
 }
 
-# usable_python COMMAND: a supported version that can make a virtual environment.
-usable_python() {
-    "$1" -c 'import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+# supported_pythons: the versions that pyproject.toml allows, newest first: "3.13 3.12 3.11".
+supported_pythons() {
+    local low high minor
+    read -r low high < <(sed -n 's/^requires-python = ">=3\.\([0-9]*\)\(,<3\.\([0-9]*\)\)\{0,1\}".*/\1 \3/p' "$root/pyproject.toml")
+    for ((minor = ${high:-15} - 1; minor >= low; minor--)); do printf '3.%d ' "$minor"; done
 }
 
-# Sets PYTHON: the active environment's, else that of .venv, which is made when absent.
+# is_supported COMMAND: its version is one of supported_pythons.
+is_supported() {
+    local version
+    version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return 1
+    [[ " $(supported_pythons)" == *" $version "* ]]
+}
+
+# Sets PYTHON: the active environment's; else that of .venv, which is made with the newest supported Python when absent.
 ensure_python() {
+    local versions
+    versions=$(supported_pythons)
+    versions=${versions% }
     if [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
         PYTHON=$(command -v python)
-        echo "the active environment: $PYTHON"
+        echo "using the active environment: $PYTHON"
     elif [[ -x $root/.venv/bin/python ]]; then
         PYTHON=$root/.venv/bin/python
-        echo ".venv is there"
+        echo "using .venv"
     else
-        local candidate found=""
-        for candidate in ${PYTHON:-} python3.11 python3.12 python3.10 python3; do
-            if usable_python "$candidate"; then
-                found=$candidate
-                break
-            fi
-        done
-        [[ -n $found ]] || die "no Python 3.10, 3.11 or 3.12 with venv here (Debian, Ubuntu: apt install python3-venv); PYTHON=/path/to/python names one"
-        echo "making .venv with $("$found" --version)"
-        "$found" -m venv "$root/.venv"
-        PYTHON=$root/.venv/bin/python
+        make_environment
     fi
-    "$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' ||
-        die "$("$PYTHON" --version) is not supported; use Python 3.10, 3.11 or 3.12"
+    is_supported "$PYTHON" || die "$("$PYTHON" --version) is not supported; use one of Python ${versions// /, }"
     export PYTHON
 }
 
-# Errors are shown, the wall of notices is not.
+make_environment() {
+    local candidate found=""
+    for candidate in ${PYTHON:-} $(supported_pythons | sed 's/3\./python3./g') python3; do
+        if is_supported "$candidate" && "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+            found=$candidate
+            break
+        fi
+    done
+    [[ -n $found ]] || die "found no Python with the venv module among ${versions// /, }.\
+ On Debian and Ubuntu: apt install python3-venv. PYTHON=/path/to/python selects one"
+    echo "creating .venv with $("$found" --version)"
+    "$found" -m venv "$root/.venv"
+    PYTHON=$root/.venv/bin/python
+}
+
+# Prints errors only.
 pip_install() {
     "$PYTHON" -m pip install -qq --disable-pip-version-check "$@"
 }
 
+# has_torch: a version that pyproject.toml allows is installed.
 has_torch() {
-    "$PYTHON" - <<'PY'
+    "$PYTHON" - "$root/pyproject.toml" <<'PY'
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
+
+
+def numbers(text):
+    return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])
+
 
 try:
     found = version("torch")
 except PackageNotFoundError:
     sys.exit(1)
-if not (2, 4) <= tuple(int(x) for x in found.split("+")[0].split(".")[:2]) < (2, 14):  # as in pyproject.toml
+low, high = re.search(r'"torch>=([\d.]+),<([\d.]+)"', open(sys.argv[1]).read()).groups()
+if not numbers(low) <= numbers(found) < numbers(high):
     sys.exit(1)
-print(f"torch {found} is there and stays")
+print(f"keeping torch {found}, which is installed")
 PY
 }
 
-# torch first: without an accelerator its CPU build, which is some gigabytes smaller, where an index has it.
+# Installs torch before everything else: on a machine without an accelerator the CPU build, which is several gigabytes
+# smaller, if a package index has it.
 install_torch() {
+    local tested
     has_torch && return
-    if command -v npu-smi >/dev/null; then return; fi # the [npu] extra brings torch and torch_npu as a pair
+    if command -v npu-smi >/dev/null; then return; fi # the extra [npu] installs the matching torch and torch_npu
+    tested=$(sed -n 's/^torch==\([^ +;]*\).*/\1/p' "$root/requirements/tested.txt")
     if ! command -v nvidia-smi >/dev/null; then
-        echo "torch $torch_tested for CPU"
-        pip_install "torch==$torch_tested+cpu" 2>/dev/null && return
-        echo "no CPU-only wheel of torch on your package index; taking its default, which may bring CUDA libraries"
-        echo "(to avoid them, install torch by the CPU command of pytorch.org/get-started and run this again)"
+        echo "installing torch $tested for CPU"
+        pip_install "torch==$tested+cpu" 2>/dev/null && return
+        echo "your package index has no CPU-only build of torch; installing the default build, which may include CUDA"
+        echo "(to avoid that, install torch with the CPU command from pytorch.org/get-started and run this script again)"
     fi
-    pip_install "torch==$torch_tested"
+    pip_install "torch==$tested"
 }
 
-# With the tested versions, except torch's: the one that is there stays. They are of Python 3.11; others have other wheels.
+# Pins the tested versions, except torch's: an installed one is kept. The pins are those of Python 3.11.
 install_project() {
     local project=$root${1:+[$1]} constraints
     if [[ $("$PYTHON" --version) != "Python 3.11."* ]]; then
@@ -91,7 +117,7 @@ install_project() {
     rm -f "$constraints"
 }
 
-# ensure_installed [EXTRAS]: the project (in place) and its dependencies; skipped when nothing changed since.
+# ensure_installed [EXTRAS]: installs the project (editable) and its dependencies, unless nothing has changed since.
 ensure_installed() {
     local extras=${1:-} stamp wanted
     if command -v npu-smi >/dev/null; then extras=${extras:+$extras,}npu; fi
@@ -99,11 +125,11 @@ ensure_installed() {
     wanted="$root $({ cat "$root"/pyproject.toml "$root"/setup.py "$root"/requirements/tested.txt 2>/dev/null || true; } | cksum)"
     if [[ -f $stamp && $(<"$stamp") == "$wanted" ]] &&
         "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "mmengine", "mmdet"))))'; then
-        echo "nothing to do"
+        echo "already installed"
         return
     fi
     install_torch
     install_project "$extras"
     "$PYTHON" -m fcos_train doctor --fix
-    echo "$wanted" 2>/dev/null >"$stamp" || true # an environment that is not ours to write into
+    echo "$wanted" 2>/dev/null >"$stamp" || true # the environment may not be writable
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a trained, evaluated, demonstrated detector: environment, install, data, training, picture.
-#   bash scripts/quickstart.sh        (QUICKSTART_ITERS=N: a training of N iterations, for a quick look)
+# Set up everything on a fresh machine and try it: environment, installation, data, training, evaluation, picture.
+#   bash scripts/quickstart.sh        (QUICKSTART_ITERS=N: train for N iterations only)
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -15,7 +15,7 @@ ensure_python
 stage "install"
 ensure_installed
 
-stage "data: drawn shapes in COCO layout, $data"
+stage "data: generated shapes in COCO layout, $data"
 if [[ -f $data/annotations/instances_val2017.json ]]; then
     echo "already there"
 else
@@ -40,8 +40,8 @@ cat <<END
 checkpoint   $work_dir/latest.pth
 log          $work_dir/*.log (also .log.json, and tb/ for TensorBoard)
 picture      $work_dir/pictures/$drawn
-What next:
+What to do next:
 ${activate}  bash test/train_full_1p.sh --data_path=/path/to/your/data --config=configs/fcos/fcos_r18_fpn_shapes.py
-  bash scripts/eval.sh                       # evaluates the newest training
+  bash scripts/eval.sh                       # evaluate the newest training
   python demo.py $work_dir/latest.pth --img /path/to/image_or_folder
 END

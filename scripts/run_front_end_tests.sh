@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A job beside run_tests.sh: the product on the real torch_npu, without an NPU (tests/npu_front_end/README.md).
-# Downloads torch_npu's wheel (44 MB) once, into ${FCOS_CACHE:-~/.cache/fcos_train}; installs it nowhere.
+# Run the tests on the real torch_npu, without an NPU (tests/npu_front_end/README.md). Not part of run_tests.sh.
+# Downloads torch_npu's wheel (44 MB) once, into ${FCOS_CACHE:-~/.cache/fcos_train}, and does not install it.
 #   bash scripts/run_front_end_tests.sh [pytest arguments]
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -11,7 +11,7 @@ stage "Python environment"
 ensure_python
 stage "install"
 ensure_installed dev
-stage "torch_npu and what it needs to be imported"
+stage "torch_npu and stubs of the libraries it needs"
 "$PYTHON" tests/npu_front_end/build.py
 stage "tests"
 "$PYTHON" -m pytest tests/npu_front_end -m front_end -rs "$@"

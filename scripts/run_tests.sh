@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check everything: ruff, shellcheck, the layers of the imports, the tests.
+# Run all checks: ruff, shellcheck, import layers, tests.
 #   bash scripts/run_tests.sh [pytest arguments]
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -8,13 +8,13 @@ cd "$root"
 
 failed=()
 
-# check NAME COMMAND...: goes on after a failure, so that one run shows all of them.
+# check NAME COMMAND...: continues after a failure, so that one run reports all of them.
 check() {
     stage "$1"
     "${@:2}" || failed+=("$1")
 }
 
-# From the environment's own folder: an environment that is used without being activated is not on PATH.
+# tool NAME ...: runs a tool of the environment, which is not on PATH unless it has been activated.
 tool() {
     "$(dirname "$PYTHON")/$1" "${@:2}"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on one device, as test/train_full_1p.sh does, with the output on the terminal and no results harvested.
+# Train on one device like test/train_full_1p.sh, but print the log to the terminal and write no case log.
 #   bash scripts/train_1p.sh [--data_path=/path/to/coco ...]   (without it: the data of the config; --help: all flags)
 set -euo pipefail
 # shellcheck source=../test/lib.sh

@@ -1,4 +1,4 @@
-# The environment of an Ascend NPU; to be sourced: `source test/env_npu.sh`. Whatever is absent is left out.
+# Sets the environment of an Ascend NPU: `source test/env_npu.sh`. Parts of CANN that are not installed are skipped.
 # shellcheck shell=bash
 
 _ascend_root=/usr/local/Ascend
@@ -17,7 +17,7 @@ done
 if [[ -n $_ascend_set_env ]]; then
     # shellcheck source=/dev/null
     source "$_ascend_set_env"
-    # torch_npu looks for torch's and Python's own libraries; last in the list, so that they replace nothing.
+    # torch_npu loads libraries of torch and Python; their folders come last, so that they replace no library of CANN.
     LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$("${PYTHON:-python3}" - <<'PY'
 import importlib.util, pathlib, sysconfig
 
@@ -29,7 +29,7 @@ PY
     )
     export LD_LIBRARY_PATH
 elif [[ -z ${ASCEND_TOOLKIT_HOME:-} ]]; then
-    echo "env_npu: no CANN set_env.sh under $_ascend_root (ascend-toolkit or nnae); going on without"
+    echo "env_npu: no CANN set_env.sh under $_ascend_root (ascend-toolkit or nnae); continuing without it"
 fi
 
 export ASCEND_SLOG_PRINT_TO_STDOUT="${ASCEND_SLOG_PRINT_TO_STDOUT:-0}" # log to files, not to the terminal

@@ -1,4 +1,5 @@
-# What the launchers share; sourced by test/train_*.sh and scripts/*.sh, never run by itself.
+# Functions of the launchers: flags, checks, the command, the training process.
+# Sourced by test/train_*.sh and scripts/*.sh.
 #
 # A launcher sets opt[nproc], default_batch and the like, then calls `launch "$@"`.
 # shellcheck shell=bash
@@ -12,14 +13,14 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 caller_dir=$PWD
 # shellcheck source=lib_network.sh
 source "$root/test/lib_network.sh"
-# shellcheck source=lib_results.sh
-source "$root/test/lib_results.sh"
+# shellcheck source=lib_output.sh
+source "$root/test/lib_output.sh"
 
 default_config=configs/fcos/fcos_r50_caffe_fpn_4x4_1x_coco.py
 default_batch=""   # images per device when neither --batch_size nor --config is given
 default_epochs=""  # epochs when neither --max_epochs nor --max_iters is given
 train_defaults=()  # what a launcher adds to every training, e.g. --no-validate
-speed_run=""       # set: a measurement of speed, with work dir and results apart from those of trainings
+speed_run=""       # non-empty: a measurement of speed; its work dir and results are kept apart from those of trainings
 extra=()           # everything after --
 positional=()
 child=""
@@ -40,11 +41,11 @@ die() {
 usage() {
     local key
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-    echo "Flags (--key=value; everything after -- goes to fcos-train as it is):"
+    echo "Flags (--key=value; everything after -- is passed to fcos-train unchanged):"
     for key in $(printf '%s\n' "${!opt[@]}" | sort); do
         echo "  --$key=${opt[$key]:+        (default ${opt[$key]})}"
     done
-    echo "Environment: ASCEND_DEVICE_ID, PORT, PYTHON, FCOS_FOLLOW=1 (show the log while it grows; 0: never)"
+    echo "Environment: ASCEND_DEVICE_ID, PORT, PYTHON, FCOS_FOLLOW=1 (also print the log while it is written; 0: never)"
 }
 
 # Reads the command line into opt, positional and extra. The keys of opt are the accepted flags.
@@ -88,7 +89,8 @@ unknown_flag() {
 check_numbers() {
     local key
     for key in nproc nnodes batch_size max_iters max_epochs; do
-        [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^[1-9][0-9]*$ ]] || die "--$key=${opt[$key]} is not a positive whole number"
+        [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^[1-9][0-9]*$ ]] ||
+            die "--$key=${opt[$key]} is not a positive whole number"
     done
     for key in device_id node_rank port master_port seed; do
         [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^(0|[1-9][0-9]*)$ ]] || die "--$key=${opt[$key]} is not a whole number"
@@ -97,7 +99,7 @@ check_numbers() {
 
 # ------------------------------------------------------------------------------- paths, Python, devices
 
-# Sets PYTHON: the one given, else the active environment's, else the one that scripts/quickstart.sh made.
+# Sets PYTHON, unless it is set: the active environment's Python, or that of .venv, which scripts/quickstart.sh creates.
 pick_python() {
     if [[ -z ${PYTHON:-} ]]; then
         PYTHON=python3
@@ -106,15 +108,15 @@ pick_python() {
             echo "python: .venv/bin/python"
         fi
     fi
-    command -v "$PYTHON" >/dev/null || die "no $PYTHON here; bash scripts/quickstart.sh installs everything"
+    command -v "$PYTHON" >/dev/null || die "$PYTHON not found; bash scripts/quickstart.sh installs everything"
 }
 
-# $1 as the caller means it: absolute, or relative to where the caller stood.
+# from_caller PATH: prints it as an absolute path; a relative one starts at the caller's current folder.
 from_caller() {
     if [[ $1 == /* ]]; then echo "$1"; else echo "${caller_dir%/}/$1"; fi
 }
 
-# Sets data_path to the physical folder, so that a link to it never points to itself.
+# Sets data_path with symbolic links resolved, so that the link that link_data creates never points to itself.
 resolve_data() {
     data_path=""
     [[ -n ${opt[data_path]} ]] || return 0
@@ -131,7 +133,7 @@ require_data() {
     exit 1
 }
 
-# Sets config and work_dir. A config may be a file (seen from the caller or from the root) or mmdet::name.
+# Sets config, stem and work_dir. A config is a file (relative to the caller's folder or to the root) or mmdet::name.
 resolve_config() {
     config=${opt[config]:-$default_config}
     if [[ -n ${opt[config]} && $config != *::* && -f $(from_caller "$config") ]]; then
@@ -144,13 +146,13 @@ resolve_config() {
     if [[ -n ${opt[work_dir]} ]]; then work_dir=$(from_caller "${opt[work_dir]}"); fi
 }
 
-# The launcher's own batch and epochs. A config of the caller's choice keeps its own batch.
+# Sets the launcher's default batch size and epochs. A config given by --config keeps its own batch size.
 apply_defaults() {
     if [[ -z ${opt[batch_size]} && -z ${opt[config]} ]]; then opt[batch_size]=$default_batch; fi
     if [[ -z ${opt[max_epochs]} && -z ${opt[max_iters]} ]]; then opt[max_epochs]=$default_epochs; fi
 }
 
-# The environment's card number wins over the flag, as it always did; both name the output folder.
+# ASCEND_DEVICE_ID takes precedence over --device_id, as in the original recipes; it also names the output folder.
 resolve_device_id() {
     ASCEND_DEVICE_ID=${ASCEND_DEVICE_ID:-${opt[device_id]:-0}}
     export ASCEND_DEVICE_ID
@@ -160,8 +162,9 @@ resolve_device_id() {
 
 npu_environment() {
     [[ ${etp_running_flag:-} == true || ${opt[device]} == cpu || ${opt[device]} == cuda ]] && return
-    [[ ${opt[device]} == npu* || -e ${ASCEND_INSTALL_INFO:-/etc/Ascend/ascend_cann_install.info} || -d /usr/local/Ascend ]] || return 0
-    set +eu # CANN's own scripts read variables that may be unset
+    local info=${ASCEND_INSTALL_INFO:-/etc/Ascend/ascend_cann_install.info}
+    [[ ${opt[device]} == npu* || -e $info || -d /usr/local/Ascend ]] || return 0
+    set +eu # CANN's scripts read variables that may be unset
     # shellcheck source=env_npu.sh
     source "$root/test/env_npu.sh"
     set -eu
@@ -169,10 +172,11 @@ npu_environment() {
 
 check_install() {
     "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "mmengine"))))' ||
-        die "torch or mmengine is missing in $("$PYTHON" -c 'import sys; print(sys.executable)'); bash scripts/quickstart.sh installs them (or activate the environment that has them)"
+        die "torch or mmengine is missing in $("$PYTHON" -c 'import sys; print(sys.executable)');\
+ bash scripts/quickstart.sh installs them (or activate the environment that has them)"
 }
 
-# Fails when the machine has too few devices. On a CPU ranks are processes, so any number is fine.
+# Fails if the machine has too few devices. On a CPU ranks are processes, so any number is allowed.
 check_devices() {
     device_kind=${opt[device]%%:*}
     [[ $device_kind == cpu ]] && return
@@ -193,18 +197,20 @@ PY
     read -r device_kind count <<<"$(tail -n 1 <<<"$found")"
     [[ $device_kind == cpu ]] && return
     ((opt[nproc] <= count)) ||
-        die "${opt[nproc]} $device_kind devices asked for, but this machine has $count; use --nproc=$count (or --device=cpu, where ranks are processes)"
-    ((ASCEND_DEVICE_ID < count)) || die "device id $ASCEND_DEVICE_ID asked for, but this machine has $count $device_kind devices (0 to $((count - 1)))"
+        die "${opt[nproc]} $device_kind devices asked for, but this machine has $count; use --nproc=$count\
+ (or --device=cpu, where ranks are processes)"
+    ((ASCEND_DEVICE_ID < count)) ||
+        die "device id $ASCEND_DEVICE_ID asked for, but this machine has $count $device_kind devices (0 to $((count - 1)))"
 }
 
 # ------------------------------------------------------------------------------------------- the training
 
-# add FLAG VALUE: into command, unless the value is empty.
+# add FLAG VALUE: appends both to command, unless the value is empty.
 add() {
     if [[ -n $2 ]]; then command+=("$1" "$2"); fi
 }
 
-# Adds the learning rate to the caller's --cfg-options, if any: a second --cfg-options would replace the first.
+# Adds the learning rate to the --cfg-options after --, if there are any, so that there is one such flag.
 add_learning_rate() {
     [[ -n ${opt[learning_rate]} ]] || return 0
     local setting=optim_wrapper.optimizer.lr=${opt[learning_rate]} i
@@ -217,8 +223,8 @@ add_learning_rate() {
     command+=(--cfg-options "$setting")
 }
 
-# Without the flag the trainer uses its own default, so that --resume finds the newest of work_dirs/NAME, NAME-2, ...
-# A speed run replaces the one before it: its checkpoints are of no use.
+# Without --work_dir the trainer chooses, so that --resume finds the newest of work_dirs/NAME, NAME-2, ...
+# A speed run replaces the previous one, whose checkpoints are of no use.
 add_work_dir() {
     if [[ -n ${opt[work_dir]} ]]; then
         command+=(--work-dir "$work_dir")
@@ -244,12 +250,12 @@ build_command() {
     add --batch-size "${opt[batch_size]}"
     add --max-iters "${opt[max_iters]}"
     add --max-epochs "${opt[max_epochs]}"
-    command+=(${train_defaults[@]+"${train_defaults[@]}"}) # bash < 4.4 calls an empty array unbound
+    command+=(${train_defaults[@]+"${train_defaults[@]}"}) # in bash < 4.4 an empty array counts as unbound
     add_learning_rate
     command+=(${extra[@]+"${extra[@]}"})
 }
 
-# Everything up to the start, in the order of the checks: nothing is written before all of them passed.
+# All checks and settings before the start. Nothing is written before every check has passed.
 prepare() {
     pick_python
     parse_flags "$@"
@@ -273,15 +279,16 @@ prepare() {
     build_command
 }
 
-# data/<basename> leads to the data, for configs that read data/coco. Convenience only: --data-path is what counts.
+# Links data/<basename> to the data, for other programs that read data/coco. The training itself uses --data-path.
 link_data() {
     [[ -n $data_path && $(dirname "$data_path") != "$root/data" ]] || return 0
     if ! { mkdir -p data && ln -nsf "$data_path" ./data/; } 2>/dev/null; then
-        echo "note: could not link $data_path into data/; going on without the link"
+        echo "note: could not link $data_path into data/; continuing without the link"
     fi
 }
 
-# descendants PID: every process below it (Linux); torchrun puts its ranks into sessions of their own.
+# descendants PID: prints all processes that it started, directly or not (Linux). The ranks of torchrun are in sessions
+# of their own, so a signal to its process group does not reach them.
 descendants() {
     local kid
     cat "/proc/$1/task/"*/children 2>/dev/null | tr ' ' '\n' | while read -r kid; do
@@ -300,7 +307,7 @@ alive() {
     return 1
 }
 
-# stop_training STATUS: ends the training and all it started, then the script. torchrun needs up to 30 s for its ranks.
+# stop_training STATUS: stops the training and its descendants, then exits. torchrun needs up to 30 s to stop its ranks.
 stop_training() {
     trap '' INT TERM HUP
     if [[ -n $child ]]; then
@@ -321,7 +328,7 @@ follows() {
     [[ ${FCOS_FOLLOW:-} == 1 ]] || [[ -t 1 && ${FCOS_FOLLOW:-} != 0 ]]
 }
 
-# run_training [LOG]: runs command in a process group of its own; its exit status is returned.
+# run_training [LOG]: runs command in a process group of its own and returns its exit status.
 run_training() {
     local status=0
     trap 'stop_training 130' INT
@@ -331,7 +338,7 @@ run_training() {
     if [[ -z ${1:-} ]]; then
         "${command[@]}" </dev/null &
     elif follows; then
-        # tee ends with its input, not with the signal: what the training says while it stops is kept.
+        # tee ignores SIGTERM and ends with its input, so that messages of a training that is stopping are kept.
         ("${command[@]}" 2>&1 | (trap '' TERM && exec tee "$1")) </dev/null &
     else
         "${command[@]}" >"$1" 2>&1 </dev/null &
@@ -340,11 +347,11 @@ run_training() {
     set +m
     wait "$child" || status=$?
     trap - INT TERM HUP
-    kill -TERM -- "-$child" 2>/dev/null || true # what a crashed training may have left
+    kill -TERM -- "-$child" 2>/dev/null || true # processes that a crashed training left behind
     return "$status"
 }
 
-# launch "$@": the life of a test/train_*.sh.
+# launch "$@": what each test/train_*.sh runs.
 launch() {
     local data_required=1 status=0 start
     prepare "$@"
@@ -367,7 +374,7 @@ launch() {
     fi
 }
 
-# launch_plain "$@": the life of a scripts/train_*.sh, output to the terminal and nothing harvested.
+# launch_plain "$@": what each scripts/train_*.sh runs: the log goes to the terminal, and no case log is written.
 launch_plain() {
     prepare "$@"
     link_data

@@ -1,7 +1,7 @@
 # Ports, addresses and the environment of distributed training; sourced by lib.sh.
 # shellcheck shell=bash disable=SC2154
 
-# port_is_free PORT: as torch's store binds it, so that a socket in TIME_WAIT is no obstacle.
+# port_is_free PORT: tries to bind it as torch's store does, so a socket in TIME_WAIT does not matter.
 port_is_free() {
     "$PYTHON" - "$1" <<'PY'
 import socket, sys
@@ -19,7 +19,7 @@ free_port() {
     "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 }
 
-# Sets port: a given one is checked, otherwise any free one. Ranks on other nodes only connect to it.
+# Sets port: the given one after a check, or any free one. Only the first node listens on it, so only that one checks.
 resolve_port() {
     port=${opt[master_port]:-${opt[port]}}
     if ((nnodes > 1)); then port=${port:-23333}; else port=${port:-${PORT:-}}; fi
@@ -28,13 +28,14 @@ resolve_port() {
     elif [[ ! $port =~ ^[1-9][0-9]*$ ]] || ((port > 65535)); then
         die "port $port is not in 1..65535"
     elif ((node_rank == 0)) && ! port_is_free "$port"; then
-        die "port $port is in use (or not allowed) on this machine; give another with --${opt[master_port]+master_}port=..."
+        die "port $port is in use (or not allowed) on this machine;\
+ give another with --${opt[master_port]+master_}port=..."
     fi
 }
 
-# The address of this machine on the way to the master.
+# route_address HOST: prints the address from which this machine reaches HOST.
 route_address() {
-    "$PYTHON" - "$1" <<'PY' 2>/dev/null || die "no way to --master_addr=$1 from here: unknown name or no route"
+    "$PYTHON" - "$1" <<'PY' 2>/dev/null || die "no route from this machine to --master_addr=$1, or unknown name"
 import socket, sys
 
 kind, _, _, _, address = socket.getaddrinfo(sys.argv[1], 9, type=socket.SOCK_DGRAM)[0]
@@ -44,14 +45,15 @@ with socket.socket(kind, socket.SOCK_DGRAM) as probe:
 PY
 }
 
-# For several nodes: who is who, and which address and interface each library takes.
+# For several nodes: checks rank and addresses, and sets the address and interface that each library uses.
 cluster_environment() {
     ((node_rank < nnodes)) || die "--node_rank=$node_rank, but the ranks of $nnodes nodes are 0 to $((nnodes - 1))"
     local address=${opt[local_addr]}
     if ((nnodes > 1)); then
         case $master_addr in
         127.* | localhost | ::1)
-            die "--nnodes=$nnodes, but --master_addr=$master_addr is this machine alone; give the address of node 0 that the others can reach" ;;
+            die "--nnodes=$nnodes, but --master_addr=$master_addr is only reachable from this machine;\
+ give an address of node 0 that the other nodes can reach" ;;
         esac
         address=${address:-$(route_address "$master_addr")}
         echo "node $node_rank of $nnodes, this node $address, master $master_addr"
@@ -62,7 +64,7 @@ cluster_environment() {
     fi
 }
 
-# HCCL listens on 16 ports from a fixed base; two jobs on one host need two bases.
+# HCCL listens on 16 ports from a fixed base port, so two jobs on one host need two different ones.
 hccl_environment() {
     export HCCL_CONNECT_TIMEOUT="${HCCL_CONNECT_TIMEOUT:-600}"
     ((nnodes == 1)) || return 0
@@ -88,7 +90,7 @@ PY
 
 distributed_environment() {
     if [[ $device_kind == npu ]]; then hccl_environment; fi
-    # torchrun gives every rank one thread; on a CPU the ranks should share all cores.
+    # torchrun sets one thread per rank by default; on a CPU the ranks should share all cores.
     if [[ -z ${OMP_NUM_THREADS:-} && $device_kind != cuda && $device_kind != npu ]]; then
         OMP_NUM_THREADS=$(($(nproc 2>/dev/null || echo 1) / opt[nproc]))
         ((OMP_NUM_THREADS > 0)) || OMP_NUM_THREADS=1

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measure the speed of training on one device: one epoch, no evaluation.
-#   bash test/train_performance_1p.sh --data_path=/path/to/coco [--max_iters=N --batch_size=N --config=... ...]   (--help: all flags)
+#   bash test/train_performance_1p.sh --data_path=/path/to/coco [--max_iters=N --batch_size=N --config=... ...]
+#   All flags: --help
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

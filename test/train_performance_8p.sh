@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measure the speed of training on eight devices: one epoch, no evaluation.
-#   bash test/train_performance_8p.sh --data_path=/path/to/coco [--nproc=N --max_iters=N --batch_size=N ...]   (--help: all flags)
+#   bash test/train_performance_8p.sh --data_path=/path/to/coco [--nproc=N --max_iters=N --batch_size=N ...]
+#   All flags: --help
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

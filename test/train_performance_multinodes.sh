@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Measure the speed of training on several machines; start it on each of them: one epoch, no evaluation.
+# Measure the speed of training on several machines: one epoch, no evaluation. To be started on each machine.
 #   bash test/train_performance_multinodes.sh --data_path=/path/to/coco --nnodes=2 --node_rank=0 --master_addr=10.0.0.1
-# --nproc is per machine; --local_addr (this machine, for HCCL) is found from the route to the master when not given;
-# --ifname=eth0 names the network interface for gloo, NCCL and HCCL; --master_port is 23333 when not given.
+# --nproc is per machine. --local_addr is this machine's address for HCCL (default: from the route to the master).
+# --ifname=eth0 names the network interface for gloo, NCCL and HCCL. The default of --master_port is 23333.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,4 +1,4 @@
-"""Fixtures that every room of the suite shares."""
+"""Fixtures that all tests share."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-# FCOS, ResNet-50 (caffe weights) + FPN; the head has GroupNorm unless a config says otherwise.
+# FCOS, ResNet-50 (Caffe weights) + FPN; the head has GroupNorm unless a config overrides it.
 # Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019 (arXiv 1904.01355).
 model = dict(
     type="FCOS",
@@ -40,5 +40,7 @@ model = dict(
         loss_bbox=dict(type="IoULoss", loss_weight=1.0),
         loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
     ),
-    test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
+    test_cfg=dict(
+        nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100
+    ),
 )

@@ -1,3 +1,4 @@
+# Hooks, logging and loading that all configs share.
 default_scope = "mmdet"
 default_hooks = dict(
     runtime_info=dict(type="RuntimeInfoHook"),

@@ -1,4 +1,4 @@
-# 12 epochs of SGD at a global batch of 16; the learning rate follows the batch (see auto_scale_lr).
+# FCOS's 1x schedule: 12 epochs of SGD. The learning rate is meant for a global batch of 16 and scales with it.
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")

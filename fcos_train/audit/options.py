@@ -26,10 +26,13 @@ class AuditOptions(Options):
         Option("height and width of the images in px", metavar="H W", default="the config's", least=1),
     ] = None
     device: Device = "auto"
-    opt_level: Annotated[str, Option("precision, as in training", metavar="LEVEL", choices=OPT_LEVELS)] = "O1"
-    loss_scale: Annotated[str | float, Option("static loss scale, or dynamic", metavar="N", check=loss_scale_fault)] = (
-        32.0
-    )
+    opt_level: Annotated[
+        str | None, Option("precision, as in training", metavar="LEVEL", default="O1", choices=OPT_LEVELS)
+    ] = None
+    loss_scale: Annotated[
+        str | float | None,
+        Option("static loss scale, or dynamic", metavar="N", default="32.0", check=loss_scale_fault),
+    ] = None
     step_mode: Annotated[str, Option("as in training", metavar="MODE", choices=STEP_MODES)] = "auto"
     steps: Annotated[int, Option("steps to run; the first step of a shape is not counted", metavar="N", least=2)] = 4
     graph_breaks: Annotated[bool, Option("also count where torch.compile leaves the graph (slow)")] = False

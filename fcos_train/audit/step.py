@@ -1,40 +1,42 @@
-"""Builds the training step of a config on made-up images and counts a few of them."""
+"""Builds the training step of a config and counts a few steps on generated images."""
 
 from __future__ import annotations
 
+import logging
+import tempfile
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import mmcv_overrides.auto  # noqa: F401  # isort: skip  the overrides come before mmdet
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.logging import MMLogger
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import FUNCTIONS, init_default_scope
 from mmengine.structures import InstanceData
 
 from fcos_train.audit.options import AuditOptions
 from fcos_train.audit.trace import StepTrace
-from fcos_train.config.load import load_config, walk
+from fcos_train.config.load import configured, fill, walk
 from fcos_train.config.options import TrainOptions
-from fcos_train.config.prepare import set_precision
-from fcos_train.config.pretrained import pretrained_sources
-from fcos_train.config.schedule import CLIP
-from fcos_train.config.step_mode import HOOK, set_step
+from fcos_train.config.prepare import set_precision, set_visualizer
+from fcos_train.config.pretrained import settle_pretrained
+from fcos_train.config.schedule import safe_schedule
+from fcos_train.config.step_mode import set_step
 from fcos_train.engine import compiled
-from fcos_train.engine.fixed_step import FixedStepHook
+from fcos_train.engine.runner import build_runner
 from fcos_train.models.fast.cpu_conv import torchs_own
 from fcos_train.start import start
-from mmcv_overrides import device, precision
+from mmcv_overrides import device
 from mmcv_overrides.errors import UserError
 
 DEFAULT_SHAPE = (800, 1344)
-# In the images of a step: they must not change what is launched. All within one padded length.
+# Objects per image, all within one padded length; the count must not affect the launches.
 OBJECTS = (7, 3, 8, 1, 5, 0)
 
 
@@ -59,37 +61,39 @@ def build(options: AuditOptions) -> Trained:
     """
     accelerator, reason = device.pick(options.device)
     device.use(accelerator)
-    place = accelerator.set_device(0)
+    accelerator.set_device(0)
     start()
-    cfg = load_config(options.config, options.safe_config)
-    cfg.merge_from_dict(options.cfg_options)
+    init_default_scope("mmdet")
+    cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     if "mask_head" in str(cfg.model.get("roi_head", "")):
         raise UserError("the audit makes up boxes, not masks: it covers detectors without a mask head")
     train = TrainOptions(
         config=options.config, opt_level=options.opt_level, loss_scale=options.loss_scale, step_mode=options.step_mode
     )
-    notes = [reason, *set_step(cfg, train, accelerator), set_precision(cfg, train, accelerator)]
-    cfg.optim_wrapper.setdefault("clip_grad", dict(CLIP))
-    for part in pretrained_sources(cfg):
-        part["init_cfg"] = None
-    MMLogger.get_current_instance().setLevel("WARNING")  # one line for each parameter otherwise
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    precision.keep_losses_fp32(model)
-    model = model.to(place).train()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    wrapper.lower(model)
-    runner = SimpleNamespace(model=model, optim_wrapper=wrapper, logger=MMLogger.get_current_instance())
-    for hook in cfg.get("custom_hooks") or []:
-        if hook.get("type") == HOOK:
-            FixedStepHook(**{k: v for k, v in hook.items() if k != "type"}).before_train(runner)
+    level = set_precision(cfg, fill(train, special), accelerator)
+    notes = [reason, *notes, *set_step(cfg, train, accelerator), level]
+    safe_schedule(cfg, None)
+    settle_pretrained(cfg, "none")
+    model, wrapper = _model_and_wrapper(cfg)
     collate, shape = _collate(cfg, options.shape)
     classes = min((part.num_classes for part in walk(cfg.model) if "num_classes" in part), default=1)
     return Trained(model, wrapper, collate, shape, classes, accelerator, notes)
 
 
-def _collate(cfg: Config, shape: tuple[int, int] | None):
+def _model_and_wrapper(cfg: Config) -> tuple[torch.nn.Module, OptimWrapper]:
+    """Model and optimizer wrapper of the trainer's own runner, ready for a first step; nothing stays on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg["work_dir"], cfg["log_level"] = folder, "WARNING"  # no line for each parameter
+        set_visualizer(cfg, Path(folder), curves=False)
+        cfg.visualizer["vis_backends"] = []
+        runner = build_runner(cfg, "audit")
+        runner.build_step()
+        logging.shutdown([weakref.ref(handler) for handler in runner.logger.handlers])
+    return runner.model.train(), runner.optim_wrapper
+
+
+def _collate(cfg: Config, shape: tuple[int, int] | None) -> tuple[Callable[[list[dict]], dict], tuple[int, int]]:
     """The loader's collate function for images of one shape, and that shape."""
     given = dict((cfg.get("train_dataloader") or {}).get("collate_fn") or {})
     function = FUNCTIONS.get(given.pop("type", "pseudo_collate")) or pseudo_collate
@@ -140,7 +144,7 @@ def trace_steps(trained: Trained, options: AuditOptions) -> list[StepTrace]:
 
 
 def graph_breaks(trained: Trained, options: AuditOptions) -> tuple[int | None, list[str]]:
-    """How often torch.compile would have to leave the graph of forward pass and losses (``--step-mode compile``), and why.
+    """How often torch.compile leaves the graph of forward pass and losses (``--step-mode compile``), and why.
 
     Returns:
         None and the reason where dynamo cannot tell.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from fcos_train.config.evaluators import point_evaluators
 from fcos_train.config.load import leaf_datasets, walk
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.data import DataReport, DataSpec, Split, check, check_coco_files, resolve
@@ -91,39 +92,59 @@ def data_of_config(
         )
     classes = classes or _named_classes(cfg)
     report: DataReport = check(train, val, classes, allow_outside)
-    splits = []
     for split in (train, val):
         part = check_coco_files(split.ann_file, split.img_dir, report.classes, split.name, cache_dir, allow_outside)
         report.splits[split.name] = part
-        splits.append(replace(split, ann_file=part.ann_file))
-    return DataSpec("COCO", report.classes, *splits, report)
+    train, val = (replace(split, ann_file=report.splits[split.name].ann_file) for split in (train, val))
+    return DataSpec("COCO", report.classes, train, val, report)
 
 
-def point_at_data(cfg: Config, spec: DataSpec) -> None:
-    """Let every loader read ``spec``, and the class names and ``num_classes`` follow from it: the one place for both."""
+def point_at_data(cfg: Config, spec: DataSpec) -> list[str]:
+    """Let every loader and metric read ``spec``; class names and ``num_classes`` follow from it.
+
+    Returns:
+        lines for the log: what the config says of its data and is replaced.
+    """
+    notes: list[str] = []
+    classes = tuple(spec.classes)
     for loader, split in (
         ("train_dataloader", spec.train),
         ("val_dataloader", spec.val),
         ("test_dataloader", spec.val),
     ):
-        if cfg.get(loader) is None:
-            continue
-        for leaf in leaf_datasets(cfg[loader].dataset):
-            leaf.update(
-                type="BoxDataset",
-                data_root=None,
-                ann_file=str(split.ann_file),
-                data_prefix=dict(img=str(split.img_dir)),
-                metainfo=dict(classes=tuple(spec.classes)),
-            )
-            for key in ("img_subdir", "ann_subdir"):  # of XMLDataset
-                leaf.pop(key, None)
-    for evaluator in ("val_evaluator", "test_evaluator"):
-        if cfg.get(evaluator) is not None:
-            cfg[evaluator] = ConfigDict(type="FastCocoMetric", ann_file=str(spec.val.ann_file))
+        for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) is not None else []:
+            notes += _point_leaf(leaf, split, classes)
+    notes += point_evaluators(cfg, spec.val.ann_file)
     for part in walk(cfg.model):
-        if "num_classes" in part:
-            part["num_classes"] = len(spec.classes)
+        if part.get("num_classes", len(classes)) != len(classes):
+            notes.append(f"num_classes {part['num_classes']} -> {len(classes)}: the classes of the data set")
+            part["num_classes"] = len(classes)
+    return list(dict.fromkeys(notes))
+
+
+def _point_leaf(leaf: ConfigDict, split: Split, classes: tuple[str, ...]) -> list[str]:
+    """One data set that reads files; what else the config says of it (pipeline, filter, ...) stays."""
+    notes = []
+    meta = ConfigDict(leaf.get("metainfo") or {})
+    named = tuple([meta["classes"]] if isinstance(meta.get("classes"), str) else meta.get("classes") or ())
+    if named and named != classes:
+        notes.append(f"classes {', '.join(named)} of the config -> {', '.join(classes)} of the data set")
+        meta.pop("palette", None)  # colours of the other classes
+    if str(leaf.get("type", "")).removeprefix("mmdet.") == "VOCDataset":  # VOCMetric asks which protocol to follow
+        meta.setdefault("dataset_type", "VOC2007" if "VOC2007" in str(leaf.get("data_prefix")) else "VOC2012")
+    meta["classes"] = classes
+    values = {
+        "type": "BoxDataset",
+        "data_root": None,
+        "ann_file": str(split.ann_file),
+        "data_prefix": ConfigDict(img=str(split.img_dir)),
+        "metainfo": meta,
+    }
+    for key, value in values.items():  # ConfigDict.update would merge the dicts
+        leaf[key] = value
+    for key in ("img_subdir", "ann_subdir"):  # of XMLDataset
+        leaf.pop(key, None)
+    return notes
 
 
 def use_clear_loading(cfg: Config) -> None:

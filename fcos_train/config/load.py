@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine.config import Config, ConfigDict
 
+from fcos_train.config.options import EvalOptions, TrainOptions
 from mmcv_overrides.errors import UserError
 
+Options = TypeVar("Options", TrainOptions, EvalOptions)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -69,6 +72,37 @@ def load_config(name: str, safe: bool = False) -> Config:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     reject_v2_file(cfg)
     return cfg
+
+
+def configured(name: str, cfg_options: dict[str, Any], safe: bool = False) -> tuple[Config, dict[str, Any], list[str]]:
+    """A config with ``--cfg-options`` in it: keys of mmdet 2.x are translated, unknown ones refused.
+
+    Args:
+        name, safe: see :func:`load_config`. cfg_options: dotted key -> value.
+
+    Returns:
+        the config; values that stand for options of the verb (``data_path``, ``loss_scale``, ``max_iters``), which
+        count where the flag was not given; lines for the log.
+
+    Raises:
+        UserError: as :func:`load_config`, or an unknown key with the nearest known one.
+    """
+    from fcos_train.config.keys.check import merge_options
+    from fcos_train.config.keys.v2 import SPECIAL_KEYS, translate_v2
+
+    cfg = load_config(name, safe)
+    translated, notices = translate_v2(cfg_options, cfg)
+    special = {
+        flag.removeprefix("--").replace("-", "_"): translated.pop(key)
+        for key, flag in SPECIAL_KEYS.items()
+        if key in translated
+    }
+    return cfg, special, notices + merge_options(cfg, translated)
+
+
+def fill(options: Options, special: dict[str, Any]) -> Options:
+    """The options with the values of :func:`configured` for those that were not given."""
+    return replace(options, **{key: value for key, value in special.items() if getattr(options, key, value) is None})
 
 
 def walk(node: Any) -> Iterator[ConfigDict]:

@@ -1,19 +1,39 @@
-"""From a config and a user's options to the config that the runner is built from."""
+"""From a config and a user's options to the config that the runner is built from.
+
+What decides a setting, lowest rank first; a higher rank wins:
+
+1. built-in defaults (this package),
+2. the config file and its bases,
+3. ``--cfg-options``,
+4. flags that were given. A flag that was not given is None in the options and decides nothing.
+
+Ranks 2 and 3 are merged into one config before this module runs (:func:`fcos_train.config.load.configured`). A value
+that a user wrote is never changed silently: it is either a :class:`UserError`, or a line in the log with the old value,
+the new one and the reason.
+"""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 import mmengine.dist as dist
 from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
+from fcos_train.config.evaluators import reported_names, translate_monitors
+from fcos_train.config.loaders import set_loaders
 from fcos_train.config.options import TrainOptions
 from fcos_train.config.pretrained import settle_pretrained
 from fcos_train.config.schedule import safe_schedule, scale_learning_rate, set_length, total_iterations
 from fcos_train.config.step_mode import set_step
 from mmcv_overrides import device, precision
+from mmcv_overrides.errors import UserError
+
+OPT_LEVEL, LOSS_SCALE, KEPT_CHECKPOINTS = "O1", 32.0, 3
+CURVES = ("TensorboardVisBackend", "LocalVisBackend")
+# The wrappers whose settings ours understands: they differ in the level of precision that they stand for.
+WRAPPERS = {"OptimWrapper": None, "AmpOptimWrapper": "O1", "ApexOptimWrapper": "O1"}
 
 
 def prepare(
@@ -22,7 +42,7 @@ def prepare(
     """Complete the config of a training. Returns the lines that tell what was decided.
 
     Args:
-        folder: where the training writes. resume: the checkpoint to go on from.
+        folder: where the training writes. resume: the checkpoint to continue from.
 
     Raises:
         UserError: anything that would make the run fail later.
@@ -31,23 +51,26 @@ def prepare(
     spec = checked_data(cfg, options, folder)
     images = 0
     if spec is not None:
-        point_at_data(cfg, spec)
+        notes += point_at_data(cfg, spec)
         images = spec.report.counts[spec.train.name]["images"]
         notes += spec.report.lines() if options.check else []
     use_clear_loading(cfg)
+    # The level of precision first: the step depends on it.
+    level = set_precision(cfg, options, accelerator)
     notes += set_step(cfg, options, accelerator)
-    set_loaders(cfg, options, accelerator)
+    notes += set_loaders(cfg, options, accelerator)
     set_length(cfg, options)
     if not options.validate:
         drop_validation(cfg)
     world = dist.get_world_size()
-    notes += [set_precision(cfg, options, accelerator), scale_learning_rate(cfg, options, world)]
+    notes += [level, scale_learning_rate(cfg, options, world)]
     notes += safe_schedule(cfg, total_iterations(cfg, images, world))
-    set_hooks(cfg, options)
+    notes += set_hooks(cfg)
+    notes += translate_monitors(cfg)
+    set_visualizer(cfg, folder)
+    set_randomness(cfg, options)
     cfg["work_dir"] = str(folder)
-    cfg.visualizer["save_dir"] = str(folder / "tb")
     cfg["launcher"] = options.launcher
-    cfg["randomness"] = ConfigDict(seed=options.seed, deterministic=options.deterministic)
     cfg["resume"] = resume is not None
     cfg["load_from"] = resume or options.load_from or cfg.get("load_from")
     notes += settle_pretrained(cfg, "none" if cfg["load_from"] else options.pretrained)
@@ -55,57 +78,101 @@ def prepare(
 
 
 def set_precision(cfg: Config, options: TrainOptions, accelerator: device.Accelerator) -> str:
-    """Put level, half type and loss scale into the optimizer wrapper. Returns the line for the log."""
+    """Put level, half type and loss scale into the optimizer wrapper. Returns the line for the log.
+
+    ``AmpOptimWrapper`` means O1 with the ``dtype`` and the ``loss_scale`` that it names, as in mmengine.
+
+    Raises:
+        UserError: a wrapper of another type, or settings that this trainer has no counterpart for.
+    """
     wrapper = cfg.optim_wrapper
-    half = precision.half_dtype(options.opt_level, accelerator, options.amp_dtype)
-    for key in ("dtype", "use_fsdp"):
-        wrapper.pop(key, None)
-    wrapper.update(type="OptimWrapper", opt_level=options.opt_level, loss_scale=options.loss_scale)
+    kind = str(wrapper.get("type", "OptimWrapper")).removeprefix("mmengine.")
+    if kind not in WRAPPERS:
+        raise UserError(
+            f"optim_wrapper.type {kind}: this trainer steps through its own wrapper; use one of {', '.join(WRAPPERS)}"
+        )
+    if wrapper.pop("use_fsdp", False):
+        raise UserError("optim_wrapper.use_fsdp is not supported; remove it")
+    level = options.opt_level or wrapper.get("opt_level") or WRAPPERS[kind] or OPT_LEVEL
+    configured = wrapper.pop("dtype", None) or wrapper.get("amp_dtype")
+    # Without a 16-bit type of its own level O0 has none, whatever the config says of another level.
+    asked = options.amp_dtype or (None if level in ("O0", "bf16") else configured)
+    half = precision.half_dtype(level, accelerator, asked)
+    scale = _first(options.loss_scale, wrapper.get("loss_scale"), "dynamic" if WRAPPERS[kind] else LOSS_SCALE)
+    wrapper.update(type="OptimWrapper", opt_level=level, loss_scale=scale)
+    wrapper.pop("amp_dtype", None)
     if half is not None:
         wrapper["amp_dtype"] = str(half).removeprefix("torch.")
-    return f"{precision.describe(options.opt_level, accelerator, half)}; loss scale {options.loss_scale}"
+    return f"{precision.describe(level, accelerator, half)}; loss scale {scale}"
 
 
-def set_loaders(cfg: Config, options: TrainOptions, accelerator: device.Accelerator) -> None:
-    """Batch size and workers: as many as the cores of this rank allow, none persistent on an NPU."""
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    cores = max(len(os.sched_getaffinity(0)) // local_ranks, 1)
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        loader = cfg.get(name)
-        if loader is None:
-            continue
-        if options.batch_size and name == "train_dataloader":
-            loader["batch_size"] = options.batch_size
-        most = max(cores - 1, 1) if accelerator.name == "cpu" else cores
-        loader["num_workers"] = min(loader.get("num_workers", 0), most) if options.workers is None else options.workers
-        # Persistent workers exhaust resources on an NPU in the last epochs (mmdet 2.28 NPU notes).
-        loader["persistent_workers"] = loader["num_workers"] > 0 and accelerator.name != "npu"
-        if accelerator.name == "cpu":
-            loader["pin_memory"] = False
+def _first(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)
 
 
-def set_hooks(cfg: Config, options: TrainOptions) -> None:
+def set_hooks(cfg: Config) -> list[str]:
+    """Defaults of the checkpoint hook, and the guard against non-finite losses. Returns lines for the log."""
+    notes = []
     hooks = cfg.setdefault("default_hooks", ConfigDict())
-    checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
-    if options.validate and cfg.get("val_evaluator") is not None:
-        checkpoint.setdefault("save_best", "bbox_mAP")
-        checkpoint.setdefault("rule", "greater")
-        if "/" in str(checkpoint["save_best"]):  # "coco/bbox_mAP" of mmdet's metric
-            checkpoint["save_best"] = str(checkpoint["save_best"]).split("/")[-1]
+    if hooks.get("checkpoint") is None:
+        hooks["checkpoint"] = ConfigDict(type="CheckpointHook", interval=1)
+    checkpoint = hooks["checkpoint"]
+    if cfg.get("val_evaluator") is not None:
+        best = next((name for name in reported_names(cfg)[0] if name.endswith("bbox_mAP")), "auto")
+        checkpoint.setdefault("save_best", best)
+        if str(checkpoint["save_best"]).endswith("bbox_mAP"):
+            checkpoint.setdefault("rule", "greater")
     else:
-        checkpoint.pop("save_best", None)
         checkpoint.pop("rule", None)
-    checkpoint.setdefault("max_keep_ckpts", 3)
+        if checkpoint.pop("save_best", None):
+            notes.append("no best checkpoint is kept: this run has no validation")
+    checkpoint.setdefault("max_keep_ckpts", KEPT_CHECKPOINTS)
     custom = [ConfigDict(h) for h in cfg.get("custom_hooks") or []]
-    present = {h.get("type") for h in custom}
-    if "NonFiniteGuardHook" not in present:
+    if "NonFiniteGuardHook" not in {h.get("type") for h in custom}:
         custom.append(ConfigDict(type="NonFiniteGuardHook"))
     cfg["custom_hooks"] = custom
-    # Without a name of its own it gets the run's; under one name a second run of a process would get the first one's.
-    cfg["visualizer"] = ConfigDict(type="DetLocalVisualizer", vis_backends=[dict(type="TensorboardVisBackend")])
+    return notes
+
+
+def set_visualizer(cfg: Config, folder: Path, curves: bool = True) -> None:
+    """Keep the visualizer of the config and its backends (W&B, MLflow, ...).
+
+    Args:
+        folder: of the run; files go to ``tb/`` in it unless the config names a ``save_dir``.
+        curves: TensorBoard is added. An evaluation has no curves: there the backends that write them into files
+            (TensorBoard's and mmengine's local one, which writes a config too) are left out.
+    """
+    visualizer = ConfigDict(cfg.get("visualizer") or {})
+    visualizer.setdefault("type", "DetLocalVisualizer")
+    # mmengine keeps visualizers by name: under a configured one a second run of a process would get the first one's.
+    visualizer.pop("name", None)
+    backends = [ConfigDict(backend) for backend in visualizer.get("vis_backends") or []]
+    kinds = [str(backend.get("type", "")).removeprefix("mmengine.") for backend in backends]
+    if not curves:
+        backends = [backend for backend, kind in zip(backends, kinds, strict=True) if kind not in CURVES]
+    elif "TensorboardVisBackend" not in kinds:
+        backends.append(ConfigDict(type="TensorboardVisBackend"))
+    visualizer["vis_backends"] = backends
+    before = str(Path(cfg.work_dir) / "tb") if cfg.get("work_dir") else None  # in a config that a training has written
+    if not curves or visualizer.get("save_dir") in (None, before):
+        visualizer["save_dir"] = str(folder / "tb")
+    cfg["visualizer"] = visualizer
+
+
+def set_randomness(cfg: Config, options: TrainOptions) -> None:
+    """Seed and determinism: the flags where given, else those of the config."""
+    randomness = ConfigDict(cfg.get("randomness") or {})
+    for key in ("seed", "deterministic"):
+        if getattr(options, key) is not None:
+            randomness[key] = getattr(options, key)
+    randomness.setdefault("seed", None)
+    randomness.setdefault("deterministic", False)
+    cfg["randomness"] = randomness
 
 
 def drop_validation(cfg: Config) -> None:
+    """Train without validation: no loader, no metric, no interval."""
     for name in ("val_dataloader", "val_evaluator", "val_cfg"):
         cfg[name] = None
     cfg.train_cfg.pop("val_interval", None)

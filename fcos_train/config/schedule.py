@@ -15,7 +15,7 @@ CLIP = {"max_norm": 35, "norm_type": 2}
 
 
 def total_iterations(cfg: Config, images: int, world_size: int) -> int | None:
-    """Planned steps of the whole schedule, None when they can't be known from the number of images.
+    """Planned steps of the whole schedule; None if they do not follow from the number of images.
 
     ``--max-iters`` cuts a run short without changing its schedule, so that it can be resumed as if never stopped.
     """
@@ -36,20 +36,24 @@ def scale_learning_rate(cfg: Config, options: TrainOptions, world_size: int) -> 
     scale = cfg.get("auto_scale_lr") or {}
     batch = cfg.train_dataloader.batch_size * world_size * cfg.optim_wrapper.get("accumulative_counts", 1)
     base = options.lr_base or scale.get("base_batch_size") or 16
-    cfg["auto_scale_lr"] = ConfigDict(enable=False, base_batch_size=base)  # mmengine would scale a second time
+    # Not a second time by mmengine, nor by a training that starts from the config that this one writes.
+    cfg["auto_scale_lr"] = ConfigDict(enable=False, base_batch_size=batch)
     given = any(k.endswith("optimizer.lr") for k in options.cfg_options)
-    if given or not options.auto_lr:
+    # mmdet's configs all carry enable=False, so only a value that this user gave decides.
+    off = options.cfg_options.get("auto_scale_lr.enable") is False
+    if given or off or not options.auto_lr:
         return f"learning rate {optimizer.lr:g} as {'given' if given else 'configured'} (global batch {batch})"
     before = optimizer.lr
     optimizer["lr"] = before * batch / base
-    return f"learning rate {before:g} -> {optimizer.lr:g} (global batch {batch} / base batch {base}; --no-auto-lr keeps it)"
+    reason = f"global batch {batch} / base batch {base}; --no-auto-lr keeps it"
+    return f"learning rate {before:g} -> {optimizer.lr:g} ({reason})"
 
 
 def safe_schedule(cfg: Config, total: int | None) -> list[str]:
     """Warm-up and gradient clipping on by default, warm-up no longer than a tenth of the run. Returns log lines."""
     notes = []
     wrapper = cfg.optim_wrapper
-    if not wrapper.get("clip_grad"):
+    if "clip_grad" not in wrapper:  # an explicit None means no clipping
         wrapper["clip_grad"] = ConfigDict(CLIP)
         notes.append(f"gradient clip on: max_norm {CLIP['max_norm']} (the config has none)")
     schedulers = cfg.get("param_scheduler") or []

@@ -1,4 +1,4 @@
-"""The fixed-shape step: which parts of a config it replaces, and what it does to the model before training.
+"""The fixed-shape step: which parts of a config it replaces, and what it requires.
 
 ``--step-mode``: ``eager`` runs the fixed-shape step as it stands, ``compile`` its forward pass and losses through
 torch.compile, ``graph`` all of it as one CUDA graph; ``mmdet`` keeps mmdet's heads, ``auto`` is ``eager`` where the
@@ -56,7 +56,7 @@ def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> li
     elif mode == "graph":
         check_graph(accelerator, options.launcher, cfg.optim_wrapper.get("accumulative_counts", 1))
     cfg.model.bbox_head["type"] = head
-    dense = _channels_last_pays(cfg, options, accelerator)
+    dense = _channels_last_pays(cfg, accelerator)
     # on an NPU the host launches slower than the device computes; elsewhere the larger canvas costs more than it saves
     hook = ConfigDict(type=HOOK, channels_last=dense, mode=mode, merge_levels=accelerator.name == "npu")
     cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), hook]
@@ -64,7 +64,8 @@ def set_step(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> li
     if mode != "eager" and not fixed_shapes(cfg):
         raise UserError(
             f"--step-mode {mode} needs batches of a few fixed shapes, but: {batches}. Give the shapes, as in "
-            "train_dataloader.collate_fn=dict(type='fixed_shape_collate', shapes=[(800, 1344)]), or use --step-mode eager"
+            "train_dataloader.collate_fn=dict(type='fixed_shape_collate', shapes=[(800, 1344)]), "
+            "or use --step-mode eager"
         )
     return [f"fixed-shape step: {what}, mode {mode}{', channels_last' if dense else ''}; {HINTS[mode]}", batches]
 
@@ -81,11 +82,11 @@ def _stock(cfg: Config) -> str:
     return "step mode mmdet: asked for"
 
 
-def _channels_last_pays(cfg: Config, options: TrainOptions, accelerator: Accelerator) -> bool:
-    """An NPU refuses channels_last; a GPU gains in half precision, but torch's GroupNorm would convert back and forth."""
+def _channels_last_pays(cfg: Config, accelerator: Accelerator) -> bool:
+    """An NPU refuses channels_last. A GPU gains in half precision, unless torch's GroupNorm converts to and fro."""
     if accelerator.name == "cuda":
         norm = (cfg.model.bbox_head.get("norm_cfg") or {}).get("type", "GN" if cfg.model.type == "FCOS" else None)
-        return options.opt_level != "O0" and (norm != "GN" or triton_fault() is None)
+        return cfg.optim_wrapper.get("opt_level") != "O0" and (norm != "GN" or triton_fault() is None)
     return accelerator.name == "cpu"
 
 

@@ -1,32 +1,37 @@
-"""The runner: mmengine's, with a log that a person can read and files where users look for them."""
+"""mmengine's runner with a readable log, and with its files where users expect them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+import secrets
 import sys
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 import mmcv_overrides
+from fcos_train.config.keys.check import check_keys
+from fcos_train.engine.fixed_step import FixedStepHook
 from mmcv_overrides import device, precision
 from mmcv_overrides.printable import printable_lines
 
 MAX_CONSOLE_LINES = 3
 
 
-# mmengine's own classes warning each other; nothing that a user could act on.
+# Warnings of mmengine about its own classes, which a user cannot act on.
 NOISE = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 
 
 class ShortRecords(logging.Filter):
-    """Walls of text and warnings of mmengine about itself go to the log file only."""
+    """Long records, and warnings of mmengine about itself, go to the log file only."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """True for a short record, and for any warning that is not in ``NOISE``."""
         message = record.getMessage()
         if message.startswith(NOISE):
             return False
@@ -36,7 +41,7 @@ class ShortRecords(logging.Filter):
 class PlainFormatter(logging.Formatter):
     """``2026-01-01 12:00:00,000 - mmdet - INFO - ...``, the line format of mmcv 1.x that scripts grep."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__("%(asctime)s - mmdet - %(levelname)s - %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
@@ -45,9 +50,10 @@ class PlainFormatter(logging.Formatter):
 
 
 class DetectionRunner(Runner):
-    """Builds everything from a prepared config; the only runner of this project."""
+    """Builds everything from a prepared config. The only runner of this project."""
 
     def build_logger(self, log_level="INFO", log_file=None, **kwargs) -> MMLogger:
+        """Upstream's logger, with the file in the work dir and lines that scripts for mmcv 1.x can read."""
         path = Path(self.work_dir) / f"{self.timestamp}.log"
         logger = super().build_logger(log_level=log_level, log_file=log_file or str(path), **kwargs)
         for handler in logger.handlers:
@@ -58,16 +64,21 @@ class DetectionRunner(Runner):
         return logger
 
     @property
-    def log_dir(self) -> str:
+    def _log_dir(self) -> str:
+        """The work dir itself; mmengine writes into a folder ``<timestamp>/`` within it."""
         return str(self.work_dir)
 
+    @_log_dir.setter
+    def _log_dir(self, folder: str) -> None:
+        """Ignored: mmengine's constructor assigns ``<work dir>/<timestamp>`` and then creates the folder."""
+
     def dump_config(self) -> None:
-        """Write ``config.py`` for a training; that of an evaluation could not train, and is of no use."""
+        """Write ``config.py`` for a training. The config of an evaluation cannot train, so it is not written."""
         if self.cfg.get("train_cfg") is not None:
             super().dump_config()
 
     def _log_env(self, env_cfg: dict) -> None:
-        """What runs here in a few lines; the whole config goes to ``config.py`` beside the log."""
+        """Versions, device and overrides in a few lines. The config itself is in ``config.py`` beside the log."""
         self.logger.info(
             f"python {platform.python_version()}, torch {torch.__version__}, {device.current().name}, "
             f"{self.world_size} process{'es' if self.world_size > 1 else ''}, "
@@ -78,14 +89,42 @@ class DetectionRunner(Runner):
         self.logger.info("overrides, old -> new: why\n  " + "\n  ".join(rows) + "\n\n")
 
     def get_hooks_info(self) -> str:
+        """Upstream's list of hooks, long enough for :class:`ShortRecords` to keep it in the log file."""
         return super().get_hooks_info() + "\n" * MAX_CONSOLE_LINES
 
-    def wrap_model(self, model_wrapper_cfg, model):
-        """Memory format first: DDP lays out its buckets by the strides it finds.
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
+        """Set the memory format before wrapping: DDP lays out its buckets by the strides of the weights.
 
-        The weights stay fp32 here: at O2 the optimizer wrapper casts them when the model has those to start from.
+        The weights stay fp32 here: at O2 the optimizer wrapper casts them once initial or loaded weights are in place.
         """
         if any(h.get("channels_last") for h in self.cfg.get("custom_hooks") or []):
             model.to(memory_format=torch.channels_last)
         precision.keep_losses_fp32(model)
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_step(self) -> None:
+        """Everything that :meth:`train` does before its first step, without data, checkpoints and logs.
+
+        Afterwards ``model.train_step(batch, optim_wrapper)`` is the step of a training with this config.
+        """
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        self._init_model_weights()
+        self.optim_wrapper.lower(self.model)
+        for hook in self.hooks:
+            if isinstance(hook, FixedStepHook):
+                hook.before_train(self)
+
+
+def build_runner(cfg: Config, name: str) -> DetectionRunner:
+    """The runner of a prepared config, whose keys are checked against the parts that they configure.
+
+    Args:
+        name: of the run; mmengine hands out loggers and writers by it, so it gets a suffix of its own.
+
+    Raises:
+        UserError: unknown keys, all of them, each with the nearest known one.
+    """
+    check_keys(cfg)
+    cfg = Config(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
+    cfg["experiment_name"] = f"{name}_{secrets.token_hex(4)}"
+    return DetectionRunner.from_cfg(cfg)

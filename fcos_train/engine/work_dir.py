@@ -23,6 +23,7 @@ from mmcv_overrides.errors import UserError
 CHECKPOINTS = ("epoch_*.pth", "iter_*.pth", "best_*.pth", "latest.pth", "last_checkpoint")
 # What else a run leaves in its folder, relative to it; "eval" holds evaluations of its checkpoints.
 LEFT = (run_folder.RECORD, "nonfinite_*.json", "detections.*.json", "scalars.json", ".*.saving")
+CURVES = ("events.out.tfevents.*", "scalars.json")  # of TensorBoard's and of mmengine's local backend
 TIMED = re.compile(r"\d{8}_\d{6}(\.log|\.log\.json)?")
 
 
@@ -92,7 +93,7 @@ def stale_files(folder: Path, load_from: str | None) -> list[Path]:
         path for place in (folder, folder / "eval") for pattern in (*CHECKPOINTS, *LEFT) for path in place.glob(pattern)
     ]
     found += [path for place in (folder, folder / "eval") for path in place.glob("*") if TIMED.fullmatch(path.name)]
-    return found + list((folder / "tb").rglob("events.out.tfevents.*"))
+    return found + [path for pattern in CURVES for path in (folder / "tb").rglob(pattern)]
 
 
 class ReplaceRunHook(Hook):
@@ -100,10 +101,11 @@ class ReplaceRunHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def __init__(self, files: list[Path]):
+    def __init__(self, files: list[Path]) -> None:
         self.files = files
 
     def before_train(self, runner: Runner) -> None:
+        """Remove the files, on the first rank."""
         on_master(self._remove)
 
     def _remove(self) -> None:
@@ -166,6 +168,6 @@ def _latest(wanted: Path) -> Path:
 
 
 def _age(folder: Path) -> str:
-    """When the run in a folder was started, in a form that sorts; the runs of earlier versions, which do not say, first."""
+    """Start of the run in a folder, as text that sorts; runs of versions that did not record it sort first."""
     record = run_folder.read_record(folder)
     return record.started if record is not None else ""

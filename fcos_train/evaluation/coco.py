@@ -155,17 +155,13 @@ class FastCocoMetric(BaseMetric):
             "later, look at the learning rate and the score threshold (model.test_cfg.score_thr)."
         )
         self.per_class = self._by_class(classes, cat_ids, None)
-        return dict.fromkeys(self._keys(), 0.0), "nothing to count"
-
-    def _keys(self) -> list[str]:
-        recalls = [f"AR_{number}" for number in self.proposal_nums] + ["AR_s", "AR_m", "AR_l"]
-        return [f"bbox_{key}" for key in ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", *recalls]]
+        return dict.fromkeys(metric_names(self.proposal_nums), 0.0), "nothing to count"
 
     def _twelve(self, scores: Scores) -> dict[str, float]:
         sizes = (SMALL, MEDIUM, LARGE)
         values = [scores.ap(), scores.ap(iou=0.5), scores.ap(iou=0.75), *(scores.ap(area=size) for size in sizes)]
         values += [scores.ar(limit) for limit in range(3)] + [scores.ar(area=size) for size in sizes]
-        return dict(zip(self._keys(), values, strict=True))
+        return dict(zip(metric_names(self.proposal_nums), values, strict=True))
 
     def _by_class(self, classes, cat_ids, scores: Scores | None) -> dict[str, dict[str, float]]:
         """Per-class scores; without detections 0, or nan where the class has no box to find."""
@@ -255,6 +251,12 @@ def _classes(dataset_meta: dict | None) -> list[str]:
             "for one class with a comma: metainfo=dict(classes=('name',))"
         )
     return list(classes)
+
+
+def metric_names(proposal_nums: Sequence[int]) -> list[str]:
+    """Names of the twelve numbers, in order, for three detection limits per image and category."""
+    recalls = [f"AR_{number}" for number in proposal_nums] + ["AR_s", "AR_m", "AR_l"]
+    return [f"bbox_{key}" for key in ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", *recalls]]
 
 
 def _refuse_unsupported(metric, unsupported: dict) -> None:

@@ -1,4 +1,4 @@
-"""torch.compile under DDP: two real ranks, the losses and weights of two steps as they stand."""
+"""torch.compile under DDP: two real ranks have the losses and weights of the uncompiled step."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The offline road of a two-stage detector: Cascade R-CNN in PyTorch, in onnxruntime and with CANN's operators."""
+"""The offline inference pipeline of a two-stage detector: Cascade R-CNN in PyTorch, in onnxruntime and with CANN's operators."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every reader of a file from elsewhere times every format that could carry a program: a marker says what ran."""
+"""Every reader of untrusted files, given every format that can carry a program: none of the programs runs."""
 
 import importlib.util
 import warnings

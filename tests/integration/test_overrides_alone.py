@@ -1,4 +1,4 @@
-"""The overrides in a config of one's own, started as mmdet's own tools/train.py starts it: nothing of fcos_train."""
+"""The overrides without fcos_train: a user's own config, started as mmdet's tools/train.py starts it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What users get wrong: one clear message, exit status 2, nothing half written."""
+"""Mistakes of users: one clear message, exit status 2, no partial output."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Stopped and resumed is as if never stopped."""
+"""A run that was stopped and resumed ends exactly as one that was not."""
 
 import re
 import signal

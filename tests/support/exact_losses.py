@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 class PrintExactLosses(Hook):
     """Prints the loss of every rank and iteration with all its bits, the images it comes from, and when."""
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         images = ",".join(str(s.img_id) for s in data_batch["data_samples"])
         line = f"exact {get_rank()} {runner.iter + 1} {outputs['loss'].item().hex()} {images} {time.time():.6f}\n"
         os.write(1, line.encode())  # one system call: lines of two ranks don't mix
@@ -25,10 +25,10 @@ class PrintExactLosses(Hook):
 class SleepOnRank(Hook):
     """Lets one rank fall behind for good."""
 
-    def __init__(self, rank: int, iteration: int, seconds: float):
+    def __init__(self, rank: int, iteration: int, seconds: float) -> None:
         self.rank, self.iteration, self.seconds = rank, iteration, seconds
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         if get_rank() == self.rank and runner.iter == self.iteration:
             time.sleep(self.seconds)
 
@@ -42,11 +42,11 @@ class CountSteps(Hook):
 
     priority = "LOWEST"  # after all other hooks
 
-    def __init__(self, file: str):
+    def __init__(self, file: str) -> None:
         self.file = Path(f"{file}.{get_rank()}")
         self.seen: set[str] = set()
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         device = sys.modules["torch_npu"]._C
         counted = device.counts()
         device.clear()

@@ -90,13 +90,15 @@ def test_no_spelling_means_two_things(verb):
 
 def test_lists_that_are_also_keys():
     """Choices whose meaning is in a table elsewhere, in a module that imports more."""
-    from fcos_train.config.options import HALF_TYPES, OPT_LEVELS
+    from fcos_train.config import prepare
+    from fcos_train.config.options import HALF_TYPES, OPT_LEVELS, TrainOptions
     from fcos_train.deploy.ascend.rules import RULES
     from fcos_train.deploy.onnx.options import ENDS
     from fcos_train.deploy.onnx.spec import DEFAULT_OPSET
     from mmcv_overrides import precision
 
     assert tuple(RULES) == MODELS and tuple(DEFAULT_OPSET) == ENDS
+    assert {one.option.default for one in declared(TrainOptions)} >= {prepare.OPT_LEVEL, str(prepare.LOSS_SCALE)}
     assert OPT_LEVELS == precision.LEVELS and set(HALF_TYPES) <= set(precision.HALF_TYPES)
 
 

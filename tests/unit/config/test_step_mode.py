@@ -24,7 +24,8 @@ def prepared(mode="auto", name=TINY, level="O1", kind="cpu", pipeline=None, **he
     cfg.model.bbox_head.update(head)
     if pipeline:
         cfg.train_dataloader.dataset.pipeline.insert(-1, pipeline)
-    options = TrainOptions(config=name, step_mode=mode, opt_level=level)
+    cfg.optim_wrapper["opt_level"] = level  # as set_precision has left it
+    options = TrainOptions(config=name, step_mode=mode)
     accelerator = device.Accelerator(kind, "gloo", torch.bfloat16, "")
     return cfg, step_mode.set_step(cfg, options, accelerator)
 

@@ -14,19 +14,30 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 
-FAKE_TRAINER = '''"""FAKE trainer of the launcher tests: records its call, prints a recorded log, ends as told."""
-import json, os, pathlib, subprocess, sys, time
+FAKE_TRAINER = '''"""FAKE trainer: records its call, prints a recorded log, exits as told. The verb summary is real."""
+import json, os, pathlib, shutil, subprocess, sys, time
 
+if sys.argv[1] == "summary":
+    for name in [name for name in sys.modules if name.split(".")[0] in ("fcos_train", "mmcv_overrides")]:
+        del sys.modules[name]
+    sys.path[0] = REAL_ROOT
+    from fcos_train.cli.main import main
+    sys.exit(main())
 record = pathlib.Path(os.environ["FAKE_RECORD"])
 rank = os.environ.get("RANK", "0")
-(record / f"call{rank}.json").write_text(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}))
-if "FAKE_BATCH" in os.environ:
-    work_dir = record.parent / "chosen work dir"
+call = {"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}
+(record / f"call{rank}.json").write_text(json.dumps(call))
+work_dir = record.parent / os.environ.get("FAKE_WORK_DIR", "chosen work dir")
+if "FAKE_BATCH" in os.environ or "FAKE_JSON" in os.environ:
     work_dir.mkdir(parents=True, exist_ok=True)
     print(f"work dir: {work_dir} (--overwrite: the run in it is replaced)", flush=True)
+if "FAKE_BATCH" in os.environ:
     (work_dir / "config.py").write_text(f"train_dataloader = dict(batch_size={os.environ['FAKE_BATCH']})\\n")
 if rank == "0":
-    print(pathlib.Path(os.environ["FAKE_LOG"]).read_text() if "FAKE_LOG" in os.environ else "a line of the log", flush=True)
+    log = pathlib.Path(os.environ["FAKE_LOG"]).read_text() if "FAKE_LOG" in os.environ else "a line of the log"
+    print(log, flush=True)
+    if "FAKE_JSON" in os.environ:
+        shutil.copy(os.environ["FAKE_JSON"], work_dir / "20260101_120000.log.json")
 if "FAKE_SLEEP" in os.environ:
     kid = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     (record / f"pids{rank}").write_text(f"{os.getpid()} {kid.pid}")
@@ -34,7 +45,7 @@ if "FAKE_SLEEP" in os.environ:
 if "FAKE_ERROR" in os.environ:
     os.write(2, ("error: " + os.environ["FAKE_ERROR"] + "\\n").encode())  # one write: ranks share the file
 sys.exit(int(os.environ.get("FAKE_EXIT", "0")))
-'''
+'''.replace("REAL_ROOT", repr(str(ROOT)))
 
 FAKE_TORCHRUN = '''"""FAKE torchrun of the launcher tests: records its own arguments and runs one rank."""
 import json, os, pathlib, runpy, sys
@@ -106,6 +117,12 @@ class Sandbox:
         """Writes what the fake trainer prints; returns the path for FAKE_LOG."""
         path = self.record / "recorded.log"
         path.write_text(text)
+        return str(path)
+
+    def json_log(self, *records: dict) -> str:
+        """Writes what the fake trainer leaves as its JSON log; returns the path for FAKE_JSON."""
+        path = self.record / f"recorded{len(list(self.record.glob('recorded*.json')))}.json"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
         return str(path)
 
     def output(self, device_id: int = 0) -> Path:

@@ -18,7 +18,7 @@ def value(argv: list[str], flag: str) -> str:
 
 
 @pytest.mark.parametrize("script", LAUNCHERS)
-def test_data_path_is_required(sandbox, script):
+def test_data_path_is_required(sandbox, script) -> None:
     done = sandbox.run(script)
     assert done.returncode == 1
     assert done.stdout.splitlines()[0] == '[Error] para "data_path" must be confing'
@@ -36,7 +36,7 @@ def test_data_path_is_required(sandbox, script):
         ("performance_multinodes", 8, "2", True),
     ],
 )
-def test_defaults(sandbox, script, ranks, batch, performance):
+def test_defaults(sandbox, script, ranks, batch, performance) -> None:
     done = sandbox.run(f"test/train_{script}.sh", f"--data_path={sandbox.data}")
     assert done.returncode == 0, done.stderr
     assert "device id is 0" in done.stdout.splitlines()
@@ -65,7 +65,7 @@ def test_defaults(sandbox, script, ranks, batch, performance):
         assert "--launcher" not in argv
 
 
-def test_every_flag_arrives(sandbox):
+def test_every_flag_arrives(sandbox) -> None:
     done = sandbox.run(
         "test/train_full_1p.sh", f"--data_path={sandbox.data}", "--config=mmdet::fsaf/fsaf_r50_fpn_1x_coco.py",
         "--device=cpu", "--max_iters=7", "--max_epochs=3", "--batch_size=5", "--work_dir=out/here", "--opt_level=O0",
@@ -90,12 +90,12 @@ def test_every_flag_arrives(sandbox):
     assert (sandbox.output(3) / "FSAF_bs5_1p_acc.log").exists()
 
 
-def test_learning_rate_alone(sandbox):
+def test_learning_rate_alone(sandbox) -> None:
     sandbox.run("test/train_full_8p.sh", f"--data_path={sandbox.data}", "--learning_rate=0.02")
     assert sandbox.argv()[-3:] == ["--no-auto-lr", "--cfg-options", "optim_wrapper.optimizer.lr=0.02"]
 
 
-def test_chosen_config_keeps_its_batch(sandbox):
+def test_chosen_config_keeps_its_batch(sandbox) -> None:
     mine = sandbox.data.parent / "mine_r18.py"
     mine.touch()
     done = sandbox.run(
@@ -111,14 +111,14 @@ def test_chosen_config_keeps_its_batch(sandbox):
     assert (sandbox.output() / "MINE_bs8_1p_acc.log").exists()
 
 
-def test_max_iters_replaces_the_epoch_of_a_performance_run(sandbox):
+def test_max_iters_replaces_the_epoch_of_a_performance_run(sandbox) -> None:
     sandbox.run("test/train_performance_1p.sh", f"--data_path={sandbox.data}", "--max_iters=20")
     assert value(sandbox.argv(), "--max-iters") == "20"
     assert "--max-epochs" not in sandbox.argv()
 
 
 @pytest.mark.parametrize("folder", [".", "test", "/"])
-def test_runs_from_anywhere(sandbox, folder):
+def test_runs_from_anywhere(sandbox, folder) -> None:
     cwd = sandbox.root / folder
     path = os.path.relpath(sandbox.data, cwd)
     done = sandbox.run("test/train_full_1p.sh", f"--data_path={path}", cwd=cwd)
@@ -128,7 +128,7 @@ def test_runs_from_anywhere(sandbox, folder):
     assert (sandbox.root / "data" / "coco").resolve() == sandbox.data
 
 
-def test_data_inside_the_data_folder_is_not_linked_to_itself(sandbox):
+def test_data_inside_the_data_folder_is_not_linked_to_itself(sandbox) -> None:
     inside = sandbox.root / "data" / "shapes"
     inside.mkdir(parents=True)
     (sandbox.root / "data" / "coco").symlink_to(sandbox.data)
@@ -138,13 +138,13 @@ def test_data_inside_the_data_folder_is_not_linked_to_itself(sandbox):
     assert (sandbox.root / "data" / "coco").resolve() == sandbox.data
 
 
-def test_a_data_folder_that_cannot_be_written_is_no_fault(sandbox):
+def test_a_data_folder_that_cannot_be_written_is_no_fault(sandbox) -> None:
     (sandbox.root / "data").write_text("a file in the way")
     done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}")
     assert done.returncode == 0 and "note: could not link" in done.stdout
 
 
-def test_environment_device_wins(sandbox):
+def test_environment_device_wins(sandbox) -> None:
     done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", "--device_id=1", ASCEND_DEVICE_ID="2")
     assert "device id is 2" in done.stdout and sandbox.output(2).is_dir() and not sandbox.output(1).exists()
 
@@ -163,21 +163,21 @@ def test_environment_device_wins(sandbox):
         (["--nproc=2", "--port=70000"], "port 70000 is not in 1..65535"),
     ],
 )
-def test_user_errors(sandbox, flags, message):
+def test_user_errors(sandbox, flags, message) -> None:
     done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", *flags)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
     assert not sandbox.called() and not sandbox.output().exists()
 
 
-def test_help_lists_the_flags(sandbox):
+def test_help_lists_the_flags(sandbox) -> None:
     done = sandbox.run("test/train_performance_multinodes.sh", "--help")
     assert done.returncode == 0
     for flag in ("data_path", "nproc", "config", "nnodes", "node_rank", "master_port", "local_addr"):
         assert f"--{flag}=" in done.stdout
 
 
-def test_port_in_use_and_given_port(sandbox):
+def test_port_in_use_and_given_port(sandbox) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -193,7 +193,7 @@ def test_port_in_use_and_given_port(sandbox):
     assert value(sandbox.torchrun(), "--master_port") == port
 
 
-def test_too_many_devices(sandbox):
+def test_too_many_devices(sandbox) -> None:
     done = sandbox.run("test/train_full_8p.sh", f"--data_path={sandbox.data}", "--device=npu", FAKE_DEVICES="npu 2")
     assert done.returncode == 2 and "8 npu devices asked for, but this machine has 2" in done.stderr
     assert not sandbox.called()
@@ -205,7 +205,7 @@ def test_too_many_devices(sandbox):
     assert done.returncode == 0, done.stderr
 
 
-def test_scripts_train_to_the_terminal(sandbox):
+def test_scripts_train_to_the_terminal(sandbox) -> None:
     done = sandbox.run("scripts/train_8p.sh", f"--data_path={sandbox.data}", FAKE_EXIT="3")
     assert done.returncode == 3 and "a line of the log" in done.stdout
     assert "Final" not in done.stdout and not sandbox.output().exists()

@@ -7,15 +7,17 @@ import subprocess
 MULTI = "test/train_performance_multinodes.sh"
 
 
-def test_environment_of_a_node(sandbox):
+def test_environment_of_a_node(sandbox) -> None:
     done = sandbox.run(
-        MULTI, f"--data_path={sandbox.data}", "--nnodes=2", "--node_rank=1", "--master_addr=10.9.8.7", "--master_port=23456",
-        "--local_addr=10.9.8.8", "--nproc=4", "--batch_size=3", "--device_id=0", "--learning_rate=0.01", "--ifname=eth7",
+        MULTI, f"--data_path={sandbox.data}", "--nnodes=2", "--node_rank=1", "--master_addr=10.9.8.7",
+        "--master_port=23456", "--local_addr=10.9.8.8", "--nproc=4", "--batch_size=3", "--device_id=0",
+        "--learning_rate=0.01", "--ifname=eth7",
         FAKE_DEVICES="npu 4",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sandbox.torchrun() == [
-        "--nnodes", "2", "--node_rank", "1", "--nproc_per_node", "4", "--master_addr", "10.9.8.7", "--master_port", "23456",
+        "--nnodes", "2", "--node_rank", "1", "--nproc_per_node", "4", "--master_addr", "10.9.8.7",
+        "--master_port", "23456",
     ]  # fmt: skip
     env = sandbox.call()["env"]
     expected = {
@@ -29,7 +31,7 @@ def test_environment_of_a_node(sandbox):
     assert "Final" not in done.stdout and "results of node 0" in done.stdout
 
 
-def test_defaults_of_one_node(sandbox):
+def test_defaults_of_one_node(sandbox) -> None:
     done = sandbox.run(MULTI, f"--data_path={sandbox.data}", "--nproc=2", FAKE_DEVICES="npu 2")
     assert done.returncode == 0, done.stderr
     env = sandbox.call()["env"]
@@ -38,7 +40,7 @@ def test_defaults_of_one_node(sandbox):
     assert "GLOO_SOCKET_IFNAME" not in env
 
 
-def test_own_address_is_found_and_the_port_is_23333(sandbox):
+def test_own_address_is_found_and_the_port_is_23333(sandbox) -> None:
     done = sandbox.run(
         MULTI, f"--data_path={sandbox.data}", "--nnodes=2", "--node_rank=1", "--nproc=1", "--master_addr=0.0.0.0"
     )
@@ -48,19 +50,22 @@ def test_own_address_is_found_and_the_port_is_23333(sandbox):
     assert torchrun[torchrun.index("--master_port") + 1] == "23333"
 
 
-def test_errors(sandbox):
+def test_errors(sandbox) -> None:
     for flags, message in (
-        (["--nnodes=2"], "--master_addr=127.0.0.1 is this machine alone"),
-        (["--nnodes=2", "--master_addr=localhost"], "is this machine alone"),
+        (["--nnodes=2"], "--master_addr=127.0.0.1 is only reachable from this machine"),
+        (["--nnodes=2", "--master_addr=localhost"], "is only reachable from this machine"),
         (["--nnodes=2", "--node_rank=2", "--master_addr=10.0.0.1"], "ranks of 2 nodes are 0 to 1"),
-        (["--nnodes=2", "--node_rank=1", "--master_addr=no.such.host.invalid"], "no way to --master_addr"),
+        (
+            ["--nnodes=2", "--node_rank=1", "--master_addr=no.such.host.invalid"],
+            "no route from this machine to --master_addr",
+        ),
     ):
         done = sandbox.run(MULTI, f"--data_path={sandbox.data}", *flags)
         assert done.returncode == 2 and message in done.stderr, done.stderr
     assert not sandbox.called()
 
 
-def source_env(sandbox, tmp_path, **env):
+def source_env(sandbox, tmp_path, **env) -> subprocess.CompletedProcess:
     script = f"set -euo pipefail; source {sandbox.root}/test/env_npu.sh; env"
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
@@ -70,21 +75,21 @@ def source_env(sandbox, tmp_path, **env):
     return done
 
 
-def test_env_npu_without_anything(sandbox, tmp_path):
+def test_env_npu_without_anything(sandbox, tmp_path) -> None:
     (tmp_path / "info").write_text(f"Install_Path={tmp_path}/nothing\n")
     done = source_env(sandbox, tmp_path)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("env_npu: no CANN set_env.sh") and done.stderr == ""
     for expected in (
-        "ASCEND_SLOG_PRINT_TO_STDOUT=0", "ASCEND_GLOBAL_LOG_LEVEL=3", "ASCEND_GLOBAL_EVENT_ENABLE=0", "TASK_QUEUE_ENABLE=1",
-        "PTCOPY_ENABLE=1", "COMBINED_ENABLE=1", "DYNAMIC_OP=ADD#MUL", "HCCL_WHITELIST_DISABLE=1",
+        "ASCEND_SLOG_PRINT_TO_STDOUT=0", "ASCEND_GLOBAL_LOG_LEVEL=3", "ASCEND_GLOBAL_EVENT_ENABLE=0",
+        "TASK_QUEUE_ENABLE=1", "PTCOPY_ENABLE=1", "COMBINED_ENABLE=1", "DYNAMIC_OP=ADD#MUL", "HCCL_WHITELIST_DISABLE=1",
     ):  # fmt: skip
         assert expected in lines
     assert not any("_ascend" in line for line in lines)
     assert "TASK_QUEUE_ENABLE=2" in source_env(sandbox, tmp_path, TASK_QUEUE_ENABLE="2").stdout
 
 
-def test_env_npu_with_cann(sandbox, tmp_path):
+def test_env_npu_with_cann(sandbox, tmp_path) -> None:
     toolkit = tmp_path / "cann" / "nnae"
     toolkit.mkdir(parents=True)
     (toolkit / "set_env.sh").write_text("export LD_LIBRARY_PATH=/cann/lib\nexport FROM_CANN=yes\n")
@@ -100,7 +105,7 @@ def test_env_npu_with_cann(sandbox, tmp_path):
     assert calls == [f"-g error -d {n}" for n in range(8)] + ["-e disable"]
 
 
-def test_env_npu_is_sourced_only_where_it_belongs(sandbox):
+def test_env_npu_is_sourced_only_where_it_belongs(sandbox) -> None:
     shutil.copy(sandbox.root / "test" / "env_npu.sh", sandbox.root / "test" / "env_npu.real")
     (sandbox.root / "test" / "env_npu.sh").write_text("export SEEN=$unset_variable.yes\nfalse\n")
     flags = ["test/train_full_1p.sh", f"--data_path={sandbox.data}"]

@@ -1,4 +1,4 @@
-"""The lines that users' scripts grep, and their JSON twin."""
+"""The log lines that users' scripts parse, and the same records as JSON."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from mmengine.logging import MessageHub
 from mmcv_overrides import text_log
 
 
-def runner(tmp_path, hub, iters=14, length=7, interval=50):
+def runner(tmp_path, hub, iters=14, length=7, interval=50) -> SimpleNamespace:
     loader = type("Loader", (), {"__len__": lambda _: length, "dataset": range(length)})()
     return SimpleNamespace(
         message_hub=hub,
@@ -29,7 +29,7 @@ def runner(tmp_path, hub, iters=14, length=7, interval=50):
     )
 
 
-def filled_hub(name):
+def filled_hub(name) -> MessageHub:
     hub = MessageHub.get_instance(name)
     for key, value in {"lr": 1.25e-3, "base_lr": 1.25e-3, "time": 0.31, "data_time": 0.01}.items():
         hub.update_scalar(f"train/{key}", value)
@@ -39,7 +39,7 @@ def filled_hub(name):
     return hub
 
 
-def test_train_line_is_the_contracts_line(tmp_path):
+def test_train_line_is_the_contracts_line(tmp_path) -> None:
     hub = filled_hub("train-line")
     for key, value in {
         "loss": 1.8,
@@ -54,10 +54,16 @@ def test_train_line_is_the_contracts_line(tmp_path):
         "Epoch [2][7/7]\tlr: 1.250e-03, eta: 1:02:03, time: 0.310, data_time: 0.010, images/s: 3.30, FPS: 3.22, "
         "loss_cls: 0.5123, loss_bbox: 0.7000, loss_centerness: 0.5877, loss: 1.8000, grad_norm: 3.1000"
     )
-    assert tag["mode"] == "train" and tag["epoch"] == 2 and tag["iter"] == 7 and tag["fps"] == 3.224
+    assert {key: tag[key] for key in ("mode", "epoch", "iter", "step", "fps")} == {
+        "mode": "train",
+        "epoch": 2,
+        "iter": 7,
+        "step": 14,
+        "fps": 3.224,
+    }
 
 
-def test_val_line_is_the_contracts_line(tmp_path):
+def test_val_line_is_the_contracts_line(tmp_path) -> None:
     hub = MessageHub.get_instance("val-line")
     hub.update_scalar("val/bbox_mAP", 0.126)
     hub.update_scalar("val/bbox_mAP_50", 0.25)
@@ -66,7 +72,21 @@ def test_val_line_is_the_contracts_line(tmp_path):
     assert max(float(x) for x in re.findall(r"bbox_mAP: ([^,]*),", text)) == 0.126
 
 
-def test_json_twin_has_one_object_per_line_with_five_digits(tmp_path):
+def test_text_and_json_agree_in_the_last_digit(tmp_path) -> None:
+    """0.123449996 is 0.1234 at once, and 0.1235 (0.12345 in binary) by way of the five digits of the JSON record."""
+    hub = filled_hub("digits")
+    hub.update_scalar("train/loss", 0.123449996)
+    hub.update_scalar("val/bbox_mAP", 0.123449996)
+    run, processor = runner(tmp_path, hub), text_log.ContractLogProcessor(window_size=10)
+    for tag, text in (
+        processor.get_log_after_iter(run, 6, "train"),
+        processor.get_log_after_epoch(run, 72, "val"),
+    ):
+        name = "loss" if tag["mode"] == "train" else "bbox_mAP"
+        assert text.endswith(f"{name}: {text_log.json_value(tag[name]):.4f}")
+
+
+def test_json_log_has_one_object_per_line_with_five_digits(tmp_path) -> None:
     hub = filled_hub("json")
     hub.update_scalar("train/loss", 1.23456789)
     run = runner(tmp_path, hub)
@@ -79,11 +99,11 @@ def test_json_twin_has_one_object_per_line_with_five_digits(tmp_path):
     assert len(objects) == 2 and objects[0]["loss"] == 1.23457 and objects[0]["mode"] == "train"
 
 
-def test_not_a_number_stays_valid_json():
-    assert text_log.rounded(float("nan")) == "nan" and text_log.rounded(float("inf")) == "inf"
+def test_not_a_number_stays_valid_json() -> None:
+    assert text_log.json_value(float("nan")) == "nan" and text_log.json_value(float("inf")) == "inf"
 
 
-def test_losses_wait_on_the_device_until_a_line_is_due(tmp_path, monkeypatch):
+def test_losses_wait_on_the_device_until_a_line_is_due(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(text_log, "current", lambda: SimpleNamespace(module=object()))
     hub = MessageHub.get_instance("deferred")
     run = runner(tmp_path, hub, iters=1, length=100, interval=3)

@@ -1,4 +1,4 @@
-"""Train, evaluate, draw: the road of a first-time user, and that its numbers agree with each other."""
+"""Train, evaluate, draw, as a first-time user does; the numbers of the three agree with each other."""
 
 import json
 import re
