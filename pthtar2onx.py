@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A checkpoint in, a checked ONNX file out: ``python pthtar2onx.py [CONFIG] [CHECKPOINT] [--output-file tmp.onnx ...]``.
+"""A checkpoint in, a verified ONNX file out: ``python pthtar2onx.py [CONFIG] [CHECKPOINT] [--output-file FILE ...]``.
 
 The same as ``fcos-train export`` with the defaults of the script that users of mmdet 2.x know: tmp.onnx, opset 11 (or
 what the model needs), outputs ``boxes`` and ``labels``. All options: ``python pthtar2onx.py --help``.

@@ -6,12 +6,14 @@ import logging
 import tempfile
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mmcv_overrides.auto  # noqa: F401  # isort: skip  the overrides come before mmdet
 import torch
+from mmdet.models import BaseDetector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -19,6 +21,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import FUNCTIONS, init_default_scope
 from mmengine.structures import InstanceData
 
+from fcos_train.audit.options import AuditOptions
 from fcos_train.audit.trace import StepTrace
 from fcos_train.config.load import configured, fill, walk
 from fcos_train.config.options import TrainOptions
@@ -38,39 +41,11 @@ DEFAULT_SHAPE = (800, 1344)
 OBJECTS = (7, 3, 8, 1, 5, 0)
 
 
-@dataclass(frozen=True)
-class AuditOptions:
-    """What to audit; the field names are the flags.
-
-    Raises:
-        UserError: invalid values.
-    """
-
-    config: str
-    batch_size: int = 2
-    shape: tuple[int, int] | None = None  # rows, columns
-    device: str = "auto"
-    opt_level: str | None = None
-    loss_scale: str | float | None = None
-    step_mode: str = "auto"
-    steps: int = 4
-    graph_breaks: bool = False
-    safe_config: bool = False
-    cfg_options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        sizes = (self.batch_size, *(self.shape or ()))
-        if min(sizes) < 1:
-            raise UserError(f"--batch-size and --shape must be at least 1, got {sizes}")
-        if self.steps < 2:
-            raise UserError(f"--steps {self.steps}: at least 2; the first step of a shape is never counted")
-
-
 @dataclass
 class Trained:
     """A model with everything that a step needs."""
 
-    model: torch.nn.Module
+    model: BaseDetector
     wrapper: Any
     collate: Any
     shape: tuple[int, int]
@@ -107,16 +82,16 @@ def build(options: AuditOptions) -> Trained:
     return Trained(model, wrapper, collate, shape, classes, accelerator, notes)
 
 
-def _model_and_wrapper(cfg: Config) -> tuple[torch.nn.Module, OptimWrapper]:
+def _model_and_wrapper(cfg: Config) -> tuple[BaseDetector, OptimWrapper]:
     """Model and optimizer wrapper of the trainer's own runner, ready for a first step; nothing stays on disk."""
     with tempfile.TemporaryDirectory() as folder:
         cfg["work_dir"], cfg["log_level"] = folder, "WARNING"  # no line for each parameter
         set_visualizer(cfg, Path(folder), curves=False)
         cfg.visualizer["vis_backends"] = []
         runner = build_runner(cfg, "audit")
-        runner.build_step()
+        wrapper = runner.build_step()
         logging.shutdown([weakref.ref(handler) for handler in runner.logger.handlers])
-    return runner.model.train(), runner.optim_wrapper
+    return runner.model.train(), wrapper
 
 
 def _collate(cfg: Config, shape: tuple[int, int] | None) -> tuple[Callable[[list[dict]], dict], tuple[int, int]]:

@@ -1,21 +1,23 @@
-"""`fcos-train VERB ...`: find the verb, parse its flags, run it.
+"""``fcos-train VERB ...``: find the verb, check its flags, run it.
 
-Only the module of the chosen verb is imported, so that `--help` is quick and `doctor` works on a broken
-installation.
-A verb module has `add_parser(subparsers) -> ArgumentParser` and `run(args) -> int`.
+Only the module of the chosen verb is imported, so that ``--help`` is quick and ``doctor`` works on a broken
+installation. A verb's module has ``run(options: SomeOptions) -> int``; a group of steps (``ascend``) has ``STEPS``, a
+table like :data:`VERBS`.
 """
 
-import argparse
-import difflib
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import os
-import re
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from fcos_train import __version__
+from fcos_train.cli.generate import command
+from fcos_train.cli.help_text import group_help
+from fcos_train.cli.words import HELP_FLAGS, asks_for_help, nearest
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable_lines
 
@@ -25,45 +27,30 @@ VERBS = {
     "eval": ("fcos_train.cli.eval", "evaluate a checkpoint: the 12 COCO numbers and AP per class"),
     "demo": ("fcos_train.cli.demo", "draw the detections of a checkpoint on images or a video"),
     "ascend": ("fcos_train.cli.ascend", "offline inference on Ascend, step by step"),
-    "export": ("fcos_train.cli.export", "write a checkpoint as ONNX and prove that it answers the same"),
+    "export": ("fcos_train.cli.export", "write a checkpoint as ONNX and verify its outputs"),
     "summary": ("fcos_train.cli.summary", "print the final numbers of a run"),
-    "check-data": ("fcos_train.cli.check_data", "check a data set and say what is wrong with it"),
+    "check-data": ("fcos_train.cli.check_data", "check a data set and report its faults"),
     "make-shapes": ("fcos_train.cli.make_shapes", "generate a small data set of drawn shapes"),
     "audit": ("fcos_train.cli.audit", "count what a training step asks of an accelerator"),
-    "doctor": ("fcos_train.cli.doctor", "check the installation and say how to mend it"),
+    "doctor": ("fcos_train.cli.doctor", "check the installation and say how to repair it"),
 }
-# torchrun's predecessor passes --local_rank; the environment tells the same.
-LAUNCHED = ("train", "eval")
-FLAG = re.compile(r"--?[A-Za-z]")
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UserError instead of printing the usage and leaving; takes no abbreviated flags."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-    def flags(self) -> set[str]:
-        """All flags of this parser, `-h` and `--help` included."""
-        return set(self._option_string_actions)
+DESCRIPTION = "Train, evaluate and export dense object detectors."
+Table = Mapping[str, tuple[str, str]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 2 a fault of the user's (one `error: ...` line on stderr), 130 interrupted; a verb may return
+        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted; a verb may return
         others, and other exceptions pass through with their traceback.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     # An installed torch_npu would come with `import torch`, which then fails where CANN's set_env.sh is not sourced:
     # for --device cpu and doctor too. The choice of the device imports it and says what is wrong.
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     try:
-        return _run(arguments)
+        return _run(words)
     except UserError as error:
         print(f"error{_rank()}: {_one_message(str(error) + _flag(error))}", file=sys.stderr)
         return 2
@@ -83,84 +70,52 @@ def _one_message(text: str) -> str:
     return "\n".join([first, *(line if line[:1] in ("", " ", "\t") else f"  {line}" for line in others)])
 
 
-def _run(arguments: list[str]) -> int:
-    verbs = _available()
-    place = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), None)
-    verb = None if place is None else arguments[place]
-    if verb is not None and verb not in verbs:
-        advice = _nearest(verb, verbs) or f"choose from {', '.join(verbs)}"
-        raise UserError(f"unknown verb '{verb}'; {advice}")
-    root, parser, module = _parsers(verbs, verb)
-    if place is None:
-        normalise(arguments, root)
-    else:
-        arguments = normalise(arguments[: place + 1], root) + normalise(arguments[place + 1 :], parser)
-    try:
-        args, rest = root.parse_known_args(arguments)
-    except SystemExit as stop:  # --help and --version
-        return int(stop.code or 0)
-    if rest:
-        raise UserError(f"unexpected argument '{rest[0]}' (see {parser.prog} --help)")
-    if verb is None:
-        root.print_help(sys.stderr)
-        raise UserError("give a verb: " + ", ".join(verbs))
-    return module.run(args)
+def _run(words: list[str]) -> int:
+    return _follow(VERBS, words, (), DESCRIPTION)
 
 
-def _available() -> dict[str, tuple[str, str]]:
-    return {verb: entry for verb, entry in VERBS.items() if importlib.util.find_spec(entry[0])}
+def _follow(table: Table, words: list[str], chain: tuple[str, ...], description: str) -> int:
+    """Run the verb of a table that the first word names.
 
-
-def _parsers(verbs: dict, chosen: str | None):
-    """The root parser, and parser and module of the chosen verb (the root's and None if there is none)."""
-    root = Parser(prog="fcos-train", description="Train, evaluate and try dense object detectors.")
-    root.add_argument("--version", action="version", version=f"fcos-train {__version__}")
-    subparsers = root.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    parser, module = root, None
-    for verb, (name, text) in verbs.items():
-        if verb == chosen:
-            module = importlib.import_module(name)
-            parser = module.add_parser(subparsers)
-        else:
-            subparsers.add_parser(verb, help=text)
-    if chosen in LAUNCHED and "--local-rank" not in parser.flags():
-        parser.add_argument("--local-rank", type=int, help=argparse.SUPPRESS)
-    return root, parser, module
-
-
-def normalise(arguments: Sequence[str], parser: Parser) -> list[str]:
-    """Write flags as the parser knows them (`--batch_size` is `--batch-size`); values are not touched.
-
-    Raises:
-        UserError: unknown flags, all of them, each with the nearest known one.
+    Args:
+        chain: the words that led here.
     """
-    result: list[str] = []
-    faults: list[str] = []
-    known = parser.flags()
-    for index, argument in enumerate(arguments):
-        if argument == "--":
-            return _checked(result + list(arguments[index:]), faults)
-        flag, equals, value = argument.partition("=")
-        if not FLAG.match(flag):
-            result.append(argument)
-            continue
-        spellings = [flag, flag[:2] + flag[2:].replace("_", "-"), flag[:2] + flag[2:].replace("-", "_")]
-        match = next((spelling for spelling in spellings if spelling in known), None)
-        if match is None:
-            faults.append(f"unknown flag {flag}; {_nearest(flag, known) or f'see {parser.prog} --help'}")
-        result.append((match or flag) + equals + value)
-    return _checked(result, faults)
+    verbs = {verb: entry for verb, entry in table.items() if importlib.util.find_spec(entry[0])}
+    kind = "step" if chain else "verb"
+    name = " ".join(("fcos-train", *chain))
+    flags = {} if chain else {"--version": "show the version and exit"}
+    if words and words[0].startswith("-"):
+        _require_known(words, (*HELP_FLAGS, *flags))
+        version = f"fcos-train {__version__}"
+        print(version if words[0] in flags else group_help(name, description, dict(_lines(verbs)), flags))
+        return 0
+    if not words:
+        raise UserError(f"give a {kind}: {', '.join(verbs)} (see {name} --help)")
+    verb, *others = words
+    if verb not in verbs:
+        raise UserError(f"unknown {kind} '{verb}'; {nearest(verb, verbs) or 'choose from ' + ', '.join(verbs)}")
+    module = importlib.import_module(verbs[verb][0])
+    if hasattr(module, "STEPS"):
+        return _follow(module.STEPS, others, (*chain, verb), module.DESCRIPTION)
+    found = command(module.run, f"{name} {verb}")
+    if asks_for_help(others):
+        print(found.help())
+        return 0
+    return found.run(found.parse(others))
 
 
-def _checked(result: list[str], faults: list[str]) -> list[str]:
-    if faults:
-        raise UserError("\n       ".join(faults))
-    return result
+def _lines(verbs: Table) -> Iterator[tuple[str, str]]:
+    """Each verb with its line of help."""
+    return ((verb, text) for verb, (_, text) in verbs.items())
 
 
-def _nearest(word: str, known) -> str | None:
-    near = difflib.get_close_matches(word.replace("_", "-"), sorted(known), n=1)
-    return f"did you mean {near[0]}?" if near else None
+def _require_known(words: Sequence[str], known: Sequence[str]) -> None:
+    """Before a verb there are no flags but these."""
+    flags = list(takewhile(lambda word: word.startswith("-"), words))
+    unknown = [flag for flag in flags if flag not in known]
+    if unknown:
+        advice = [f"unknown flag {flag}; {nearest(flag, known) or 'flags come after the verb'}" for flag in unknown]
+        raise UserError("\n       ".join(advice))
 
 
 def _rank() -> str:

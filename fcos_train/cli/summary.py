@@ -2,58 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from fcos_train.config.fields import Option, Options
 from fcos_train.report.summary import Case, as_json, as_text, summarise, write_case
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable_lines
 
 FORMATS = ("text", "json", "launcher")
+_LAUNCHER = "for --format launcher: "
 
 
 @dataclass(frozen=True)
-class SummaryOptions:
-    """Options of the verb. Those after ``format`` describe the training to ``--format launcher`` alone."""
+class SummaryOptions(Options):
+    """Which run to summarise. Those after ``format`` describe the training to ``--format launcher`` alone."""
 
-    work_dir: str
-    format: str = "text"
-    case_dir: str = "."
-    network: str = "FCOS"
-    rank_size: int = 1
-    batch_size: int = 1
-    seconds: int = 0
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """The flags of the verb."""
-    parser = subparsers.add_parser(
-        "summary",
-        help="print the final numbers of a run",
-        description="Print speed, losses and accuracy of a run from the files in its work dir.",
-    )
-    add = parser.add_argument
-    add("work_dir", metavar="WORK_DIR", help="folder of a training or an evaluation")
-    add(
-        "--format",
-        choices=FORMATS,
-        default="text",
-        help="text (default), json, or launcher: the output of test/train_*.sh, with their case log and file of losses",
-    )
-    launcher = parser.add_argument_group("for --format launcher")
-    add = launcher.add_argument
-    add("--case-dir", metavar="DIR", default=".", help="where the two files go (default: the current folder)")
-    add("--network", metavar="NAME", default="FCOS", help="name of the network (default FCOS)")
-    add("--rank-size", type=int, metavar="N", default=1, help="devices per machine (default 1)")
-    add("--batch-size", type=int, metavar="N", default=1, help="images per device, if the run's config.py is absent")
-    add("--seconds", type=int, metavar="S", default=0, help="duration of the training (default 0)")
-    return parser
+    work_dir: Annotated[str, Option("folder of a training or an evaluation", positional=True)]
+    format: Annotated[
+        str,
+        Option(
+            "text, json, or launcher: print what test/train_*.sh print, and write their case log and losses",
+            metavar="FORMAT",
+            choices=FORMATS,
+        ),
+    ] = "text"
+    case_dir: Annotated[str, Option(_LAUNCHER + "folder for the two files", metavar="DIR")] = "."
+    network: Annotated[str, Option(_LAUNCHER + "name of the network", metavar="NAME")] = "FCOS"
+    rank_size: Annotated[int, Option(_LAUNCHER + "devices per machine", metavar="N", least=1)] = 1
+    batch_size: Annotated[
+        int, Option(_LAUNCHER + "images per device, if the run's config.py is absent", metavar="N", least=1)
+    ] = 1
+    seconds: Annotated[int, Option(_LAUNCHER + "duration of the training", metavar="S", least=0)] = 0
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the summary."""
-    options = SummaryOptions(**{field.name: getattr(args, field.name) for field in fields(SummaryOptions)})
+def run(options: SummaryOptions) -> int:
+    """Print speed, losses and accuracy of a run from the files in its work dir."""
     print(printable_lines(_output(options)))
     return 0
 

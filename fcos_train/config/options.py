@@ -1,27 +1,113 @@
-"""What a user can ask of a training or an evaluation, checked once, all faults reported together."""
+"""The options of a training and of an evaluation, and what several commands have in common.
+
+Each field declares its flag, help, choices and checks (see :mod:`fcos_train.config.fields`). None means that an option
+was not given, so that the config file decides.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from mmcv_overrides.errors import UserError
+from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
+from fcos_train.config.values import parse_cfg_options
 
+DEVICES = ("auto", "cpu", "cuda", "npu")
+OPT_LEVELS = ("O0", "O1", "O2", "bf16")
+HALF_TYPES = ("fp16", "bf16")
 PRETRAINED = ("require", "auto", "none")
-NOT_JSON = (".pkl", ".pickle", ".yaml", ".yml", ".npy", ".npz", ".csv")  # --out of mmdet 2.x was a pickle
 STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
+LAUNCHERS = ("none", "pytorch")
+NOT_JSON = (".pkl", ".pickle", ".yaml", ".yml", ".npy", ".npz", ".csv")  # --out of mmdet 2.x was a pickle
+MAX_SEED = 2**32 - 1  # of numpy
 Launchable = TypeVar("Launchable", "TrainOptions", "EvalOptions")
 
 
-def _absent_folders(allow_outside: tuple[str, ...]) -> list[str]:
-    return [f"--allow-outside {folder}: no such folder" for folder in allow_outside if not Path(folder).is_dir()]
+def device_fault(value: str) -> str | None:
+    """A kind of device, with or without the index of a card."""
+    name, _, index = value.lower().partition(":")
+    if name in (*DEVICES, "gpu") and (index.isdecimal() or ":" not in value):
+        return None
+    return f"choose from {', '.join(DEVICES)}, or one card as in npu:0"
 
 
-def _complain(faults: list[str]) -> None:
-    if faults:
-        raise UserError("; ".join(faults))
+def loss_scale_fault(value: str | float | dict[str, Any]) -> str | None:
+    """A positive number, or what stands for a dynamic scale; a dict holds the arguments of :class:`LossScale`."""
+    if value == "dynamic" or isinstance(value, dict):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number == -1 or 0 < number < float("inf"):
+        return None
+    return "give a positive number such as 32.0, or dynamic (-1 means dynamic too)"
+
+
+def json_name_fault(value: str) -> str | None:
+    """A file name that does not promise another format than JSON."""
+    if Path(value).suffix in NOT_JSON:
+        return "the numbers are written as JSON; give a name that ends in .json"
+    return None
+
+
+def _resume_fault(value: str) -> str | None:
+    return None if value == "auto" or Path(value).exists() else "no such file"
+
+
+def _config_or_none(words: Sequence[str]) -> str | None:
+    return None if words[-1] == "-" else words[-1]
+
+
+Config = Annotated[str, Option("a config file, its name within configs/, or mmdet::folder/name", positional=True)]
+Device = Annotated[str, Option("auto, cpu, cuda or npu, or one card as in npu:0", metavar="DEVICE", check=device_fault)]
+TrustCheckpoint = Annotated[bool, Option("allow checkpoints that execute code when they are read")]
+SafeConfig = Annotated[
+    bool,
+    Option("read the config as data: refuse a program (also the config.py beside a checkpoint) and unregistered parts"),
+]
+AllowOutside = Annotated[
+    tuple[str, ...],
+    Option(
+        "folder outside the data folder that its paths and links may lead to (may be given several times)",
+        metavar="DIR",
+        default="none",
+        check=existing_folder,
+    ),
+]
+CfgOptions = Annotated[
+    dict[str, Any],
+    Option(
+        "change any key of the config, e.g. model.backbone.depth=18",
+        metavar="K=V",
+        default="no change",
+        parse=parse_cfg_options,
+    ),
+]
+Launcher = Annotated[
+    str | None,
+    Option(
+        "pytorch: join the other ranks; none: run alone",
+        metavar="LAUNCHER",
+        default="pytorch under torchrun, else none",
+        choices=LAUNCHERS,
+    ),
+]
+LocalRank = Annotated[
+    int | None,
+    Option("accepted because older launchers pass it; the environment tells the same", metavar="N", hidden=True),
+]
+OptionalConfig = Annotated[
+    str | None,
+    Option("config to use", metavar="FILE", default="the one in the checkpoint"),
+]
+Workers = Annotated[
+    int | None,
+    Option("loader processes per rank", metavar="N", default="the config's, at most one per core", least=0),
+]
 
 
 def under_torchrun() -> bool:
@@ -37,105 +123,191 @@ def launched(options: Launchable) -> Launchable:
     return replace(options, launcher="pytorch" if under_torchrun() else "none")
 
 
+def _launcher_faults(launcher: str | None) -> list[str]:
+    if launcher == "pytorch" and "RANK" not in os.environ:
+        return ["--launcher pytorch: start with torchrun (or use test/train_full_8p.sh)"]
+    return []
+
+
 @dataclass(frozen=True)
-class TrainOptions:
-    """Options of ``fcos-train train``; the field names are the flags.
+class TrainOptions(Options):
+    """Options of ``fcos-train train``.
 
     Raises:
-        UserError: values that cannot be, all of them in one message.
+        UserError: invalid values; all are reported in one message.
     """
 
-    config: str
-    data_path: str | None = None
-    work_dir: str | None = None
-    device: str = "auto"
-    opt_level: str | None = None
-    amp_dtype: str | None = None
-    loss_scale: str | float | None = None
-    seed: int | None = None
-    deterministic: bool | None = None
-    max_iters: int | None = None
-    max_epochs: int | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    lr_base: int | None = None
-    auto_lr: bool = True
-    resume: str | None = None  # "auto": the newest readable checkpoint of the work dir
-    load_from: str | None = None
-    pretrained: str = "require"
-    step_mode: str = "auto"
-    validate: bool = True
-    check: bool = True
-    classes: tuple[str, ...] | None = None
-    launcher: str | None = None  # None: pytorch under torchrun, else none (see :func:`launched`)
-    npu_ids: int | None = None
-    trust_checkpoint: bool = False
-    safe_config: bool = False  # read the config as data
-    cfg_options: dict[str, Any] = field(default_factory=dict)
-    allow_outside: tuple[str, ...] = ()
-    overwrite: bool = False
+    config: Config
+    data_path: Annotated[
+        str | None,
+        Option(
+            "data set in COCO or VOC layout; class names come from its annotations",
+            metavar="DIR",
+            default="the config's",
+            check=existing,
+        ),
+    ] = None
+    work_dir: Annotated[
+        str | None,
+        Option(
+            "folder for logs and checkpoints",
+            metavar="DIR",
+            default="work_dirs/<config name>; with -2, -3, ... appended if that holds another run",
+        ),
+    ] = None
+    device: Device = "auto"
+    opt_level: Annotated[
+        str | None, Option("level of mixed precision", metavar="LEVEL", default="O1", choices=OPT_LEVELS)
+    ] = None
+    amp_dtype: Annotated[
+        str | None,
+        Option("half type of O1 and O2", metavar="TYPE", default="the faster one of the device", choices=HALF_TYPES),
+    ] = None
+    loss_scale: Annotated[
+        str | float | None,
+        Option("static loss scale, or dynamic (-1)", metavar="N", default="32.0", check=loss_scale_fault),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Option(
+            "seed of weights and data",
+            metavar="N",
+            default="drawn, and printed",
+            least=0,
+            most=MAX_SEED,
+        ),
+    ] = None
+    deterministic: Annotated[bool | None, Option("deterministic kernels on an accelerator; slower")] = None
+    max_iters: Annotated[
+        int | None, Option("iterations in all", metavar="N", default="as many as the epochs have", least=1)
+    ] = None
+    max_epochs: Annotated[
+        int | None, Option("epochs; the schedule is stretched to fit", metavar="N", default="the config's", least=1)
+    ] = None
+    batch_size: Annotated[
+        int | None, Option("images per device and step", metavar="N", default="the config's", least=1)
+    ] = None
+    workers: Workers = None
+    lr_base: Annotated[
+        int | None,
+        Option(
+            "global batch size that the config's learning rate is meant for",
+            metavar="N",
+            default="the config's auto_scale_lr",
+            least=1,
+        ),
+    ] = None
+    auto_lr: Annotated[bool, Option("do not scale the learning rate with the batch size")] = True
+    resume: Annotated[
+        str | None,
+        Option(
+            "continue from this checkpoint; without a value, from the newest readable one of the work dir",
+            metavar="CKPT",
+            default="start anew",
+            bare="auto",
+            check=_resume_fault,
+        ),
+    ] = None
+    load_from: Annotated[
+        str | None,
+        Option("start from these weights", metavar="CKPT", default="the config's load_from", check=existing),
+    ] = None
+    pretrained: Annotated[
+        str,
+        Option(
+            "backbone weights: require them (an error if they are absent), auto: use them if present, none: random",
+            metavar="MODE",
+            choices=PRETRAINED,
+        ),
+    ] = "require"
+    step_mode: Annotated[
+        str,
+        Option(
+            "how a step runs: eager, compile (torch.compile) and graph (one CUDA graph per step) have fixed shapes; "
+            "mmdet is mmdet's own step; auto is eager where the model has fixed shapes",
+            metavar="MODE",
+            choices=STEP_MODES,
+        ),
+    ] = "auto"
+    validate: Annotated[bool, Option("no evaluation during training")] = True
+    check: Annotated[bool, Option("do not print the data report")] = True
+    classes: Annotated[
+        tuple[str, ...] | None, Option("train on these classes only", metavar="NAME", default="all classes")
+    ] = None
+    launcher: Launcher = None
+    npu_ids: Annotated[int | None, Option("first card to use", metavar="N", default="0", least=0)] = None
+    trust_checkpoint: TrustCheckpoint = False
+    safe_config: SafeConfig = False
+    cfg_options: CfgOptions = field(default_factory=dict)
+    allow_outside: AllowOutside = ()
+    overwrite: Annotated[
+        bool, Option("replace the run in the work dir: its checkpoints, logs and curves are removed")
+    ] = False
+    local_rank: LocalRank = None
 
-    def __post_init__(self):
-        faults = [
-            f"--{name.replace('_', '-')} {value}: must be {'0 or more' if name == 'workers' else 'at least 1'}"
-            for name in ("max_iters", "max_epochs", "batch_size", "workers", "lr_base")
-            if (value := getattr(self, name)) is not None and value < (0 if name == "workers" else 1)
-        ]
-        if self.pretrained not in PRETRAINED:
-            faults.append(f"--pretrained {self.pretrained}: choose one of {', '.join(PRETRAINED)}")
-        if self.step_mode not in STEP_MODES:
-            faults.append(f"--step-mode {self.step_mode}: choose one of {', '.join(STEP_MODES)}")
+    def conflicts(self) -> list[str]:
+        """Options that contradict each other."""
+        faults = _launcher_faults(self.launcher)
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:
             faults.append(
                 "--resume continues a run and --load-from starts a new one from its weights: give one of them"
             )
-        faults += _absent_folders(self.allow_outside)
-        for flag, value in (("--data-path", self.data_path), ("--load-from", self.load_from)):
-            if value and "://" not in value and not Path(value).exists():
-                faults.append(f"{flag} {value}: no such file or folder")
-        if self.resume not in (None, "auto") and not Path(self.resume).exists():
-            faults.append(f"--resume {self.resume}: no such file")
-        if self.launcher == "pytorch" and "RANK" not in os.environ:
-            faults.append("--launcher pytorch: start with torchrun (or use test/train_full_8p.sh)")
-        _complain(faults)
+        if self.opt_level == "bf16" and self.amp_dtype == "fp16":
+            faults.append("--opt-level bf16 contradicts --amp-dtype fp16; use O1 with fp16")
+        return faults
 
 
 @dataclass(frozen=True)
-class EvalOptions:
-    """Options of ``fcos-train eval``; the field names are the flags.
+class EvalOptions(Options):
+    """Options of ``fcos-train eval``.
 
     Raises:
-        UserError: values that cannot be, all of them in one message.
+        UserError: invalid values; all are reported in one message.
     """
 
-    config: str | None
-    checkpoint: str
-    data_path: str | None = None
-    work_dir: str | None = None
-    device: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    out: str | None = None
-    show_dir: str | None = None
-    show_score_thr: float = 0.3
-    classes: tuple[str, ...] | None = None
-    launcher: str | None = None  # None: pytorch under torchrun, else none (see :func:`launched`)
-    trust_checkpoint: bool = False
-    safe_config: bool = False
-    cfg_options: dict[str, Any] = field(default_factory=dict)
-    allow_outside: tuple[str, ...] = ()
+    config: Annotated[
+        str | None,
+        Option(
+            "the config it was trained with; - is the config.py beside the checkpoint",
+            positional=True,
+            parse=_config_or_none,
+        ),
+    ]
+    checkpoint: Annotated[str, Option("the weights", positional=True, check=existing_file)]
+    data_path: Annotated[
+        str | None, Option("data set in COCO or VOC layout", metavar="DIR", default="the config's", check=existing)
+    ] = None
+    work_dir: Annotated[
+        str | None, Option("folder for the results", metavar="DIR", default="eval/ beside the checkpoint")
+    ] = None
+    device: Device = "auto"
+    batch_size: Annotated[int | None, Option("images per device", metavar="N", default="the config's", least=1)] = None
+    workers: Workers = None
+    out: Annotated[
+        str | None,
+        Option("also write the numbers as JSON", metavar="FILE", default="not written", check=json_name_fault),
+    ] = None
+    show_dir: Annotated[
+        str | None, Option("draw the detections of every image", metavar="DIR", default="not drawn")
+    ] = None
+    show_score_thr: Annotated[float, Option("smallest score that is drawn", metavar="S", least=0, most=1)] = 0.3
+    classes: Annotated[
+        tuple[str, ...] | None,
+        Option("the classes it was trained on, if only some of the data set's", metavar="NAME", default="all classes"),
+    ] = None
+    launcher: Launcher = None
+    trust_checkpoint: TrustCheckpoint = False
+    safe_config: SafeConfig = False
+    cfg_options: CfgOptions = field(default_factory=dict)
+    allow_outside: AllowOutside = ()
+    metrics: Annotated[
+        tuple[str, ...],
+        Option("accepted for old scripts; boxes are evaluated", metavar="METRIC", flags=("--eval",), choices=("bbox",)),
+    ] = ("bbox",)
+    local_rank: LocalRank = None
 
-    def __post_init__(self):
-        faults = []
-        if not Path(self.checkpoint).is_file():
-            faults.append(f"checkpoint {self.checkpoint}: no such file")
-        if self.data_path and not Path(self.data_path).exists():
-            faults.append(f"--data-path {self.data_path}: no such folder")
-        faults += _absent_folders(self.allow_outside)
-        if self.batch_size is not None and self.batch_size < 1:
-            faults.append(f"--batch-size {self.batch_size}: must be at least 1")
-        if self.out and Path(self.out).suffix in NOT_JSON:
-            faults.append(f"--out {self.out}: the numbers are written as JSON; give a name that ends in .json")
-        _complain(faults)
+    def conflicts(self) -> list[str]:
+        """A launcher that did not launch this process."""
+        return _launcher_faults(self.launcher)

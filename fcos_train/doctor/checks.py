@@ -1,4 +1,6 @@
-"""The checks of `fcos-train doctor`. Each returns Check records; what is broken is reported, not raised."""
+"""The checks of ``fcos-train doctor``. Each returns Check records; what is broken is reported, not raised."""
+
+from __future__ import annotations
 
 import importlib
 import importlib.util
@@ -7,16 +9,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 from fcos_train.doctor.opencv import opencv_distributions, opencv_fault, opencv_wanted
+from fcos_train.doctor.versions import base, needed, python_needed, tested
 
-# The versions this trainer is tested with: distribution -> version.
-TESTED = {
-    "torch": "2.13.0",
-    "onedl-mmengine": "0.10.12",
-    "onedl-mmcv": "2.3.6",
-    "onedl-mmdetection": "3.5.1",
-}
 # import name -> (the maintained fork, upstream's distributions that install the same files)
 MM_PACKAGES = {
     "mmengine": ("onedl-mmengine", ("mmengine", "mmengine-lite")),
@@ -25,13 +22,11 @@ MM_PACKAGES = {
 }
 # In the folder of this repository.
 REINSTALL = "pip install --force-reinstall --no-deps ."
-PYTHONS = ((3, 11), (3, 12), (3, 13))
-OLDEST_TORCH = (2, 4)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: status `ok`, `note` (worth knowing) or `problem`; `fix` is the command that mends it."""
+    """One finding: status `ok`, `note` (worth knowing) or `problem`; `fix` is the command that repairs it."""
 
     name: str
     status: str
@@ -64,31 +59,34 @@ def _guarded(name: str, part: Callable[[], list[Check]]) -> list[Check]:
 
 
 def check_python() -> list[Check]:
+    """The interpreter is one of the supported versions."""
     version = platform.python_version()
     here = f"{version}, {platform.system()} {platform.machine()}, {sys.executable}"
-    if sys.version_info[:2] in PYTHONS:
+    if python_needed().contains(version, prereleases=True):
         return [Check("python", "ok", here)]
-    return [Check("python", "problem", f"{here}; 3.11 to 3.13 are supported", "python3.11 -m venv .venv")]
+    return [Check("python", "problem", f"{here}; Python {python_needed()} is needed", "python3.11 -m venv .venv")]
 
 
 def check_torch() -> list[Check]:
+    """torch is installed, imports, and has a supported version."""
     version = _version("torch")
     if version is None:
-        return [Check("torch", "problem", "not installed", _pip(f"torch=={TESTED['torch']}"))]
+        return [Check("torch", "problem", "not installed", _pip(f"torch=={tested('torch')}"))]
     torch, fault = _import("torch")
     if fault:
-        mend = _reinstall(f"torch=={_base(version)}")
-        return [Check("torch", "problem", f"{version}, import fails: {fault}", mend)]
+        fix = _reinstall(f"torch=={base(version)}")
+        return [Check("torch", "problem", f"{version}, import fails: {fault}", fix)]
     cuda, hip = getattr(torch.version, "cuda", None), getattr(torch.version, "hip", None)
     build = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPU"
     detail = f"{torch.__version__} ({build} build)"
-    if _numbers(version) < OLDEST_TORCH:
-        mend = _pip(f"torch=={TESTED['torch']}")
-        return [Check("torch", "problem", f"{detail}; 2.4 or newer is needed", mend)]
+    if not needed("torch").contains(base(version), prereleases=True):
+        fix = _pip(f"torch=={tested('torch')}")
+        return [Check("torch", "problem", f"{detail}; torch {needed('torch')} is needed", fix)]
     return [_against_tested("torch", detail, "torch", version)]
 
 
 def check_mm_packages() -> list[Check]:
+    """mmengine, mmcv and mmdet: the maintained forks, once each, in the tested versions."""
     checks = []
     for name, (fork, upstream) in MM_PACKAGES.items():
         installed = {d: v for d in (fork, *upstream) if (v := _version(d)) is not None}
@@ -97,33 +95,34 @@ def check_mm_packages() -> list[Check]:
 
 
 def _mm_package(name: str, fork: str, installed: dict[str, str]) -> Check:
-    wanted = f"{fork}=={TESTED[fork]}"
+    wanted = f"{fork}=={tested(fork)}"
     who = ", ".join(f"{distribution} {version}" for distribution, version in installed.items())
     if not installed:
         return Check(name, "problem", "not installed", _pip(wanted))
     if len(installed) > 1:
-        mend = f"pip uninstall -y {' '.join(installed)} && {_pip(wanted, '--no-deps')}"
-        return Check(name, "problem", f"{who} were installed over each other", mend)
+        fix = f"pip uninstall -y {' '.join(installed)} && {_pip(wanted, '--no-deps')}"
+        return Check(name, "problem", f"{who} were installed over each other", fix)
     if name == "mmengine" or not opencv_fault():
         # mmcv and mmdet import OpenCV: its fault is reported under its own name.
         fault = _import_of(name)
         if fault:
             return Check(name, "problem", f"{who}, import fails: {fault}", _reinstall(wanted))
     if fork not in installed:
-        mend = f"pip uninstall -y {' '.join(installed)} && {_pip(wanted)}"
+        fix = f"pip uninstall -y {' '.join(installed)} && {_pip(wanted)}"
         detail = f"{who}: upstream, without a release since 2024; tested with {wanted}"
-        return Check(name, "note", detail, mend)
+        return Check(name, "note", detail, fix)
     return _against_tested(name, who, fork, installed[fork])
 
 
 def check_opencv() -> list[Check]:
+    """``import cv2`` works, and one distribution provides it."""
     installed = opencv_distributions()
     who = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed by pip"
     fault = opencv_fault()
     if fault:
-        cause = "; it is the build with windows, which needs libGL" if "libGL" in fault else ""
-        mend = "fcos-train doctor --fix" if installed else _pip("==".join(opencv_wanted({})), "--no-deps")
-        return [Check("opencv", "problem", f"{who}: import cv2 fails: {fault}{cause}", mend)]
+        cause = "; it is the GUI build, which needs libGL" if "libGL" in fault else ""
+        fix = "fcos-train doctor --fix" if installed else _pip("==".join(opencv_wanted({})), "--no-deps")
+        return [Check("opencv", "problem", f"{who}: import cv2 fails: {fault}{cause}", fix)]
     if len(installed) > 1:
         detail = f"{who}: installed over each other; works here, but {next(iter(installed))} needs libGL"
         return [Check("opencv", "note", detail, "fcos-train doctor --fix")]
@@ -133,8 +132,8 @@ def check_opencv() -> list[Check]:
 def check_operators() -> list[Check]:
     """Whether `mmcv._ext` is compiled or this project's portable one."""
     if _version_of_any("mmcv") is None:
-        mend = _pip(f"onedl-mmcv=={TESTED['onedl-mmcv']}")
-        return [Check("operators", "problem", "mmcv is not installed", mend)]
+        fix = _pip(f"onedl-mmcv=={tested('onedl-mmcv')}")
+        return [Check("operators", "problem", "mmcv is not installed", fix)]
     if opencv_fault():
         return [Check("operators", "note", "not checked: mmcv imports OpenCV, which is broken")]
     module, fault = _import("mmcv_overrides.ops")
@@ -142,18 +141,19 @@ def check_operators() -> list[Check]:
         return [Check("operators", "problem", f"mmcv_overrides.ops: {fault}", REINSTALL)]
     line = module.install().removeprefix("mmcv operators: ")
     broken = "do not load" in line
-    mend = f"pip install --force-reinstall --no-deps onedl-mmcv=={TESTED['onedl-mmcv']}" if broken else ""
-    return [Check("operators", "note" if broken else "ok", f"mmcv._ext: {line}", mend)]
+    fix = f"pip install --force-reinstall --no-deps onedl-mmcv=={tested('onedl-mmcv')}" if broken else ""
+    return [Check("operators", "note" if broken else "ok", f"mmcv._ext: {line}", fix)]
 
 
 def check_accelerators() -> list[Check]:
+    """What CUDA and torch_npu find."""
     torch, fault = _import("torch")
     if fault:
         return [Check("accelerators", "note", "not checked: torch is missing or broken")]
     return [_cuda(torch), _npu(torch)]
 
 
-def _cuda(torch) -> Check:
+def _cuda(torch: Any) -> Check:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         return Check("cuda", "ok", names)
@@ -163,7 +163,7 @@ def _cuda(torch) -> Check:
     return Check("cuda", "note", detail)
 
 
-def _npu(torch) -> Check:
+def _npu(torch: Any) -> Check:
     if importlib.util.find_spec("torch_npu") is None:
         return Check("npu", "ok", "no: torch_npu is not installed")
     version = _version("torch-npu") or "of unknown version"
@@ -171,20 +171,21 @@ def _npu(torch) -> Check:
     if fault is None and torch.npu.is_available():
         return Check("npu", "ok", f"torch_npu {version}, {torch.npu.device_count()} devices")
     if fault is None:
-        mend = "source /usr/local/Ascend/ascend-toolkit/set_env.sh && npu-smi info"
-        return Check("npu", "note", f"torch_npu {version} finds no device", mend)
+        fix = "source /usr/local/Ascend/ascend-toolkit/set_env.sh && npu-smi info"
+        return Check("npu", "note", f"torch_npu {version} finds no device", fix)
     detail = f"torch_npu {version} is installed, import fails: {fault}"
-    return Check("npu", "problem", detail, _mend_npu(fault))
+    return Check("npu", "problem", detail, _fix_npu(fault))
 
 
-def _mend_npu(fault: str) -> str:
+def _fix_npu(fault: str) -> str:
     """A missing shared library: CANN's environment is not set; anything else: the versions do not pair."""
     if ".so" in fault:
         return "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
-    return _reinstall(f"torch-npu=={_base(_version('torch') or TESTED['torch'])}")
+    return _reinstall(f"torch-npu=={base(_version('torch') or tested('torch'))}")
 
 
 def check_device() -> list[Check]:
+    """The device that ``--device auto`` chooses."""
     module, fault = _import("mmcv_overrides.device")
     if fault:
         return [Check("device", "note", f"not chosen: {fault}")]
@@ -199,10 +200,10 @@ def check_device() -> list[Check]:
 
 
 def _against_tested(name: str, detail: str, distribution: str, version: str) -> Check:
-    tested = TESTED[distribution]
-    if _base(version) == tested:
+    wanted = tested(distribution)
+    if base(version) == wanted:
         return Check(name, "ok", f"{detail}, as tested")
-    return Check(name, "note", f"{detail}; tested with {tested}", _pip(f"{distribution}=={tested}"))
+    return Check(name, "note", f"{detail}; tested with {wanted}", _pip(f"{distribution}=={wanted}"))
 
 
 def _version(distribution: str) -> str | None:
@@ -217,7 +218,7 @@ def _version_of_any(name: str) -> str | None:
     return next((v for d in (fork, *upstream) if (v := _version(d)) is not None), None)
 
 
-def _import(name: str):
+def _import(name: str) -> tuple[Any, str | None]:
     """(module, None) or (None, what went wrong)."""
     try:
         return importlib.import_module(name), None
@@ -237,15 +238,6 @@ def _import_of(name: str) -> str | None:
 def _text(error: BaseException) -> str:
     first = (str(error).strip().splitlines() or ["no message"])[0]
     return f"{type(error).__name__}: {first}"
-
-
-def _base(version: str) -> str:
-    """Without the build: 2.13.0+cpu -> 2.13.0."""
-    return version.split("+")[0]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in _base(version).split(".")[:2] if part.isdigit())
 
 
 def _pip(requirement: str, *flags: str) -> str:

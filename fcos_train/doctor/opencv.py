@@ -1,9 +1,11 @@
 """One OpenCV, the one that needs no libGL.
 
-The mm packages depend on `opencv-python` and on `opencv-python-headless`, and both install the same folder
-`cv2`. Whichever came last wins; `opencv-python` needs libGL, which servers lack, and removing one of the two
-leaves a broken half of the other. So both go, and the headless one comes back.
+The mm packages depend on ``opencv-python`` and on ``opencv-python-headless``, and both install the same folder ``cv2``.
+The one that was installed last wins; ``opencv-python`` needs libGL, which servers lack, and removing one of the two
+leaves a broken half of the other. So both are removed, and the headless one is installed again.
 """
+
+from __future__ import annotations
 
 import functools
 import subprocess
@@ -13,13 +15,14 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from fcos_train.doctor.versions import tested
+
 HEADLESS = "opencv-python-headless"
-# Each build with windows (which needs libGL) and its twin without.
+# Each GUI build (which needs libGL) and its headless twin.
 TWINS = {"opencv-contrib-python": "opencv-contrib-python-headless", "opencv-python": HEADLESS}
-TESTED_OPENCV = "4.12.0.88"
 PROBE = "import cv2, numpy; cv2.resize(numpy.zeros((4, 4, 3), numpy.uint8), (2, 2)); print(cv2.__version__)"
 
-Run = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
+Run = Callable[[list[str]], subprocess.CompletedProcess[str]]
 
 
 def opencv_distributions() -> dict[str, str]:
@@ -44,11 +47,11 @@ def opencv_fault() -> str | None:
 
 
 def opencv_wanted(installed: dict[str, str]) -> tuple[str, str]:
-    """The one distribution to keep, and its version: no windows; contrib modules if they were there."""
-    for windows, headless in TWINS.items():
-        if windows in installed or headless in installed:
-            return headless, installed.get(headless) or installed[windows]
-    return HEADLESS, TESTED_OPENCV
+    """The one distribution to keep, and its version: headless; with the contrib modules if they were there."""
+    for gui, headless in TWINS.items():
+        if gui in installed or headless in installed:
+            return headless, installed.get(headless) or installed[gui]
+    return HEADLESS, tested(HEADLESS)
 
 
 def fix_opencv(log: Callable[[str], None] = print, run: Run | None = None) -> bool:
@@ -57,17 +60,17 @@ def fix_opencv(log: Callable[[str], None] = print, run: Run | None = None) -> bo
     The wheel is fetched before anything is removed, so a machine without a network keeps what it has.
 
     Args:
-        log: takes one line of progress at a time.
+        log: called with one line of progress at a time.
         run: runs a command; given by tests.
 
     Returns:
-        True if OpenCV is right now, also when nothing had to be done.
+        True if OpenCV works afterwards, also when nothing had to be done.
     """
     run = run or _run
     installed = opencv_distributions()
     name, version = opencv_wanted(installed)
     if list(installed) == [name] and opencv_fault() is None:
-        log(f"opencv: {name} {version} is right, nothing to do")
+        log(f"opencv: {name} {version} is installed alone and works, nothing to do")
         return True
     with tempfile.TemporaryDirectory() as folder:
         wheel = _fetch(f"{name}=={version}", Path(folder), log, run)
@@ -76,14 +79,14 @@ def fix_opencv(log: Callable[[str], None] = print, run: Run | None = None) -> bo
         if installed and not _pip(["uninstall", "-y", *installed], log, run):
             return False
         if not _pip(["install", "--no-deps", "--force-reinstall", str(wheel)], log, run):
-            log(f"opencv: removed, but not put back; run: pip install --no-deps {name}=={version}")
+            log(f"opencv: removed, but not installed again; run: pip install --no-deps {name}=={version}")
             return False
     opencv_fault.cache_clear()
     fault = opencv_fault()
     outcome = f"import cv2 still fails: {fault}" if fault else "import cv2 works"
     log(f"opencv: {name} {version}, {outcome}")
     if "opencv-python" in installed:
-        log("opencv: `pip check` will say that opencv-python is missing; that is fine, cv2 is there")
+        log("opencv: `pip check` will say that opencv-python is missing; cv2 is installed all the same")
     return fault is None
 
 
@@ -102,5 +105,5 @@ def _pip(arguments: list[str], log: Callable[[str], None], run: Run) -> bool:
     return result.returncode == 0
 
 
-def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)

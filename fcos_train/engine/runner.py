@@ -17,6 +17,7 @@ import mmcv_overrides
 from fcos_train.config.keys.check import check_keys
 from fcos_train.engine.fixed_step import FixedStepHook
 from mmcv_overrides import device, precision
+from mmcv_overrides.optimizer import StepOptimWrapper
 from mmcv_overrides.printable import printable_lines
 
 MAX_CONSOLE_LINES = 3
@@ -97,21 +98,24 @@ class DetectionRunner(Runner):
         The weights stay fp32 here: at O2 the optimizer wrapper casts them once initial or loaded weights are in place.
         """
         if any(h.get("channels_last") for h in self.cfg.get("custom_hooks") or []):
-            model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         precision.keep_losses_fp32(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
-    def build_step(self) -> None:
+    def build_step(self) -> StepOptimWrapper:
         """Everything that :meth:`train` does before its first step, without data, checkpoints and logs.
 
-        Afterwards ``model.train_step(batch, optim_wrapper)`` is the step of a training with this config.
+        Returns:
+            the wrapper: ``model.train_step(batch, wrapper)`` is the step of a training with this config.
         """
-        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        wrapper: StepOptimWrapper = self.build_optim_wrapper(self.cfg.optim_wrapper)
+        self.optim_wrapper = wrapper
         self._init_model_weights()
-        self.optim_wrapper.lower(self.model)
+        wrapper.lower(self.model)
         for hook in self.hooks:
             if isinstance(hook, FixedStepHook):
                 hook.before_train(self)
+        return wrapper
 
 
 def build_runner(cfg: Config, name: str) -> DetectionRunner:

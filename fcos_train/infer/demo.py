@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,38 +16,15 @@ from mmengine.config import Config
 from fcos_train.infer.detector import Detections, Detector
 from fcos_train.infer.draw import draw, zoom_for
 from fcos_train.infer.images import write_image
+from fcos_train.infer.options import DemoOptions
 from fcos_train.infer.sources import Frame, Pictures, Video, open_source
 from fcos_train.infer.validation_images import validation_images
-from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
 WINDOW = "FCOS-Train"
 FRAMES_PER_LINE = 50  # a video prints one line per this number of frames
 TOP = 3
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """What the command line gives; see ``fcos-train demo --help``.
-
-    Raises:
-        UserError: the score threshold is not between 0 and 1.
-    """
-
-    checkpoint: str
-    img: str | None = None
-    config: str | None = None
-    device: str = "auto"
-    score_thr: float = 0.3
-    show_dir: str = "."
-    show: bool = False
-    trust_checkpoint: bool = False
-    safe_config: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.score_thr <= 1:
-            raise UserError(f"--score-thr {self.score_thr}: a score lies between 0 and 1")
 
 
 def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]:

@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Runs a model and leaves the files of ais_infer. The same as ``fcos-train ascend infer --layout ais``; all flags: --help."""
+"""Runs a model and leaves the files of ais_infer.
 
-import sys
-from pathlib import Path
+The same as ``fcos-train ascend infer --layout ais``; all flags: --help.
+"""
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from fcos_train.cli.main import main  # noqa: E402
+from _step import run
 
 if __name__ == "__main__":
-    sys.exit(main(["ascend", "infer", "--layout", "ais", *sys.argv[1:]]))
+    run("infer", "--layout", "ais")

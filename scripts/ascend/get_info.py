@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Lists .bin files or images with their sizes. The same as ``fcos-train ascend info``; all flags: --help."""
+"""Lists .bin files or images with their sizes.
 
-import sys
-from pathlib import Path
+The same as ``fcos-train ascend info``; all flags: --help.
+"""
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from fcos_train.cli.main import main  # noqa: E402
+from _step import run
 
 if __name__ == "__main__":
-    sys.exit(main(["ascend", "info", *sys.argv[1:]]))
+    run("info")

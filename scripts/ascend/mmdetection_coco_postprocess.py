@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Cascade R-CNN: results of the runner to text files. The same as ``fcos-train ascend postprocess --model cascade``; all flags: --help."""
+"""Cascade R-CNN: results of the runner to text files.
 
-import sys
-from pathlib import Path
+The same as ``fcos-train ascend postprocess --model cascade``; all flags: --help.
+"""
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from fcos_train.cli.main import main  # noqa: E402
+from _step import run
 
 if __name__ == "__main__":
-    sys.exit(main(["ascend", "postprocess", "--model", "cascade", *sys.argv[1:]]))
+    run("postprocess", "--model", "cascade")

@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Text files of detections to a COCO result file. The same as ``fcos-train ascend txt-to-json``; all flags: --help."""
+"""Text files of detections to a COCO result file.
 
-import sys
-from pathlib import Path
+The same as ``fcos-train ascend txt-to-json``; all flags: --help.
+"""
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from fcos_train.cli.main import main  # noqa: E402
+from _step import run
 
 if __name__ == "__main__":
-    sys.exit(main(["ascend", "txt-to-json", *sys.argv[1:]]))
+    run("txt-to-json")

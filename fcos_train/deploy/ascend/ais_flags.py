@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from fcos_train.config.fields import Option, declared, truth
 from mmcv_overrides.errors import UserError
 
 # Flags that need a card, and what to do without one.
@@ -23,24 +25,65 @@ NO_EFFECT = {
     "--run_mode": "without a card files are read, run and written one batch after the other",
     "--display_all_summary": "the summary has all its lines anyway",
 }
+SHAPE = "NAME:N,3,H,W"
+
+
+def _card_flag(flag: str, metavar: str = "") -> Option:
+    """An option that is handed to ais_bench; one without a metavar is a switch."""
+    text = "handed to ais_bench; noted or refused where there is no card"
+    if metavar:
+        return Option(text, metavar=metavar, default="not given", flags=(flag,))
+    return Option(text, metavar="BOOL", flags=(flag,), bare="true", parse=truth)
 
 
 @dataclass(frozen=True)
 class AisFlags:
-    """The flags as they were given; None, 0 or False is not given.
+    """The flags as they were given; None, 0 or False is not given."""
 
-    Attributes:
-        dym_batch: batch of a model that takes any.
-        dym_hw: "H,W" of a model that takes any size.
-        dym_dims, dym_shape: "input:1,3,H,W" for all sides together.
-        others: of :data:`CARD_ONLY` and :data:`NO_EFFECT`, by name.
-    """
+    dym_batch: Annotated[
+        int,
+        Option(
+            "batch size, for a model with a dynamic one",
+            metavar="N",
+            default="not given",
+            flags=("--dymBatch",),
+            least=0,
+        ),
+    ] = 0
+    dym_hw: Annotated[
+        str | None,
+        Option("input size, for a model with a dynamic one", metavar="H,W", default="not given", flags=("--dymHW",)),
+    ] = None
+    dym_dims: Annotated[
+        str | None,
+        Option("input shape, for a model with a dynamic one", metavar=SHAPE, default="not given", flags=("--dymDims",)),
+    ] = None
+    dym_shape: Annotated[
+        str | None,
+        Option(
+            "input shape, for a model with a dynamic one", metavar=SHAPE, default="not given", flags=("--dymShape",)
+        ),
+    ] = None
+    profiler: Annotated[bool, _card_flag("--profiler")] = False
+    dump: Annotated[bool, _card_flag("--dump")] = False
+    acl_json_path: Annotated[str | None, _card_flag("--acl_json_path", "FILE")] = None
+    dym_shape_range: Annotated[str | None, _card_flag("--dymShape_range", "NAME:RANGES")] = None
+    auto_set_dymshape_mode: Annotated[bool, _card_flag("--auto_set_dymshape_mode")] = False
+    auto_set_dymdims_mode: Annotated[bool, _card_flag("--auto_set_dymdims_mode")] = False
+    output_size: Annotated[str | None, _card_flag("--outputSize", "BYTES")] = None
+    infer_queue_count: Annotated[str | None, _card_flag("--infer_queue_count", "N")] = None
+    run_mode: Annotated[str | None, _card_flag("--run_mode", "MODE")] = None
+    display_all_summary: Annotated[bool, _card_flag("--display_all_summary")] = False
 
-    dym_batch: int = 0
-    dym_hw: str | None = None
-    dym_dims: str | None = None
-    dym_shape: str | None = None
-    others: tuple[tuple[str, str], ...] = ()
+    @property
+    def others(self) -> list[tuple[str, str]]:
+        """Those of :data:`CARD_ONLY` and :data:`NO_EFFECT` that are given, with their values; 1 is true."""
+        values = [(one.flags[0], getattr(self, one.name)) for one in declared(AisFlags)]
+        return [
+            (flag, str(int(value) if value is True else value))
+            for flag, value in values
+            if value and flag in {*CARD_ONLY, *NO_EFFECT}
+        ]
 
     def words(self) -> list[str]:
         """The flags as words of a command line of ais_bench."""

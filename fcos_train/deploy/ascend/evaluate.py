@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcos_train.data.images import read_image
 from fcos_train.deploy.ascend.infer import inputs_of, run_files
 from fcos_train.deploy.ascend.info import bin_info, read_info, write_rows
+from fcos_train.deploy.ascend.options import EvaluateOptions, InferOptions
 from fcos_train.deploy.ascend.perf import write_benchmark
 from fcos_train.deploy.ascend.postprocess import postprocess
 from fcos_train.deploy.ascend.preprocess import preprocess
-from fcos_train.deploy.ascend.runs import InferOptions, ais_bench, infer
+from fcos_train.deploy.ascend.runs import ais_bench, infer
 from fcos_train.deploy.ascend.txt_to_json import txt_to_json
 from fcos_train.deploy.parts.accuracy import HALF_TOLERANCE, TOLERANCE, Comparison
 from fcos_train.deploy.parts.classes import read_truth
@@ -30,61 +30,6 @@ from mmcv_overrides.regular_files import read_json
 
 if TYPE_CHECKING:
     from fcos_train.infer.detector import Detector
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Options of `fcos-train ascend evaluate`.
-
-    Attributes:
-        checkpoint, config: as for `fcos-train eval`.
-        data_path: a data set in COCO or VOC layout; its validation images count.
-        model: an .onnx, or an .om where ais_bench is; None exports the checkpoint with `end` and `shape`.
-        work_dir: where every file of the road stays.
-        description: the exporter's JSON when it does not lie beside the model.
-        limit: only the first images.
-        allow_outside: folders that paths of the data set may lead to, beside its own.
-        tolerance: largest difference of the mAPs; None takes 0.001, for graphs in half precision 0.003.
-
-    Raises:
-        UserError: values that cannot be, all of them in one message.
-    """
-
-    checkpoint: str
-    data_path: str
-    model: str | None = None
-    config: str | None = None
-    work_dir: str = "work_dirs/ascend"
-    end: str = "nms"
-    shape: tuple[int, int] | None = None
-    description: str | None = None
-    device: str = "auto"
-    device_id: int = 0
-    limit: int | None = None
-    tolerance: float | None = None
-    trust_checkpoint: bool = False
-    safe_config: bool = False
-    allow_outside: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        faults = [
-            f"{flag} {value}: no such file or folder"
-            for flag, value in (
-                ("--model", self.model),
-                ("--checkpoint", self.checkpoint),
-                ("--data-path", self.data_path),
-            )
-            if value and not Path(value).exists()
-        ]
-        faults += [f"--allow-outside {f}: no such folder" for f in self.allow_outside if not Path(f).is_dir()]
-        if self.limit is not None and self.limit < 1:
-            faults.append(f"--limit {self.limit}: must be at least 1")
-        if self.tolerance is not None and self.tolerance < 0:
-            faults.append(f"--tolerance {self.tolerance}: must not be negative")
-        if self.model and self.shape:
-            faults.append("--shape is for exporting; the model given with --model has its own")
-        if faults:
-            raise UserError("; ".join(faults))
 
 
 def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Comparison:

@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from fcos_train.deploy.ascend.info import read_info
+from fcos_train.deploy.ascend.options import Calls
 from fcos_train.deploy.parts.files import listed, progress, some, unique_stems
 from fcos_train.deploy.parts.session import Session
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
-
-FORMATS = ("BIN", "TXT", "NPY")
 
 
 @dataclass
@@ -35,23 +34,6 @@ class Clocks:
     computing: list[float] = field(default_factory=list)
     writing: list[float] = field(default_factory=list)
     samples: int = 0
-
-
-@dataclass(frozen=True)
-class Calls:
-    """How the model is called.
-
-    Attributes:
-        loop: calls per batch; the results are those of the last call.
-        warmup: calls before, which are not timed.
-        data: "zero" or "random": content of the inputs if there are no files.
-        output_axis: batch axis of the outputs.
-    """
-
-    loop: int = 1
-    warmup: int = 0
-    data: str = "zero"
-    output_axis: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,46 +6,14 @@ import json
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fcos_train.deploy.ascend.aipp import aipp_text
+from fcos_train.deploy.ascend.options import OmOptions
 from fcos_train.deploy.parts.input_rule import InputRule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
-
-
-@dataclass(frozen=True)
-class OmOptions:
-    """What the converter is told.
-
-    Attributes:
-        model: the ONNX file.
-        output: the `.om` to write, with or without the suffix; default beside the model.
-        soc_version: the chip, as `npu-smi info` names it with `Ascend` before it.
-        batch, height, width: the fixed input; None takes the model's.
-        out_nodes: `name;name` or `node:0;node:0`; None takes the outputs of the model.
-        aipp: AIPP file; the empty text writes one for `rule` beside the output.
-        aoe: tune with aoe instead of only converting with atc.
-        extra: further words for the command.
-    """
-
-    model: Path
-    output: Path | None = None
-    soc_version: str = "Ascend310"
-    batch: int | None = None
-    height: int | None = None
-    width: int | None = None
-    out_nodes: str | None = None
-    aipp: str | None = None
-    aoe: bool = False
-    extra: Sequence[str] = ()
-
-    @property
-    def target(self) -> Path:
-        """The output without its suffix, which the converter appends itself."""
-        return (self.output or self.model).with_suffix("")
 
 
 @dataclass(frozen=True)

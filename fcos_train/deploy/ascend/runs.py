@@ -8,80 +8,21 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from fcos_train.deploy.ascend.aipp import AippSession
-from fcos_train.deploy.ascend.ais_flags import AisFlags, Sides, sides
-from fcos_train.deploy.ascend.infer import FORMATS, Calls, inputs_of, run_empty, run_files
+from fcos_train.deploy.ascend.ais_flags import Sides, sides
+from fcos_train.deploy.ascend.infer import inputs_of, run_empty, run_files
 from fcos_train.deploy.ascend.info import read_info
+from fcos_train.deploy.ascend.options import Calls, InferOptions
 from fcos_train.deploy.ascend.perf import write_benchmark, write_pure, write_summary
 from fcos_train.deploy.parts.session import OnnxSession, Session
 from mmcv_overrides.errors import UserError
 
-LAYOUTS = ("benchmark", "ais")
 LONGEST_WORD = 120_000  # Linux takes 128 KiB in one argument
 OWN_SCRIPTS = Path(__file__).resolve().parents[3] / "scripts" / "ascend"  # has a script named ais_bench, too
-
-
-@dataclass(frozen=True)
-class InferOptions:
-    """Options of `fcos-train ascend infer`.
-
-    Attributes:
-        inputs: info file, folder, or files with commas; None is pure inference.
-        rounds: pure inference as benchmark does it: so many calls, no files.
-        calls: loop, warm-up and made-up data as ais_bench counts them.
-        ais: its further flags.
-        aipp: AIPP file of an `.om`, for an `.onnx` that is given the same pixels.
-
-    Raises:
-        UserError: values that cannot be, all of them in one message.
-    """
-
-    model: str
-    inputs: str | None = None
-    output: str = "result"
-    layout: str = "benchmark"
-    device: int = 0
-    batch: int | None = None
-    width: int | None = None
-    height: int | None = None
-    fmt: str = "BIN"
-    dirname: str | None = None
-    rounds: int = 0
-    calls: Calls = Calls(warmup=1)
-    ais: AisFlags = AisFlags()
-    aipp: str | None = None
-    debug: bool = False
-
-    def __post_init__(self):
-        faults = []
-        if self.layout not in LAYOUTS:
-            faults.append(f"--layout {self.layout}: choose one of {', '.join(LAYOUTS)}")
-        if self.fmt not in FORMATS:
-            faults.append(f"--outfmt {self.fmt}: choose one of {', '.join(FORMATS)}")
-        least = (("--batch-size", self.batch, 1), ("--round", self.rounds, 0), ("--loop", self.calls.loop, 1),
-                 ("--warmup_count", self.calls.warmup, 0), ("--output_batchsize_axis", self.calls.output_axis, 0),
-                 ("--dymBatch", self.ais.dym_batch, 0))  # fmt: skip
-        faults += [
-            f"{flag} {value}: must be at least {low}" for flag, value, low in least if value is not None and value < low
-        ]
-        if not self.inputs and not self.rounds and self.layout == "benchmark":
-            faults.append(
-                "--input: give an info file, a folder of .bin files, or the files (or --round N for speed alone)"
-            )
-        if self.aipp and self.model.endswith(".om"):
-            faults.append("--aipp-config is for an .onnx; an .om has its AIPP file inside")
-        if faults:
-            raise UserError("; ".join(faults))
-
-    @property
-    def folder(self) -> Path:
-        """Where the results of ais_infer go."""
-        return Path(self.output) / (self.dirname or time.strftime("%Y_%m_%d-%H_%M_%S"))
 
 
 def infer(options: InferOptions) -> tuple[Path, list[str]]:

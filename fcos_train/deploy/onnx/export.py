@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fcos_train.deploy.onnx import metadata
 from fcos_train.deploy.onnx.compare import Difference
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.opset import choose
+from fcos_train.deploy.onnx.options import ExportOptions
 from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec
 from fcos_train.deploy.onnx.verify import beside_mmdet, verify
 from fcos_train.deploy.onnx.writing import write
@@ -33,60 +34,11 @@ class NotTheSame(UserError):
     """The outputs of the written model differ from PyTorch's; the file is kept as ``*.failed.onnx``."""
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a user asks for; see ``fcos-train export --help``.
-
-    Attributes:
-        checkpoint, config, trust_checkpoint, safe_config: as for :meth:`fcos_train.infer.detector.Detector.from_checkpoint`.
-        output: of the ONNX file; None is ``<checkpoint>_<end>.onnx`` in the current folder.
-        shape: (height, width) px; None follows the test pipeline.
-        opset: None: see :func:`.opset.choose`.
-        usual_opset: instead of the default of the end; raised where the graph needs more. ``opset`` goes before it.
-        input_img: image or folder for the verification; None takes validation images, else generated ones.
-        score_thr: replaces the threshold of the configuration.
-        cfg_options: changes of the configuration, dotted key -> value.
-        mean, std: replace those of the configuration, in the order of the network's channels.
-
-    Raises:
-        UserError: values that cannot be.
-    """
-
-    checkpoint: str
-    config: str | None = None
-    end: str = "nms"
-    output: str | None = None
-    shape: tuple[int, int] | None = None
-    batch: int = 1
-    dynamic: tuple[str, ...] = ()
-    opset: int | None = None
-    usual_opset: int | None = None
-    normalize_in_graph: bool = False
-    input_img: str | None = None
-    score_thr: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    output_names: tuple[str, str] = ("dets", "labels")
-    trust_checkpoint: bool = False
-    safe_config: bool = False
-    cfg_options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.spec(self.shape or DOCUMENTED_SHAPE)
-        if self.score_thr is not None and not 0 <= self.score_thr < 1:
-            raise UserError(f"--score-thr {self.score_thr}: a score lies between 0 and 1")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and (len(values) != 3 or (name == "std" and 0 in values)):
-                raise UserError(f"--{name}: three numbers are needed{', none of them 0' if name == 'std' else ''}")
-        if self.output is not None and Path(self.output).suffix != ".onnx":
-            raise UserError(f"--output-file {self.output}: the name must end in .onnx")
-
-    def spec(self, shape: tuple[int, int]) -> GraphSpec:
-        """The graph to build at a (height, width) in px."""
-        return GraphSpec(
-            self.end, shape, self.batch, frozenset(self.dynamic), self.normalize_in_graph, self.output_names
-        )
+def graph_spec(options: ExportOptions, shape: tuple[int, int]) -> GraphSpec:
+    """The graph that the options ask for, at a (height, width) in px."""
+    return GraphSpec(
+        options.end, shape, options.batch, frozenset(options.dynamic), options.normalize_in_graph, options.output_names
+    )
 
 
 @dataclass(frozen=True)
@@ -140,7 +92,7 @@ def export_detector(
     """
     _override(detector.model, options, say)
     shape = options.shape or default_shape(detector)
-    graph = build_graph(detector.model, options.spec(shape))
+    graph = build_graph(detector.model, graph_spec(options, shape))
     if options.score_thr is not None:
         graph.selection = replace(graph.selection, score_thr=options.score_thr)
     opset, reason = choose(graph, options.opset, options.usual_opset)

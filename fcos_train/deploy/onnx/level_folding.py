@@ -32,15 +32,15 @@ def with_folded_norms(head: nn.Module) -> nn.Module:
     """
     if not isinstance(head, HasLevelNorms) or not head.by_level:
         return head
-    head = copy.deepcopy(head).eval()
-    for layer in list(head.modules()):
+    folded: Any = copy.deepcopy(head).eval()
+    for layer in list(folded.modules()):
         if isinstance(layer, ConvModule) and layer.with_norm and _is_foldable(layer):
             norm = layer.norm
             layer.conv = LevelConv(_folded(layer.conv, norm, level) for level in range(len(norm)))
             delattr(layer, layer.norm_name)
             layer.with_norm, layer.norm_name = False, None
-    head.by_level = tuple(module for module in head.modules() if isinstance(module, (LevelNorm, LevelConv)))
-    return head
+    folded.by_level = tuple(module for module in folded.modules() if isinstance(module, (LevelNorm, LevelConv)))
+    return folded
 
 
 def _is_foldable(layer: ConvModule) -> bool:

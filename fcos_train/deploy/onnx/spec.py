@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fcos_train.deploy.onnx.ends import ENDS, end_of
+from fcos_train.deploy.onnx.options import AXES, SMALLEST_SIDE, axis_faults
 from mmcv_overrides.errors import UserError
 
 if TYPE_CHECKING:
     from fcos_train.deploy.onnx.ends.base import End
-
-AXES = ("batch", "height", "width")
-OPSETS = range(11, 21)
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,9 @@ class GraphSpec:
         faults = []
         if self.end not in ENDS:
             faults.append(f"--end {self.end}: choose from {', '.join(ENDS)}")
-        elif self.dynamic_size and end_of(self.end).fixed_size:
-            faults.append(f"--end {self.end} needs a fixed height and width (the device compiles for fixed shapes)")
-        if min(self.shape) < 32:
-            faults.append(f"--shape {self.shape[0]} {self.shape[1]}: height and width must be at least 32 px")
+        faults += axis_faults(self.end, tuple(self.dynamic))
+        if min(self.shape) < SMALLEST_SIDE:
+            faults.append(f"--shape {self.shape[0]} {self.shape[1]}: must be at least {SMALLEST_SIDE} px")
         if self.batch < 1:
             faults.append(f"--batch {self.batch}: must be at least 1")
         if set(self.dynamic) - set(AXES):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from fcos_train.deploy.onnx import deform_conv
 from fcos_train.deploy.onnx.ascend_ops import DOMAIN, OPERATORS
-from fcos_train.deploy.onnx.spec import OPSETS, ExportGraph
+from fcos_train.deploy.onnx.options import OPSETS
+from fcos_train.deploy.onnx.spec import ExportGraph
 from mmcv_overrides.errors import UserError
 
 INPUT = "input"

@@ -6,9 +6,10 @@ import pytest
 
 from fcos_train.audit import step
 from fcos_train.audit import summary as reports
-from fcos_train.cli.audit import LIMITS
+from fcos_train.cli.audit import Limits
 from fcos_train.cli.main import main
 
+LIMITS = [name.removeprefix("max_") for name in Limits.__dataclass_fields__]
 TINY = (
     "audit",
     "fcos/fcos_tiny_shapes",

@@ -4,41 +4,53 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 from fcos_train import __version__
 from fcos_train.cli import main as front
+from fcos_train.config.fields import Option, Options
+from fcos_train.config.options import CfgOptions
 from mmcv_overrides.errors import UserError
 from tests.support import commands
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@dataclass(frozen=True)
+class TryOptions(Options):
+    """A few options of each kind."""
+
+    config: Annotated[str | None, Option("a config", positional=True)] = None
+    batch_size: Annotated[int | None, Option("images", metavar="N", default="some", least=1)] = None
+    loss_scale: Annotated[str | None, Option("scale", metavar="N", default="none")] = None
+    work_root: Annotated[str, Option("folder", metavar="DIR", flags=("--work_root", "-w"))] = "."
+    check: Annotated[bool, Option("no check")] = True
+    resume: Annotated[str | None, Option("go on", metavar="CKPT", default="anew", bare="auto")] = None
+    size: Annotated[tuple[int, int] | None, Option("size", metavar="W H", default="none")] = None
+    cfg_options: CfgOptions = field(default_factory=dict)
+    classes: Annotated[tuple[str, ...], Option("names", metavar="NAME", default="all")] = ()
+    local_rank: Annotated[int | None, Option("old", hidden=True)] = None
+
+
 @pytest.fixture
 def verb(monkeypatch):
-    """A verb `try-it` whose run can be set; returns the list of parsed arguments."""
+    """A verb `train` whose run can be set; `seen` is the list of the options that reached it."""
     module = types.ModuleType("fcos_train.cli.try_it")
     module.__spec__ = types.SimpleNamespace()
     module.seen = []
-    module.outcome = lambda args: 0
+    module.outcome = lambda options: 0
 
-    def add_parser(subparsers):
-        parser = subparsers.add_parser("train", help="try")
-        parser.add_argument("config", nargs="?")
-        parser.add_argument("--batch-size", type=int)
-        parser.add_argument("--loss-scale")
-        parser.add_argument("--work_root")
-        parser.add_argument("--no-check", action="store_true")
-        parser.add_argument("--cfg-options", nargs="+", action="extend")
-        return parser
+    def run(options: TryOptions) -> int:
+        """Try it."""
+        module.seen.append(options)
+        return module.outcome(options)
 
-    def run(args):
-        module.seen.append(args)
-        return module.outcome(args)
-
-    module.add_parser, module.run = add_parser, run
+    run.__annotations__ = {"options": TryOptions, "return": int}
+    module.run = run
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(front.VERBS, "train", (module.__name__, "try"))
     return module
@@ -65,8 +77,38 @@ def test_flag_defined_with_underscores(verb):
 def test_values_are_not_touched(verb):
     options = ["data.samples_per_gpu=2", "a_b.c_d=--x_y", "k=[1,2]"]
     assert front.main(["train", "my_cfg.py", "--loss-scale", "-1", "--cfg_options", *options]) == 0
-    assert verb.seen[0].cfg_options == options
+    assert verb.seen[0].cfg_options == {"data.samples_per_gpu": 2, "a_b.c_d": "--x_y", "k": [1, 2]}
     assert (verb.seen[0].config, verb.seen[0].loss_scale) == ("my_cfg.py", "-1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        ([], "check", True),
+        (["--no-check"], "check", False),
+        (["--no_check", "--no-check"], "check", False),
+        (["--resume"], "resume", "auto"),
+        (["--resume", "--no-check"], "resume", "auto"),
+        (["--resume", "a.pth"], "resume", "a.pth"),
+        (["--resume=a.pth"], "resume", "a.pth"),
+        (["-w", "x"], "work_root", "x"),
+        (["--batch-size", "2", "--batch_size=3"], "batch_size", 3),
+        (["--batch-size=2", "--batch_size", "3"], "batch_size", 3),
+        (["--size", "1", "2", "c.py"], "config", "c.py"),
+        (["--size", "1", "2", "--size", "3", "4"], "size", (3, 4)),
+        (["--classes", "a", "b", "--no-check", "--classes", "c"], "classes", ("a", "b", "c")),
+        (
+            ["--cfg-options", "a=1", "b.c=x", "--cfg-options", "d=(1,2)"],
+            "cfg_options",
+            {"a": 1, "b.c": "x", "d": (1, 2)},
+        ),
+        (["-"], "config", "-"),
+        (["--no-check", "--", "-c.py"], "config", "-c.py"),
+    ],
+)
+def test_forms_of_options(verb, arguments, field, value):
+    assert front.main(["train", *arguments]) == 0
+    assert getattr(verb.seen[0], field) == value
 
 
 @pytest.mark.parametrize("form", [["--local_rank=1"], ["--local-rank", "1"]])
@@ -80,13 +122,22 @@ def test_local_rank_is_accepted(verb, form):
     [
         (["train", "--batchsize", "4"], "unknown flag --batchsize; did you mean --batch-size?"),
         (["train", "c.py", "--batch_sise=4"], "unknown flag --batch_sise; did you mean --batch-size?"),
-        (
-            ["train", "c.py", "--batch"],
-            "unknown flag --batch; did you mean --batch-size?",
-        ),  # no abbreviations
+        (["train", "c.py", "--batch"], "unknown flag --batch; did you mean --batch-size?"),  # no abbreviations
         (["train", "c.py", "-q"], "unknown flag -q; "),
         (["train", "c.py", "more"], "unexpected argument 'more'"),
-        (["train", "--batch-size", "four"], "invalid int value: 'four'"),
+        (["train", "--batch-size", "four"], "--batch-size four: must be a whole number"),
+        (["train", "--batch-size"], "--batch-size needs a value (see fcos-train train --help)"),
+        (["train", "--size", "1"], "--size needs 2 values (see fcos-train train --help)"),
+        (["train", "--classes"], "--classes needs a value"),
+        (
+            ["train", "--cfg-options", "a", "--batch-size=0"],
+            "--cfg-options a: write key=value; --batch-size 0: must be",
+        ),
+        (
+            ["train", "--batch-size=0", "--size", "a", "1"],
+            "--batch-size 0: must be at least 1; --size a: must be a whole",
+        ),
+        (["--batch-size", "train"], "unknown flag --batch-size; flags come after the verb"),
         (["trian", "c.py"], "unknown verb 'trian'; did you mean train?"),
         (["zzz"], "unknown verb 'zzz'; choose from train, eval"),
         (["--verison"], "unknown flag --verison; did you mean --version?"),
@@ -145,7 +196,15 @@ def test_other_errors_keep_their_traceback(verb):
 
 
 @pytest.mark.parametrize(
-    "arguments, word", [(["--version"], __version__), (["--help"], "VERB"), (["train", "-h"], "--batch-size")]
+    "arguments, word",
+    [
+        (["--version"], __version__),
+        (["--help"], "make-shapes"),
+        (["train", "-h"], "--batch-size"),
+        (["--help", "train"], "make-shapes"),
+        (["ascend", "--help"], "txt-to-json"),
+        (["train", "c", "--help"], "--resume [CKPT]"),
+    ],
 )
 def test_information_is_status_0(verb, capsys, arguments, word):
     assert front.main(arguments) == 0
@@ -174,10 +233,27 @@ def in_process(*arguments: str, code: str = "") -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
+EVERY_VERB = """
+import importlib
+from fcos_train.cli.ascend import STEPS
+from fcos_train.cli.main import VERBS
+[importlib.import_module(name) for name, _ in (*VERBS.values(), *STEPS.values())]
+"""
+
+
 def test_help_imports_nothing_heavy():
-    for arguments in (["--help"], ["train", "--help"], ["doctor", "--help"]):
-        result = in_process(*arguments)
-        assert (result.returncode, result.stderr.splitlines()[-1]) == (0, "[]")
+    result = in_process(*["--help"])
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (0, "[]")
+
+
+def test_options_are_checked_before_anything_heavy_is_imported():
+    """For each verb: the module that holds its options and `run` imports nothing that takes long."""
+    wrong = ["train", "c.py", "--opt-level", "O3", "--loss-scale", "0", "--seed=-1", "--amp-dtype=f", "--max-iters=0"]
+    result = in_process(*wrong, code=EVERY_VERB)
+    faults, heavy = result.stderr.splitlines()
+    assert (result.returncode, heavy) == (2, "[]")
+    for flag in ("--opt-level O3", "--loss-scale 0", "--seed -1", "--amp-dtype f", "--max-iters 0"):
+        assert f"{flag}: " in faults
 
 
 def test_doctor_runs_without_torch_and_opencv():
@@ -188,7 +264,16 @@ def test_doctor_runs_without_torch_and_opencv():
     lines = result.stdout.splitlines()
     torch = next(i for i, line in enumerate(lines) if line.startswith("PROBLEM torch"))
     assert "import fails: " in lines[torch]
-    assert "mend it: pip install --force-reinstall --no-deps torch==" in lines[torch + 1]
+    assert "fix: pip install --force-reinstall --no-deps torch==" in lines[torch + 1]
+
+
+def test_without_the_parser_library():
+    """doctor runs all the same, help is shown, and others say what to install."""
+    blocked = "sys.modules['cyclopts'] = None"
+    assert in_process("doctor", code=blocked).returncode in (0, 1)
+    assert "--work-dir DIR" in in_process("train", "--help", code=blocked).stdout
+    result = in_process("train", "c.py", code=blocked)
+    assert result.returncode == 2 and "fix: pip install cyclopts\n" in result.stderr
 
 
 def test_module_is_the_command():

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("onnx")
 
 import fcos_train.deploy.onnx as package
-from fcos_train.deploy.onnx.ends import ENDS, detection_ends, end_of
+from fcos_train.deploy.onnx.ends import ENDS, FIXED_SIZE, detection_ends, end_of
 
 
 def test_the_names_are_known_without_torch():
@@ -23,6 +23,7 @@ def test_what_differs_between_the_ends():
     assert [end.name for end in ends] == list(ENDS) == ["raw", "decoded", "nms", "ascend"]
     assert [end.default_opset for end in ends] == [17, 17, 17, 11]
     assert [end.deform_conv_opset for end in ends] == [19, 19, 19, 0]
+    assert [end.name for end in ends if end.fixed_size] == list(FIXED_SIZE)
     assert [end.fixed_size for end in ends] == [end.half_precision for end in ends] == [False, False, False, True]
     assert [end.selects_as_mmdet for end in ends] == [True, True, True, False]
     assert detection_ends() == ("nms", "ascend")

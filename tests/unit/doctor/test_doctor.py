@@ -1,6 +1,5 @@
-"""doctor: what it finds on broken and on healthy installations, and how it mends OpenCV."""
+"""doctor: what it finds on broken and on healthy installations, and how it repairs OpenCV."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -36,7 +35,7 @@ def by_name(checks):
 
 
 def run_doctor(capsys, **flags) -> tuple[int, str]:
-    status = doctor.run(argparse.Namespace(**{"fix": False, "json": False, **flags}))
+    status = doctor.run(doctor.DoctorOptions(**flags))
     return status, capsys.readouterr().out
 
 
@@ -65,7 +64,7 @@ def test_text_report(monkeypatch, capsys):
     assert text.splitlines() == [
         "ok      python  3.11",
         "PROBLEM torch   not installed",
-        "                mend it: pip install torch==2.13.0",
+        "                fix: pip install torch==2.13.0",
         "1 problem",
     ]
 
@@ -121,7 +120,7 @@ def test_old_torch(installed):
     installed["torch"] = "2.1.2"
     (check,) = doctor_checks.check_torch()
     assert check.status == "problem"
-    assert "2.4 or newer is needed" in check.detail
+    assert "torch <2.14,>=2.4 is needed" in check.detail
 
 
 def test_missing_torch(installed, monkeypatch):
@@ -134,7 +133,7 @@ def test_missing_torch(installed, monkeypatch):
 
 
 def test_unsupported_python(monkeypatch):
-    monkeypatch.setattr(doctor_checks.sys, "version_info", (3, 14, 0))
+    monkeypatch.setattr(doctor_checks.platform, "python_version", lambda: "3.9.18")
     (check,) = doctor_checks.check_python()
     assert (check.status, check.fix) == ("problem", "python3.11 -m venv .venv")
 
@@ -159,7 +158,7 @@ def test_broken_torch_npu_is_shown(installed, monkeypatch, tmp_path, error, fix)
     assert check.fix == fix
 
 
-def test_device_that_cannot_be_had(monkeypatch):
+def test_device_that_is_not_available(monkeypatch):
     from mmcv_overrides import device
 
     def pick(requested):
@@ -232,7 +231,7 @@ def test_fix_keeps_the_headless_one(monkeypatch):
 
 def test_fix_again_changes_nothing(monkeypatch):
     pip = Pip(monkeypatch, {"opencv-python-headless": "4.12.0.88"})
-    assert pip.fix() == (True, ["opencv: opencv-python-headless 4.12.0.88 is right, nothing to do"])
+    assert pip.fix() == (True, ["opencv: opencv-python-headless 4.12.0.88 is installed alone and works, nothing to do"])
     assert pip.commands == []
 
 

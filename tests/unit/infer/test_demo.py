@@ -1,6 +1,5 @@
 """The demo as a user runs it."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fcos_train.cli import demo as command
+from fcos_train.cli.main import main
 from fcos_train.data.images import read_image
 from fcos_train.infer import demo as demo_module
 from fcos_train.infer.demo import DemoOptions, default_image, demo
@@ -26,9 +25,7 @@ def checkpoint(config, make_checkpoint):
 
 
 def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    return command.run(parser.parse_args(["demo", *arguments]))
+    return main(["demo", *arguments])
 
 
 def test_folder(checkpoint, picture, tmp_path, capsys):
@@ -101,7 +98,7 @@ def test_user_errors(checkpoint, tmp_path):
         demo(DemoOptions(checkpoint, str(tmp_path / "none.jpg")))
     with pytest.raises(UserError, match="between 0 and 1"):
         DemoOptions(checkpoint, score_thr=30)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="no such file"):
         demo(DemoOptions(str(tmp_path / "none.pth")))
 
 

@@ -20,6 +20,7 @@ _REGISTRY = {
     "ascend": "ascend:Ascend",
 }
 ENDS = tuple(_REGISTRY)
+FIXED_SIZE = ("ascend",)  # the runtime compiles for one height and width
 
 
 @cache

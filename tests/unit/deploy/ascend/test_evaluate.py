@@ -185,7 +185,7 @@ def test_boxes_are_those_of_the_detector_itself(labelled, tmp_path, capsys):
         (["--model", "absent.onnx"], "--model absent.onnx: no such file"),
         (["--data-path", "absent"], "--data-path absent: no such file or folder"),
         (["--limit", "0"], "--limit 0: must be at least 1"),
-        (["--tolerance", "-1"], "--tolerance -1.0: must not be negative"),
+        (["--tolerance", "-1"], "--tolerance -1.0: must be at least 0"),
     ],
 )
 def test_faults_are_named(labelled, tmp_path, capsys, words, part):

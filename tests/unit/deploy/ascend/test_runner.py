@@ -267,10 +267,10 @@ def test_shapes_of_a_dynamic_model(tmp_path, bins, capsys, words, batch):
         (["--dump", "1", "--acl_json_path", "a.json"], "--dump needs a card; a graph's outputs are compared"),
         (["--auto_set_dymshape_mode", "1"], "give the shape with --dymShape"),
         (["--dymShape_range", "input:1,3,4~8,6"], "give one shape at a time with --dymShape"),
-        (["--device", "0,1"], "give one card, as 0, not '0,1'"),
-        (["--debug", "maybe"], "write true or false, not 'maybe'"),
+        (["--device", "0,1"], "--device 0,1: give one card, such as 0"),
+        (["--debug", "maybe"], "--debug maybe: write true or false"),
         (["-useDvpp=true"], "prepare .bin files with fcos-train ascend preprocess"),
-        (["-model_type=nmt"], "choose from 'vision'"),
+        (["-model_type=nmt"], "-model_type nmt: choose from vision"),
         (["--dymhw", "4,6"], "did you mean --dymHW?"),
     ],
 )

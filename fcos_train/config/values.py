@@ -1,4 +1,4 @@
-"""Values of ``--cfg-options``: numbers, booleans, lists, tuples, dicts, None; anything else is text."""
+"""Values of ``--cfg-options``: numbers, booleans, lists, tuples, dicts and None; anything else is text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 from mmcv_overrides.errors import UserError
 
-ALLOW_OUTSIDE = "folder outside the data folder that its paths and links may lead to (may be given several times)"
 WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 def parse_value(text: str) -> Any:
-    """One value. ``[1,2]`` and ``1,2`` are lists, ``(a,b)`` a tuple of texts."""
+    """One value: ``[1,2]`` and ``1,2`` are lists, ``(a,b)`` is a tuple of texts."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     try:
