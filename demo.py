@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws what a checkpoint finds in an image, a folder or a video: ``python demo.py CHECKPOINT [--img FILE]``.
+"""Draws the detections of a checkpoint on an image, a folder or a video: ``python demo.py CHECKPOINT [--img FILE]``.
 
 The same as ``fcos-train demo``; all options: ``python demo.py --help``.
 """

@@ -9,8 +9,11 @@ from fcos_train.cli.main import main
 
 
 def leave(status: int) -> None:
-    """End a rank without tearing down C++ threads: gloo's abort the process now and then when the interpreter exits,
-    which would turn a finished training, or the message of a user error, into a crash."""
+    """End a rank without destroying C++ threads.
+
+    Those of gloo sometimes abort the process when the interpreter exits, which would turn a finished training, or the
+    message of a user error, into a crash.
+    """
     atexit._run_exitfuncs()
     logging.shutdown()
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""``fcos-train demo``: draw what a checkpoint finds in an image, a folder, a video or a camera."""
+"""``fcos-train demo``: draw the detections of a checkpoint on an image, a folder, a video or a camera."""
 
 from __future__ import annotations
 

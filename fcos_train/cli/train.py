@@ -6,7 +6,11 @@ from fcos_train.config.options import TrainOptions
 
 
 def run(options: TrainOptions) -> int:
-    """Train a detector from a config of mmdet 3.x."""
+    """Train a detector from a config of mmdet 3.x.
+
+    Checkpoints, logs and curves go to the work dir; a flag that is given takes precedence over --cfg-options, and
+    --cfg-options over the config file.
+    """
     from fcos_train.engine.run import train
 
     train(options)
