@@ -10,9 +10,10 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmengine.registry import Registry
+if TYPE_CHECKING:
+    from mmengine.registry import Registry
 
 
 class SeamError(RuntimeError):

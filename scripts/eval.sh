@@ -8,15 +8,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/../test/lib.sh"
 unset opt
 declare -A opt=([data_path]="" [config]="" [device]=auto [batch_size]="" [work_dir]="")
 
-# Prints the newest work_dirs/*/latest.pth (speed runs are one level deeper). -nt compares the files behind the links.
-newest_checkpoint() {
-    local candidate newest=""
-    for candidate in "$root"/work_dirs/*/latest.pth; do
-        if [[ -f $candidate && (-z $newest || $candidate -nt $newest) ]]; then newest=$candidate; fi
-    done
-    echo "$newest"
-}
-
 pick_python
 parse_flags "$@"
 check_numbers
@@ -28,8 +19,8 @@ if ((${#positional[@]} == 1)); then
     if [[ -d $checkpoint ]]; then checkpoint=$checkpoint/latest.pth; fi
     [[ -f $checkpoint ]] || die "no checkpoint ${positional[0]} ($checkpoint)"
 else
-    checkpoint=$(newest_checkpoint)
-    [[ -n $checkpoint ]] ||
+    # Speed runs are one level deeper and do not count.
+    checkpoint=$("$PYTHON" -m fcos_train.cli.newest "$root/work_dirs") ||
         die "no work_dirs/*/latest.pth yet; train first (bash test/train_full_1p.sh --data_path=...) or name a checkpoint"
 fi
 beside=$(dirname "$checkpoint")/config.py

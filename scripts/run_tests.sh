@@ -33,14 +33,23 @@ check_shell() {
     tool shellcheck "${scripts[@]}"
 }
 
+# One per core, at most eight; each may need 2 GB.
+test_processes() {
+    "$PYTHON" -c 'from mmcv_overrides.device import cores; print(min(cores(), 8))'
+}
+
 stage "Python environment"
 ensure_python
 stage "install"
 ensure_installed dev
 check "ruff" tool ruff check .
 check "shellcheck" check_shell
+check "formatting" tool ruff format --check .
 check "import layers" tool lint-imports
-check "tests" "$PYTHON" -m pytest tests -rs --durations=25 "$@"
+check "types" tool mypy
+# One process per core, each with one thread: two threads of OpenMP on a busy machine wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+check "tests" "$PYTHON" -m pytest tests -n "${TEST_PROCESSES:-$(test_processes)}" --dist worksteal -rs --durations=25 "$@"
 
 if ((${#failed[@]})); then
     stage "FAILED: $(printf '%s; ' "${failed[@]}")"

@@ -120,7 +120,7 @@ def test_old_torch(installed):
     installed["torch"] = "2.1.2"
     (check,) = doctor_checks.check_torch()
     assert check.status == "problem"
-    assert "torch <2.14,>=2.4 is needed" in check.detail
+    assert "torch <2.15,>=2.4 is needed" in check.detail
 
 
 def test_missing_torch(installed, monkeypatch):
