@@ -103,7 +103,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _owner(folder: Path) -> dict | None:

@@ -6,11 +6,11 @@ the installation.
 
 from __future__ import annotations
 
+import tomllib
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import tomllib
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
