@@ -1,7 +1,7 @@
 """Defers imports of packages that mmdet and mmengine load at the start and rarely use.
 
 Plotting, augmentation for lanes, image corruptions and scipy take about a third of the time from the start of a process
-to its first log line. In the modules of ``mmdet`` and ``mmengine``, and nowhere else, ``import matplotlib.pyplot as plt``
+to its first log line. In modules of ``mmdet`` and ``mmengine``, and only there, ``import matplotlib.pyplot as plt``
 binds a :class:`Deferred` object, which imports the package at its first use. A package that is not installed raises
 ImportError as before, so that upstream's ``try: import ...`` still works.
 """
@@ -54,6 +54,7 @@ class Deferred:
         return Deferred(self._module, (*self._names, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Import and call the object."""
         return self._resolve()(*args, **kwargs)
 
     def __getitem__(self, key: Any) -> Any:

@@ -1,11 +1,10 @@
 """The command line of a verb, generated from the dataclass that its ``run`` takes.
 
-:mod:`fcos_train.config.fields` says how options are declared; cyclopts makes a parser of them. Of the three libraries
-that were tried (cyclopts, tyro, jsonargparse) cyclopts alone raises its errors, so that they become one line
-``error: ...`` (tyro prints a box and exits), and has hidden flags (tyro has none), aliases, lists as words
-(``--classes a b``) and switches (jsonargparse has no aliases, and wants YAML lists and ``--check false``). It imports as
-fast as tyro. :mod:`.words` adds what it lacks, :mod:`.help_text` prints the help without the rich library, whose
-import takes as long as all the rest.
+:mod:`fcos_train.config.fields` says how options are declared; cyclopts makes a parser of them. Of the three
+libraries that were tried, cyclopts alone raises its errors, so that they become one ``error: ...`` line, and has hidden
+flags, aliases, lists as words (``--classes a b``) and switches. tyro prints a box and exits, and has no hidden flags;
+jsonargparse has no aliases, and wants YAML lists and ``--check false``. :mod:`.words` adds what cyclopts lacks;
+:mod:`.help_text` prints the help without the rich library, whose import takes as long as everything else.
 """
 
 from __future__ import annotations

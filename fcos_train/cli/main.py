@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _flag(error: UserError) -> str:
-    """The flag of the setting that the error names: messages of the overrides, which other programs use too, name none."""
+    """The flag of the setting that an error names. The overrides do not know our flags: other programs use them too."""
     return "" if error.setting is None else f" (flag: --{error.setting.replace('_', '-')})"
 
 

@@ -33,8 +33,9 @@ def trained(pictures, tmp_path_factory):
     ]
     done = ok(
         run(
-            "train", CONFIG, "--data-path", pictures, "--work-dir", work_dir, "--seed", 0, "--workers", 0, "--max-epochs", 50,
-            "--opt-level", QUICK_LEVEL, "--cfg-options", "train_cfg.val_interval=50", "default_hooks.checkpoint.interval=50", *scale,
+            "train", CONFIG, "--data-path", pictures, "--work-dir", work_dir, "--seed", 0, "--workers", 0,
+            "--max-epochs", 50, "--opt-level", QUICK_LEVEL, "--cfg-options", "train_cfg.val_interval=50",
+            "default_hooks.checkpoint.interval=50", *scale,
         )
     )  # fmt: skip
     return work_dir, done
@@ -117,7 +118,7 @@ def test_demo_draws_the_detections(trained, pictures, tmp_path):
 def test_fine_tuning_keeps_what_fits(trained, shapes, tmp_path):
     work_dir, _ = trained
     done = ok(
-        run("train", CONFIG, "--data-path", shapes, "--classes", "square", "circle", "--load-from", work_dir / "latest.pth", "--max-iters", 1,
-            "--workers", 0, "--no-validate", "--work-dir", tmp_path)
+        run("train", CONFIG, "--data-path", shapes, "--classes", "square", "circle", "--load-from",
+            work_dir / "latest.pth", "--max-iters", 1, "--workers", 0, "--no-validate", "--work-dir", tmp_path)
     )  # fmt: skip
     assert re.search(r"conv_cls.* 3 ?-> ?2", done.stdout)

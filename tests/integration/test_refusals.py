@@ -79,8 +79,9 @@ def test_config_typos_are_answered(data, tmp_path, option, expected):
 
 def test_old_keys_are_translated_with_a_notice(data, tmp_path):
     done = ok(
-        run("train", CONFIG, "--workers", 0, "--no-validate", "--work-dir", tmp_path / "w", "--max-iters", 1, "--cfg-options",
-            "optimizer.lr=0.00125", "data.samples_per_gpu=2", "total_epochs=1", "optimizer_config.grad_clip.max_norm=20", f"data_root={data}")
+        run("train", CONFIG, "--workers", 0, "--no-validate", "--work-dir", tmp_path / "w", "--max-iters", 1,
+            "--cfg-options", "optimizer.lr=0.00125", "data.samples_per_gpu=2", "total_epochs=1",
+            "optimizer_config.grad_clip.max_norm=20", f"data_root={data}")
     )  # fmt: skip
     for old in (
         "optimizer.lr",

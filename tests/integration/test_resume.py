@@ -63,8 +63,9 @@ def test_two_ranks_resume_in_mid_epoch(shapes, tmp_path):
 
 def test_killed_in_mid_epoch_resumes_from_the_last_checkpoint(straight, shapes, tmp_path):
     command = [
-        sys.executable, "-m", "fcos_train", "train", EXACT, "--data-path", shapes, "--work-dir", tmp_path, "--workers", "0",
-        *COMMON, "--cfg-options", "default_hooks.checkpoint.interval=3", "default_hooks.checkpoint.by_epoch=False",
+        sys.executable, "-m", "fcos_train", "train", EXACT, "--data-path", shapes, "--work-dir", tmp_path,
+        "--workers", "0", *COMMON, "--cfg-options", "default_hooks.checkpoint.interval=3",
+        "default_hooks.checkpoint.by_epoch=False",
     ]  # fmt: skip
     process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     for line in process.stdout:

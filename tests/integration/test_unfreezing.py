@@ -1,4 +1,4 @@
-"""Layers that a hook unfreezes in mid-training, through the trainer, where frozen norms are folded into convolutions."""
+"""Layers that a hook unfreezes during training, in the trainer, where frozen norms are folded into convolutions."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ FROZEN = "model = dict(backbone=dict(frozen_stages=1))"
 
 
 class Thaw(Hook):
-    """From the second epoch on the first stage trains, the scales and shifts of its norms as well; stage 2 no longer does."""
+    """From the second epoch on, stage 1 trains, with the scales and shifts of its norms, and stage 2 no longer does."""
 
     def before_train_epoch(self, runner):
         if runner.epoch == 1:

@@ -1,4 +1,4 @@
-"""Configs are found by path, by name and in mmdet; their data are checked. Run: ``pytest tests/unit/config/test_load.py``."""
+"""Configs are found by path, by name and in mmdet; their data are checked."""
 
 import json
 from pathlib import Path
