@@ -153,7 +153,7 @@ def pick(requested: str = "auto") -> tuple[Accelerator, str]:
         raise UserError(f"unknown device '{requested}'; choose auto, cpu, cuda or npu")
     why_not = faults[name]() if name in faults else None
     if why_not is not None:
-        raise UserError(f"device '{requested}': {why_not}; device 'auto' takes what is available")
+        raise UserError(f"device '{requested}': {why_not}; device 'auto' takes what is available", setting="device")
     return ACCELERATORS[name], f"device {name}: asked for"
 
 

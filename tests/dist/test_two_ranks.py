@@ -65,7 +65,7 @@ def test_launcher_prints_the_contract_and_an_honest_fps(shapes, tmp_path):
     command += [f"--config={EXACT}"]
     env = environment(PYTHONPATH=str(repository), FCOS_FOLLOW="0")
     done = ok(subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, timeout=300))
-    log = (repository / "test" / "output" / "0" / "train_0.log").read_text()
+    log = (repository / "test" / "output" / "0" / "performance" / "train_0.log").read_text()
     times = moments(log)
     assert len(times) == 12  # 24 images, two ranks of one
     counted = 2 * (12 - 5) / (times[-1] - times[4])

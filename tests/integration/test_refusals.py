@@ -101,7 +101,8 @@ def test_unknown_flag_and_config(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_unavailable_device(data):
-    assert "--device cuda" in refused(train("--data-path", data, "--device", "cuda"))
+    message = refused(train("--data-path", data, "--device", "cuda"))
+    assert "device 'cuda': " in message and message.rstrip().endswith("(flag: --device)")
 
 
 def test_pretrained_weights_out_of_reach(data, tmp_path):
