@@ -24,7 +24,7 @@ def start() -> None:
     """Activate the overrides, then register mmdet's parts and ours. A second call does nothing.
 
     Raises:
-        UserError: the installation cannot be used; the message says how to mend it.
+        UserError: the installation cannot be used; the message says how to repair it.
     """
     mmcv_overrides.activate()
     from mmdet.utils import register_all_modules

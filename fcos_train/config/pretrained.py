@@ -1,4 +1,4 @@
-"""Pretrained weights that a config asks for: settled before the run starts."""
+"""Pretrained weights that a config asks for: checked before the run starts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def pretrained_sources(cfg: Config) -> list[ConfigDict]:
 
 
 def settle_pretrained(cfg: Config, mode: str) -> list[str]:
-    """Settle the pretrained weights before the run starts, not after the data were read.
+    """Decide on the pretrained weights before the run starts, not after the data were read.
 
     Raises:
-        UserError: mode ``require`` and the weights can't be had.
+        UserError: mode ``require`` and the weights are not available.
     """
     from mmengine.runner import CheckpointLoader
 
@@ -44,7 +44,7 @@ def settle_pretrained(cfg: Config, mode: str) -> list[str]:
             continue
         if mode == "require":
             raise UserError(
-                f"the pretrained weights {source} cannot be had ({fault}). Fetch them on a machine with a network into "
+                f"the pretrained weights {source} are not available ({fault}). Download them on a machine with a network into "
                 "$TORCH_HOME/hub/checkpoints, or name a file: --cfg-options model.backbone.init_cfg.checkpoint=FILE; "
                 "--pretrained none trains from random weights"
             )
