@@ -44,9 +44,9 @@ def settle_pretrained(cfg: Config, mode: str) -> list[str]:
             continue
         if mode == "require":
             raise UserError(
-                f"the pretrained weights {source} are not available ({fault}). Download them on a machine with a network "
-                "into $TORCH_HOME/hub/checkpoints, or name a file: --cfg-options model.backbone.init_cfg.checkpoint=FILE; "
-                "--pretrained none trains from random weights"
+                f"the pretrained weights {source} are not available ({fault}). Download them on a machine with a "
+                "network into $TORCH_HOME/hub/checkpoints, or name a file: "
+                "--cfg-options model.backbone.init_cfg.checkpoint=FILE; --pretrained none trains from random weights"
             )
         part["init_cfg"] = None
         notes.append(f"WARNING: training {part.get('type')} from random weights: {source} not used ({fault})")
