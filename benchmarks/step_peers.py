@@ -34,7 +34,8 @@ from mmengine.structures import InstanceData  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from fcos_train.audit import step as trainer  # noqa: E402
-from fcos_train.config.load import load_config  # noqa: E402
+from fcos_train.config.load import load_config
+from fcos_train.config.options import TrainOptions  # noqa: E402
 from fcos_train.engine import compiled  # noqa: E402
 from mmcv_overrides.device import Accelerator  # noqa: E402
 
@@ -127,17 +128,15 @@ def ours(mode: str, half: bool, compile_first: bool = False) -> Callable[[Scene,
     def build(scene: Scene, part: str) -> Step:
         if mode == "graph" and part != "train":
             raise AbsentError("one graph holds the whole step: --part train")
-        options = trainer.AuditOptions(
+        options = TrainOptions(
             config=scene.config,
-            batch_size=scene.batch,
-            shape=scene.size,
             device=scene.accelerator.name,
             opt_level="bf16" if half else "O0",
             loss_scale=1.0,
             step_mode=mode,
             cfg_options={"optim_wrapper.optimizer": {"type": "SGD", **SGD}},
         )
-        trained = trainer.build(options)
+        trained = trainer.build_step(options, scene.size)
         trained.model.load_state_dict(scene.weights)
         if compile_first:
             compiled.compile_losses(trained.model, print)

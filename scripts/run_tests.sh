@@ -35,7 +35,9 @@ check_shell() {
 
 # One per core, at most eight; each may need 2 GB.
 test_processes() {
-    "$PYTHON" -c 'from mmcv_overrides.device import cores; print(min(cores(), 8))'
+    local cores
+    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    echo $((cores < 8 ? cores : 8))
 }
 
 stage "Python environment"
@@ -49,7 +51,7 @@ check "import layers" tool lint-imports
 check "types" tool mypy
 # One process per core, each with one thread: two threads of OpenMP on a busy machine wait for each other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-check "tests" "$PYTHON" -m pytest tests -n "${TEST_PROCESSES:-$(test_processes)}" --dist worksteal -rs --durations=25 "$@"
+check "tests" "$PYTHON" -m pytest tests -n "${TEST_PROCESSES:-$(test_processes)}" --dist worksteal -r fEs --durations=25 "$@"
 
 if ((${#failed[@]})); then
     stage "FAILED: $(printf '%s; ' "${failed[@]}")"

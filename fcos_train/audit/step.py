@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +59,27 @@ def build(options: AuditOptions) -> Trained:
     Raises:
         UserError: the config, the device, or a model that needs more than boxes.
     """
+    train = TrainOptions(
+        config=options.config,
+        device=options.device,
+        opt_level=options.opt_level,
+        loss_scale=options.loss_scale,
+        step_mode=options.step_mode,
+        safe_config=options.safe_config,
+        cfg_options=options.cfg_options,
+    )
+    return build_step(train, options.shape)
+
+
+def build_step(options: TrainOptions, shape: tuple[int, int] | None = None) -> Trained:
+    """The step of a training with these options, on random weights.
+
+    Args:
+        shape: height and width of the images in px; None: the config's.
+
+    Raises:
+        UserError: as :func:`build`.
+    """
     accelerator, reason = device.pick(options.device)
     device.use(accelerator)
     accelerator.set_device(0)
@@ -68,16 +88,13 @@ def build(options: AuditOptions) -> Trained:
     cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     if "mask_head" in str(cfg.model.get("roi_head", "")):
-        raise UserError("the audit makes up boxes, not masks: it covers detectors without a mask head")
-    train = TrainOptions(
-        config=options.config, opt_level=options.opt_level, loss_scale=options.loss_scale, step_mode=options.step_mode
-    )
-    level = set_precision(cfg, fill(train, special), accelerator)
-    notes = [reason, *notes, *set_step(cfg, train, accelerator), level]
+        raise UserError("the audit generates boxes, not masks: it covers detectors without a mask head")
+    level = set_precision(cfg, fill(options, special), accelerator)
+    notes = [reason, *notes, *set_step(cfg, options, accelerator), level]
     safe_schedule(cfg, None)
     settle_pretrained(cfg, "none")
     model, wrapper = _model_and_wrapper(cfg)
-    collate, shape = _collate(cfg, options.shape)
+    collate, shape = _collate(cfg, shape)
     classes = min((part.num_classes for part in walk(cfg.model) if "num_classes" in part), default=1)
     return Trained(model, wrapper, collate, shape, classes, accelerator, notes)
 
@@ -90,7 +107,9 @@ def _model_and_wrapper(cfg: Config) -> tuple[BaseDetector, OptimWrapper]:
         cfg.visualizer["vis_backends"] = []
         runner = build_runner(cfg, "audit")
         wrapper = runner.build_step()
-        logging.shutdown([weakref.ref(handler) for handler in runner.logger.handlers])
+        for handler in [one for one in runner.logger.handlers if isinstance(one, logging.FileHandler)]:
+            handler.close()
+            runner.logger.removeHandler(handler)  # mmengine writes into each file handler of the current logger
     return runner.model.train(), wrapper
 
 

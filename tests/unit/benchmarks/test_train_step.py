@@ -144,4 +144,4 @@ def test_a_simulated_device_has_no_speed(script, monkeypatch):
 
 def test_a_device_that_is_not_there_is_refused(script, capsys):
     assert script.main(["--device", "npu"]) == 2
-    assert capsys.readouterr().err.startswith("error: --device npu: ")
+    assert capsys.readouterr().err.startswith("error: device 'npu': ")

@@ -103,7 +103,7 @@ def environment(sandbox) -> tuple[dict[str, str], Callable[[], list[str]]]:
     tools = sandbox.record / "env" / "bin"
     tools.mkdir(parents=True)
     (tools / "python").write_text(FAKE_PYTHON)
-    for name in ("ruff", "shellcheck", "lint-imports"):
+    for name in ("ruff", "shellcheck", "lint-imports", "mypy"):
         (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$FAKE_RECORD/calls"\nexit "${{FAKE_LINT:-0}}"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
@@ -245,17 +245,18 @@ def test_install_beside_an_accelerator(sandbox, environment, card, installs) -> 
 
 def test_run_tests(sandbox, environment) -> None:
     env, calls = environment
+    env["TEST_PROCESSES"] = "2"
     done = sandbox.run(".ci/run", cwd=sandbox.data, FAKE_NO_TORCH="1", **env)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = calls()
     assert "pip install -qq --disable-pip-version-check -c FILE -e ROOT[dev]" in seen
-    assert [call.split()[0] for call in seen[-4:]] == ["ruff", "shellcheck", "lint-imports", "-m"]
-    assert seen[-1] == "-m pytest tests -rs --durations=25"
-    assert {"test/lib.sh", "scripts/eval.sh", ".ci/run"} <= set(seen[-3].split())
+    assert [call.split()[0] for call in seen[-6:]] == ["ruff", "shellcheck", "ruff", "lint-imports", "mypy", "-m"]
+    assert seen[-1] == "-m pytest tests -n 2 --dist worksteal -r fEs --durations=25"
+    assert {"test/lib.sh", "scripts/eval.sh", ".ci/run"} <= set(seen[-5].split())
     # every check runs, and one failure fails the whole
     done = sandbox.run("scripts/run_tests.sh", "-k", "box", FAKE_LINT="1", **env)
-    assert done.returncode == 1 and "FAILED: ruff; shellcheck; import layers;" in done.stdout
-    assert calls()[-1] == "-m pytest tests -rs --durations=25 -k box"
+    assert done.returncode == 1 and "FAILED: ruff; shellcheck; formatting; import layers; types;" in done.stdout
+    assert calls()[-1] == "-m pytest tests -n 2 --dist worksteal -r fEs --durations=25 -k box"
     assert sandbox.run("scripts/run_tests.sh", FAKE_PYTEST="1", **env).returncode == 1
 
 
