@@ -1,9 +1,9 @@
 """Defers imports of packages that mmdet and mmengine load at the start and rarely use.
 
-Plotting, augmentation for lanes, image corruptions and scipy take about a third of the time from the start of a process
-to its first log line. In modules of ``mmdet`` and ``mmengine``, and only there, ``import matplotlib.pyplot as plt``
-binds a :class:`Deferred` object, which imports the package at its first use. A package that is not installed raises
-ImportError as before, so that upstream's ``try: import ...`` still works.
+Plotting, augmentation for lanes, image corruptions, scipy and torch's sharding take about half of the time from the
+start of a process to its first log line. In modules of ``mmdet`` and ``mmengine``, and only there, ``import
+matplotlib.pyplot as plt`` binds a :class:`Deferred` object, which imports the package at its first use. A package that
+is not installed raises ImportError as before, so that upstream's ``try: import ...`` still works.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACKAGES = frozenset({"imagecorruptions", "imgaug", "matplotlib", "scipy"})
+PACKAGES = ("imagecorruptions", "imgaug", "matplotlib", "scipy", "torch.distributed.fsdp", "torch.distributed.optim")
+# typing asks for these in ``Union[str, SomeClass]``; a class has none of them.
+NOT_A_TYPE_FORM = ("__args__", "__origin__", "__parameters__", "__unpacked__")
 IMPORTERS = ("mmdet.", "mmengine.")
-STATEMENT = re.compile(rb"^\s*(import|from) (%s)\b" % "|".join(sorted(PACKAGES)).encode(), re.MULTILINE)
+STATEMENT = re.compile(rb"^\s*(import|from) (%s)\b" % "|".join(map(re.escape, PACKAGES)).encode(), re.MULTILINE)
 
 
 class Deferred:
@@ -49,6 +51,10 @@ class Deferred:
         return found
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__name__":  # registries ask for it
+            return (self._names or (self._module,))[-1]
+        if name in NOT_A_TYPE_FORM or name.startswith("__typing_"):
+            raise AttributeError(name)
         if name.startswith("__"):
             return getattr(self._resolve(), name)
         return Deferred(self._module, (*self._names, name))
@@ -76,7 +82,28 @@ class Deferred:
         return issubclass(subclass, self._resolve())
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        return (self._resolve(),)
+        # The classes of torch are written in Python; only such a class can take the place of another base.
+        return (_late_base(self) if self._module.startswith("torch.") else self._resolve(),)
+
+
+def _late_base(deferred: Deferred) -> type:
+    """A base class that gives its place to the deferred one when the first object of a subclass is made."""
+
+    def make(cls: type, *args: Any, **kwargs: Any) -> Any:
+        """``__new__`` of the subclass; object's own refuses the arguments of ``__init__``."""
+        new = deferred._resolve().__new__
+        return new(cls) if new is object.__new__ else new(cls, *args, **kwargs)
+
+    class Late:
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            for owner in cls.__mro__:
+                if Late in owner.__bases__:
+                    real = deferred._resolve()
+                    owner.__bases__ = tuple(real if base is Late else base for base in owner.__bases__)
+                    owner.__new__ = staticmethod(make)  # type: ignore[method-assign, assignment]
+            return make(cls, *args, **kwargs)
+
+    return Late
 
 
 def _import(
@@ -86,10 +113,10 @@ def _import(
     fromlist: tuple[str, ...] = (),
     level: int = 0,
 ) -> Any:
-    package = name.partition(".")[0]
-    if level or package not in PACKAGES or package in sys.modules or find_spec(package) is None:
+    package = next((one for one in PACKAGES if name == one or name.startswith(f"{one}.")), None)
+    if level or package is None or package in sys.modules or find_spec(package) is None:
         return builtins.__import__(name, globals, locals, fromlist, level)
-    return Deferred(name if fromlist else package)
+    return Deferred(name if fromlist else name.partition(".")[0])
 
 
 class _Loader(SourceFileLoader):

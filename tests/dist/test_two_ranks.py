@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_launcher_prints_the_contract_and_an_honest_fps(shapes, tmp_path):
         shutil.copytree(ROOT / part, repository / part, ignore=shutil.ignore_patterns("output", "__pycache__"))
     command = ["bash", "test/train_performance_8p.sh", f"--data_path={shapes}", "--nproc=2", "--batch_size=1"]
     command += [f"--config={EXACT}"]
-    env = environment(PYTHONPATH=str(repository), FCOS_FOLLOW="0")
+    env = environment(PYTHONPATH=str(repository), PYTHON=sys.executable, FCOS_FOLLOW="0")
     done = ok(subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, timeout=300))
     log = (repository / "test" / "output" / "0" / "performance" / "train_0.log").read_text()
     times = moments(log)
