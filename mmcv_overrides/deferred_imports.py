@@ -75,6 +75,9 @@ class Deferred:
     def __len__(self) -> int:
         return len(self._resolve())
 
+    def __bool__(self) -> bool:  # without it, the truth of a module would be its length
+        return bool(self._resolve())
+
     def __instancecheck__(self, instance: Any) -> bool:
         return isinstance(instance, self._resolve())
 

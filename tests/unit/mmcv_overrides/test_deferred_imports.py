@@ -43,6 +43,7 @@ def test_a_deferred_object_is_the_object_when_used():
     assert issubclass(bool, Deferred("builtins", ("int",)))
     assert "PATH" in Deferred("os", ("environ",)) and len(Deferred("sys", ("path",))) == len(sys.path)
     assert Deferred("os", ("environ",))["PATH"] and list(Deferred("sys", ("argv",))) == sys.argv
+    assert Deferred("os") and not Deferred("sys", ("flags", "inspect"))
     assert Deferred("os.path").__file__.endswith("posixpath.py")
 
 
