@@ -36,7 +36,8 @@ check_shell() {
 # One per core, at most eight; each may need 2 GB.
 test_processes() {
     local cores
-    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    # nproc would answer with OMP_NUM_THREADS.
+    cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     echo $((cores < 8 ? cores : 8))
 }
 
