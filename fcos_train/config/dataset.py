@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.evaluators import point_evaluators
 from fcos_train.config.load import leaf_datasets, walk
+from fcos_train.config.loaders import LOADERS
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.data import DataReport, DataSpec, Split, check, check_coco_files, resolve
 from fcos_train.data.inside import Boundary, require_inside, survey
@@ -38,7 +39,7 @@ def _require_inside(cfg: Config, allow_outside: Sequence[str]) -> None:
         UserError: there are any.
     """
     found = []
-    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for loader in LOADERS:
         for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else []:
             if not str(leaf.get("ann_file") or "").endswith(".json"):
                 continue
@@ -107,11 +108,7 @@ def point_at_data(cfg: Config, spec: DataSpec) -> list[str]:
     """
     notes: list[str] = []
     classes = tuple(spec.classes)
-    for loader, split in (
-        ("train_dataloader", spec.train),
-        ("val_dataloader", spec.val),
-        ("test_dataloader", spec.val),
-    ):
+    for loader, split in zip(LOADERS, (spec.train, spec.val, spec.val), strict=True):
         for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) is not None else []:
             notes += _point_leaf(leaf, split, classes)
     notes += point_evaluators(cfg, spec.val.ann_file)

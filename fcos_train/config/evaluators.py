@@ -31,6 +31,12 @@ def _listed(evaluator: Any) -> list[ConfigDict]:
     return [evaluator] if isinstance(evaluator, dict) else list(evaluator or [])
 
 
+def _kinds(part: dict[str, Any]) -> list[str]:
+    """What a COCO metric evaluates: ``bbox``, ``segm``, ``proposal``."""
+    metric = part.get("metric")
+    return [metric] if isinstance(metric, str) else list(metric or ["bbox"])
+
+
 def point_evaluators(cfg: Config, ann_file: Path) -> list[str]:
     """Let every COCO metric count against ``ann_file``; a config without one gets one. Returns lines for the log.
 
@@ -54,7 +60,7 @@ def _fast(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> Confi
     """A COCO metric of a config as ours. Settings that boxes alone cannot have are left out, with a line."""
     kept = ConfigDict({k: v for k, v in part.items() if k not in UNSUPPORTED})
     dropped = {k: part[k] for k in UNSUPPORTED if part.get(k) not in (None, UNSUPPORTED[k])}
-    kinds = [part["metric"]] if isinstance(part.get("metric"), str) else list(part.get("metric") or ["bbox"])
+    kinds = _kinds(part)
     if kinds != ["bbox"]:
         dropped["metric"] = kinds
     for name, value in dropped.items():
@@ -74,8 +80,7 @@ def reported_names(cfg: Config) -> tuple[list[str], bool]:
     complete = True
     for part in _listed(cfg.get("val_evaluator")):
         kind = _type(part)
-        kinds = [part["metric"]] if isinstance(part.get("metric"), str) else list(part.get("metric") or ["bbox"])
-        if kind not in COCO or kinds != ["bbox"] or part.get("metric_items"):
+        if kind not in COCO or _kinds(part) != ["bbox"] or part.get("metric_items"):
             complete = False
             continue
         if kind == "CocoMetric":  # mmdet reports six numbers

@@ -1,8 +1,8 @@
 """The fixed-shape step: which parts of a config it replaces, and what it requires.
 
-``--step-mode``: ``eager`` runs the fixed-shape step as it stands, ``compile`` its forward pass and losses through
-torch.compile, ``graph`` all of it as one CUDA graph; ``mmdet`` keeps mmdet's heads, ``auto`` is ``eager`` where the
-model has the fixed-shape form and ``mmdet`` where not.
+Values of ``--step-mode``: ``eager`` runs the fixed-shape step directly; ``compile`` runs its forward pass and losses
+through torch.compile; ``graph`` captures the whole step as one CUDA graph; ``mmdet`` keeps mmdet's heads; ``auto`` is
+``eager`` if the model has a fixed-shape form, otherwise ``mmdet``.
 """
 
 from __future__ import annotations

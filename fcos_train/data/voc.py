@@ -60,7 +60,7 @@ def load(base: Path, lists: Sequence[tuple[str, Path]], boundary: Boundary) -> t
 
     Args:
         base: the folder with JPEGImages/ and Annotations/.
-        lists: (split name, list file) pairs; the splits share the way of counting and the ids.
+        lists: (split name, list file) pairs; all splits use one coordinate origin (0 or 1) and the same ids.
         boundary: what may be read; images are checked later.
 
     Returns:
