@@ -21,11 +21,16 @@ def test_the_trainer_starts_without_them_and_mmdet_uses_them():
     assert "matplotlib" in PACKAGES and "scipy" in PACKAGES
     code = """
 import sys
+import torch
+try:
+    import torchvision  # from 0.29 it imports torch.distributed.fsdp itself
+except ImportError:
+    pass
+before = set(sys.modules)
 from fcos_train.start import start
 start()
 from mmcv_overrides.deferred_imports import PACKAGES
-print([name for name in PACKAGES if name in sys.modules])
-import torch
+print([name for name in PACKAGES if name in sys.modules and name not in before])
 from mmdet.models.task_modules.assigners.hungarian_assigner import linear_sum_assignment
 rows, columns = linear_sum_assignment(torch.tensor([[4.0, 1.0], [2.0, 0.0]]).numpy())
 print(columns.tolist(), "scipy" in sys.modules)
