@@ -1,7 +1,8 @@
-"""Runs the real commands as a user does, in processes of their own."""
+"""Runs the real commands as a user does, each in a process of its own."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import torch
+
+from tests.support.command_server import CommandServer
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = ROOT / "tests" / "support" / "exact.py"
@@ -32,9 +35,19 @@ def _finish(command: list[str], cwd: Path | None, timeout: float, env: dict[str,
     )
 
 
+@functools.cache
+def _server() -> CommandServer:
+    return CommandServer(environment())
+
+
 def run(*args, cwd: Path | None = None, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
-    """``fcos-train ARGS``; output is captured, the exit status is the caller's to judge."""
-    return _finish([sys.executable, "-m", "fcos_train", *map(str, args)], cwd, timeout, env)
+    """``fcos-train ARGS``; output is captured, the exit status is the caller's to judge.
+
+    With environment variables of its own it is a new interpreter, which reads them; else a fork of one that is ready.
+    """
+    if env:
+        return _finish([sys.executable, "-m", "fcos_train", *map(str, args)], cwd, timeout, env)
+    return _server().run(list(map(str, args)), cwd or ROOT, timeout)
 
 
 def run_module(module: str, timeout: float = 290) -> subprocess.CompletedProcess:
