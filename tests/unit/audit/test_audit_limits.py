@@ -59,10 +59,3 @@ def test_breaks_that_cannot_be_told_are_above_any_limit(figures, monkeypatch, ca
     assert main([*TINY, "--max-graph-breaks", "1000"]) == 1
     out = capsys.readouterr().out
     assert "above the limit: graph breaks: not known" in out and "Unsupported: something" in out
-
-
-def test_graph_breaks_of_the_real_step(capsys):
-    """Ours is one graph; mmdet's head breaks it where it reads the objects."""
-    assert main([*TINY, "--max-graph-breaks", "0"]) == 0
-    assert main([*TINY, "--max-graph-breaks", "0", "--step-mode", "mmdet"]) == 1
-    assert "above the limit: graph breaks: " in capsys.readouterr().out
