@@ -5,6 +5,7 @@ With ``NPU_REAL=1`` the same commands run on a real NPU, and tests that need the
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import commands
+from tests.support.command_server import CommandServer
 
 HERE = Path(__file__).resolve().parent
 REAL = os.environ.get("NPU_REAL") == "1"
@@ -32,8 +34,12 @@ class Npu:
             )
 
     def run(self, *args, **env) -> subprocess.CompletedProcess:
-        """``fcos-train ARGS``."""
-        return commands.run(*args, **{**self.env, **env})
+        """``fcos-train ARGS``. The device is loaded when the command chooses it, not by the server."""
+        return self._server.run(list(map(str, args)), extra=env)
+
+    @functools.cached_property
+    def _server(self) -> CommandServer:
+        return CommandServer(commands.environment(**self.env))
 
     def run_ranks(self, ranks: int, *args, **env) -> subprocess.CompletedProcess:
         return commands.run_ranks(ranks, *args, **{**self.env, **env})

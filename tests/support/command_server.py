@@ -58,15 +58,20 @@ class CommandServer:
             )
         self._answers = self._socket.makefile("r")
 
-    def run(self, arguments: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, arguments: list[str], folder: Path = ROOT, timeout: float = 300, extra: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """``fcos-train ARGUMENTS`` in a folder.
+
+        Args:
+            extra: environment variables of this command, which nothing that the server has imported may have read.
 
         Raises:
             subprocess.TimeoutExpired: it took longer than ``timeout`` s and was killed.
         """
         with tempfile.TemporaryDirectory() as scratch:
             outputs = {name: Path(scratch) / name for name in ("stdout", "stderr")}
-            request = {"arguments": arguments, "folder": str(folder), "environment": self._environment}
+            request = {"arguments": arguments, "folder": str(folder), "environment": self._environment | (extra or {})}
             line = json.dumps({**request, **{name: str(path) for name, path in outputs.items()}})
             self._socket.sendall(line.encode() + b"\n")
             process = int(self._answers.readline())
