@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mmcv_overrides.ops.bilinear import clamped_corners
+
 # Bounds on memory: taps (pairs of row and weight) per chunk of regions, and values per chunk in maximum pooling.
 TAP_BUDGET = 1 << 21
 VALUE_BUDGET = 1 << 24
@@ -73,3 +75,29 @@ def sampling_points(bin: Tensor, grid: Tensor, bins: int, points: int) -> tuple[
     number = torch.arange(bins, device=bin.device, dtype=bin.dtype)[:, None]
     bin, grid = bin[:, None, None], grid[:, None, None]
     return number * bin + (cell + 0.5) * bin / grid.clamp(min=1), cell < grid
+
+
+def mean_taps(
+    y: Tensor, x: Tensor, used: Tensor, grid: Tensor, image: Tensor, shape: torch.Size
+) -> tuple[Tensor, Tensor]:
+    """Rows and weights of the mean of bilinear samples in every bin.
+
+    Args:
+        y: sampling points in feature map units, broadcast with ``x`` to [R, P, Q, G, G].
+        x: as ``y``.
+        used: whether each point counts, broadcast to the same shape.
+        grid: points per bin and axis [R, 2].
+        image: image of each region [R].
+        shape: of the feature map, [B, C, H, W].
+
+    Returns:
+        (rows of `feature_rows`, weights), both [R * P * Q, G * G * 4]. Weights are differentiable in y and x.
+    """
+    height, width = shape[2:]
+    y, x = torch.broadcast_tensors(y, x)
+    index, weight = clamped_corners(y, x, height, width)
+    count = grid.prod(1).clamp(min=1)[:, None, None, None, None]
+    weight = weight * (used / count)[..., None]
+    index = index + (image * (height * width))[:, None, None, None, None, None]
+    taps = 4 * y.size(3) * y.size(4)
+    return index.reshape(-1, taps), weight.reshape(-1, taps)
