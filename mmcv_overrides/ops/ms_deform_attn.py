@@ -6,6 +6,8 @@ fused row sums it is computed as such by `rows`, without the samples [.., points
 Shapes: B images, S keys (pixels of all levels), Q queries, M heads, D channels per head, L levels, N points per level.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,9 @@ from torch import Tensor
 from mmcv_overrides.ops import rows
 from mmcv_overrides.ops.bilinear import fading_corners
 from mmcv_overrides.ops.rows import compute_dtype, own_dtype
+
+# Bound on memory: taps (pairs of row and weight) of one chunk of queries.
+TAP_BUDGET = 1 << 21
 
 
 def ms_deform_attn_forward(
@@ -32,18 +37,17 @@ def ms_deform_attn_forward(
         sampling_loc: [B, Q, M, L, N, 2], (x, y), 0 to 1 from one border of the level to the other. Outside, values
             are 0.
         attn_weight: [B, Q, M, L, N].
-        im2col_step: unused; images are processed one at a time.
+        im2col_step: unused.
 
     Returns:
         [B, Q, M * D], in the type of ``value``.
     """
     sizes = spatial_shapes.tolist()
+    output = value.new_empty(*sampling_loc.shape[:2], value.size(2) * value.size(3))
     with own_dtype(value):
-        parts = [
-            _attend(values, sizes, places, weights)
-            for values, places, weights in zip(value, sampling_loc, attn_weight, strict=True)
-        ]
-    return torch.stack(parts).to(value.dtype)
+        for chunk in _chunks(sampling_loc):
+            output[chunk] = _attend(value[chunk[0]], sizes, sampling_loc[chunk], attn_weight[chunk]).to(output.dtype)
+    return output
 
 
 def ms_deform_attn_backward(
@@ -58,17 +62,27 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Write the gradients of `ms_deform_attn_forward` into the ``grad_*`` tensors, from ``grad_output`` [B, Q, M*D]."""
+    """Write the gradients of `ms_deform_attn_forward` into the ``grad_*`` tensors, which are 0 when it is called.
+
+    ``grad_output`` is [B, Q, M * D].
+    """
     sizes = spatial_shapes.tolist()
-    targets = (grad_value, grad_sampling_loc, grad_attn_weight)
     with own_dtype(value):
-        for image in range(value.size(0)):
-            leaves = [t[image].detach().requires_grad_() for t in (value, sampling_loc, attn_weight)]
+        for chunk in _chunks(sampling_loc):
+            leaves = [t.detach().requires_grad_() for t in (value[chunk[0]], sampling_loc[chunk], attn_weight[chunk])]
             with torch.enable_grad():
                 out = _attend(leaves[0], sizes, leaves[1], leaves[2])
-            gradients = torch.autograd.grad(out, leaves, grad_output[image].to(out.dtype))
-            for target, gradient in zip(targets, gradients, strict=True):
-                target[image] = gradient
+            gradients = torch.autograd.grad(out, leaves, grad_output[chunk].to(out.dtype))
+            grad_value[chunk[0]] += gradients[0]
+            grad_sampling_loc[chunk], grad_attn_weight[chunk] = gradients[1:]
+
+
+def _chunks(places: Tensor) -> Iterator[tuple[int, slice]]:
+    """Yield (image, queries) so that the taps of a chunk, four for each point, are within the memory bound."""
+    step = max(1, TAP_BUDGET // max(1, 2 * places[0, 0].numel())) if places.size(1) else 1
+    for image in range(places.size(0)):
+        for first in range(0, places.size(1), step):
+            yield image, slice(first, first + step)
 
 
 def _attend(value: Tensor, sizes: list[list[int]], places: Tensor, weights: Tensor) -> Tensor:
