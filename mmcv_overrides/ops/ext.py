@@ -21,6 +21,7 @@ from mmcv_overrides.ops.focal_loss import (
     softmax_focal_loss_backward,
     softmax_focal_loss_forward,
 )
+from mmcv_overrides.ops.line_nms import line_nms_forward
 from mmcv_overrides.ops.masked_conv import masked_col2im_forward, masked_im2col_forward
 from mmcv_overrides.ops.ms_deform_attn import ms_deform_attn_backward, ms_deform_attn_forward
 from mmcv_overrides.ops.nms import nms, nms_match, softnms
@@ -47,6 +48,7 @@ __all__ = [
     "deform_roi_pool_forward",
     "get_compiler_version",
     "get_compiling_cuda_version",
+    "line_nms_forward",
     "masked_col2im_forward",
     "masked_im2col_forward",
     "modulated_deform_conv_backward",
@@ -75,6 +77,10 @@ __all__ = [
 ]
 
 
+# File of mmcv.ops -> operators that it asked for at its import and that have no portable form.
+LACKING: dict[str, list[str]] = {}
+
+
 class OperatorMissing(UserError, NotImplementedError):
     """A compiled mmcv operator without a portable form was called."""
 
@@ -93,6 +99,7 @@ def __getattr__(name: str) -> Callable:
     """Answer every operator name, because mmcv asks for all of them at import; the error comes with the call."""
     if name.startswith("__"):
         raise AttributeError(name)
+    _note_import(name)
 
     def missing(*args: Any, **kwargs: Any) -> NoReturn:
         caller = sys._getframe(1)
@@ -100,9 +107,19 @@ def __getattr__(name: str) -> Callable:
         raise OperatorMissing(
             f"operator '{name}' needs a compiled mmcv, and this mmcv was installed without compiled operators. "
             f"It was called by {user}. Install an mmcv that was compiled for this torch and device, or "
-            "use another layer in the config; nms, soft_nms, RoIAlign, deformable convolution and focal loss work "
-            "without compilation."
+            "use another layer in the config; all operators that mmdet's detectors use work without compilation."
         )
 
     missing.__name__ = missing.__qualname__ = name
     return missing
+
+
+def _note_import(name: str) -> None:
+    """Record that a file of ``mmcv.ops`` asks for an operator while it is imported (in ``ext_loader.load_ext``)."""
+    loader = sys._getframe(2)
+    importer = loader.f_back
+    if loader.f_code.co_name != "load_ext" or importer is None:
+        return
+    package, _, file = importer.f_globals.get("__name__", "").rpartition(".")
+    if package == "mmcv.ops" and name not in LACKING.setdefault(file, []):
+        LACKING[file].append(name)
