@@ -108,9 +108,9 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     groups = []
     while len(rest):
         best, rest = int(rest[0]), rest[1:]
-        iou = _iou_of_one(rows[best], rows[rest], 0)
-        groups.append([best, *rest[iou >= iou_threshold].tolist()])
-        rest = rest[iou < iou_threshold]
+        close = _iou_of_one(rows[best], rows[rest], 0) >= iou_threshold
+        groups.append([best, *rest[close].tolist()])
+        rest = rest[~close]
     return groups
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmcv_overrides.ops import roi_align as portable
 from mmcv_overrides.ops import regions, rows
+from mmcv_overrides.ops import roi_align as portable
 
 
 def ramp(batch=2, height=30, width=40):
