@@ -1,5 +1,8 @@
 """Operators that a model will lack: found before the run, with the layer or the key that needs them."""
 
+import re
+from pathlib import Path
+
 import pytest
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -63,3 +66,10 @@ def test_only_operators_without_portable_form_are_listed():
     lacking = {name for names in ext.LACKING.values() for name in names}
     assert "tin_shift_forward" in lacking
     assert not lacking & set(ext.__all__)
+
+
+def test_the_documentation_lists_every_operator():
+    text = (Path(__file__).parents[3] / "docs/operators.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[2])]
+    assert sorted(listed) == sorted(name for name in ext.__all__ if not name.startswith("get_"))
