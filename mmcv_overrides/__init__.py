@@ -29,8 +29,12 @@ def _overrides() -> list[Override]:
         text_log,
         timer,
     )
+    from mmcv_overrides.ops import needed, roi_align_layer
 
-    modules = (quiet, device, parallel, precision, optimizer, checkpoint, data_files, loop, timer, text_log)
+    modules = (
+        *(quiet, device, parallel, precision, optimizer, checkpoint, data_files, loop, timer, text_log),
+        *(needed, roi_align_layer),
+    )
     return [override for module in modules for override in module.OVERRIDES]
 
 

@@ -6,13 +6,15 @@ D deformable groups, S groups of the matrix product. Images are processed one at
 columns of one image.
 """
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmcv_overrides.ops.rows import WeightedRows, compute_dtype
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.ops.bilinear import fading_corners
+from mmcv_overrides.ops.rows import WeightedRows, compute_dtype, own_dtype
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,17 @@ def modulated_deform_conv_forward(
         weight: [O, C / S, kh, kw].
         bias: [O], added if ``with_bias``.
         ones: unused (scratch space of the compiled operator).
-        offset: [B, D * K * 2, h, w], (y, x) per tap, in input pixels.
-        mask: [B, D * K, h, w], the factors.
+        offset: [B, D * K * 2, h, w], (y, x) per tap, in input pixels; may be larger, see `_leading`.
+        mask: [B, D * K, h, w], the factors; may be larger.
         output: [B, O, h, w], overwritten.
         columns: unused (scratch space of the compiled operator).
         with_bias: whether to add ``bias``.
         geometry: ``kernel_h kernel_w stride_h stride_w pad_h pad_w dilation_h dilation_w group deformable_group``.
+
+    Raises:
+        UserError: offset or mask are smaller than the output.
     """
+    offset, mask = _leading(offset, output), _leading(mask, output)
     _forward(input, offset, mask, weight, output, _geometry_v2(geometry))
     if with_bias:
         output += bias.view(1, -1, 1, 1)
@@ -128,10 +134,39 @@ def modulated_deform_conv_backward(
     **geometry: int,
 ) -> None:
     """Add the gradients of every argument of `modulated_deform_conv_forward` to the ``grad_*`` tensors."""
-    shape = _geometry_v2(geometry)
-    _backward(input, offset, mask, weight, grad_output, shape, grad_input, grad_offset, grad_mask, grad_weight)
+    offset, mask = _leading(offset, grad_output), _leading(mask, grad_output)
+    grads = torch.zeros_like(offset), torch.zeros_like(mask)
+    _backward(input, offset, mask, weight, grad_output, _geometry_v2(geometry), grad_input, *grads, grad_weight)
+    for total, grad in zip((grad_offset, grad_mask), grads, strict=True):
+        unused = total[0].numel() - grad[0].numel()
+        total += F.pad(grad.flatten(1), (0, unused)).view(total.shape)
     if with_bias:
         grad_bias += grad_output.sum((0, 2, 3))
+
+
+def _leading(values: Tensor, output: Tensor) -> Tensor:
+    """The first values of each image, as many as the output has places, from offsets or a mask [B, X, H', W'].
+
+    The compiled operator reads the memory of an image as [X, h, w] whatever its size is. mmdet's DyHead relies on that:
+    it applies the offsets of a finer level to a coarser one. The values behind have no influence.
+
+    Returns:
+        [B, X, h, w] with the h x w of ``output``; ``values`` itself if it has that size.
+    """
+    if values.shape[2:] == output.shape[2:]:
+        return values
+    wanted = values.shape[:2] + output.shape[2:]
+    if values[0].numel() < wanted[1:].numel():
+        raise UserError(
+            f"modulated deformable convolution: offset and mask are {_size(values)}, the output is {_size(output)}; "
+            "they need a value for every place of the output. Give the layer that makes the offsets the same stride, "
+            "padding and dilation as the deformable layer."
+        )
+    return values.flatten(1)[:, : wanted[1:].numel()].reshape(wanted)
+
+
+def _size(map: Tensor) -> str:
+    return " x ".join(str(side) for side in map.shape[2:])
 
 
 def _geometry_v1(names: dict[str, int]) -> _Geometry:
@@ -151,7 +186,7 @@ def _forward(
     input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, output: Tensor, geometry: _Geometry
 ) -> None:
     matrix = _weight_matrix(weight, geometry.groups)
-    with _own_dtype(input):
+    with own_dtype(input):
         for image in range(input.size(0)):
             columns = _columns(input[image], offset[image], None if mask is None else mask[image], geometry)
             product = _by_group(columns, geometry).to(input.dtype) @ matrix  # [S, L, O / S]
@@ -178,7 +213,7 @@ def _backward(
     wanted = [(grad, value) for grad, value in pairs if grad is not None and value is not None]
     groups = geometry.groups
     matrix = None if weight is None else _weight_matrix(weight, groups)
-    with _own_dtype(input):
+    with own_dtype(input):
         for image in range(input.size(0)):
             leaves = {id(value): value[image].detach().requires_grad_() for _, value in wanted}
             x, places = (leaves.get(id(value), value[image]) for value in (input, offset))
@@ -194,11 +229,6 @@ def _backward(
                 gradients = torch.autograd.grad(columns, list(leaves.values()), grad_columns)
                 for (total, _), gradient in zip(wanted, gradients, strict=True):
                     total[image] += gradient
-
-
-def _own_dtype(input: Tensor) -> AbstractContextManager:
-    """Disables autocast: the operator computes in the type of its arguments."""
-    return torch.autocast(input.device.type, enabled=False)
 
 
 def _weight_matrix(weight: Tensor, groups: int) -> Tensor:
@@ -228,7 +258,7 @@ def _columns(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: _Geom
     tables = input.to(dtype).reshape(geometry.deform_groups, -1, height * width).transpose(1, 2)
     shape = (geometry.deform_groups, taps, 2, *offset.shape[1:])
     y, x = (offset.to(dtype).view(shape) + _base_places(offset, geometry, dtype)).unbind(2)  # [D, K, h, w]
-    index, weight = _corners(y, x, height, width)
+    index, weight = fading_corners(y, x, height, width)
     if mask is not None:
         weight = weight * mask.to(dtype).view(y.shape)[..., None]
     # places before taps: [D, K, h, w, 4] -> [D, L * K, 4]
@@ -248,21 +278,3 @@ def _base_places(offset: Tensor, geometry: _Geometry, dtype: torch.dtype) -> Ten
     y = axes[0][:, None, :, None].expand(rows, columns, height, width)
     x = axes[1][None, :, None, :].expand(rows, columns, height, width)
     return torch.stack([y, x], 2).view(-1, 2, height, width)
-
-
-def _corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rows and bilinear weights of the four pixels around each point, [..., 4].
-
-    A corner outside the image has weight 0; so have all corners of a point outside the open rectangle (-1, H) x (-1,
-    W).
-    """
-    inside = (y > -1) & (y < height) & (x > -1) & (x < width)
-    y, x = torch.where(inside, y, 0), torch.where(inside, x, 0)
-    y_low, x_low = y.detach().floor(), x.detach().floor()
-    index, weight = [], []
-    for row, y_weight in ((y_low, 1 - (y - y_low)), (y_low + 1, y - y_low)):
-        for column, x_weight in ((x_low, 1 - (x - x_low)), (x_low + 1, x - x_low)):
-            real = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            index.append(row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long())
-            weight.append(y_weight * x_weight * real)
-    return torch.stack(index, -1), torch.stack(weight, -1)

@@ -1,5 +1,7 @@
 """Non-maximum suppression, hard and soft, without a compiled operator."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,24 +28,37 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     if boxes.numel() == 0:
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
     boxes = boxes.detach().to(compute_dtype(boxes.dtype))
-    rest = scores.argsort(descending=True)
+    order = scores.argsort(descending=True)
     if vision.serves_nms(boxes.device, offset):
-        return rest[vision.nms_of_sorted(boxes[rest], iou_threshold)]
-    in_block = _greedy_on_host if boxes.device.type == "cpu" else _greedy_on_device
-    kept = []
+        return order[vision.nms_of_sorted(boxes[order], iou_threshold)]
+    return greedy(order, lambda a, b: pairwise_iou(boxes[a], boxes[b], offset) > iou_threshold)
+
+
+def greedy(order: Tensor, suppresses: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The boxes that no kept box before them suppresses.
+
+    Args:
+        order: [N] indices of boxes, best first.
+        suppresses: from indices [A] and [B], whether each of the first suppresses each of the second, bool [A, B].
+
+    Returns:
+        [M] indices of the kept boxes, best first.
+    """
+    in_block = _greedy_on_host if order.device.type == "cpu" else _greedy_on_device
+    kept, rest = [], order
     while rest.numel():
         block, rest = rest[:BLOCK], rest[BLOCK:]
-        rank = torch.arange(len(block), device=boxes.device)
+        rank = torch.arange(len(block), device=order.device)
         better = rank[:, None] < rank
-        block = block[in_block(_overlaps(boxes[block], boxes[block], iou_threshold, offset) & better)]
+        block = block[in_block(suppresses(block, block) & better)]
         kept.append(block)
         if rest.numel():
-            rest = rest[~_overlaps(boxes[block], boxes[rest], iou_threshold, offset).any(0)]
+            rest = rest[~suppresses(block, rest).any(0)]
     return torch.cat(kept)
 
 
-def _overlaps(a: Tensor, b: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Whether boxes ``a`` [N, 4] and ``b`` [M, 4] have an IoU above the threshold, bool [N, M]."""
+def pairwise_iou(a: Tensor, b: Tensor, offset: int) -> Tensor:
+    """IoU of boxes ``a`` [N, 4] and ``b`` [M, 4], [N, M]; width is ``x2 - x1 + offset``."""
     area_a = (a[:, 2] - a[:, 0] + offset) * (a[:, 3] - a[:, 1] + offset)
     area_b = (b[:, 2] - b[:, 0] + offset) * (b[:, 3] - b[:, 1] + offset)
     ax1, ay1, ax2, ay2 = a[:, None].unbind(2)
@@ -51,7 +66,7 @@ def _overlaps(a: Tensor, b: Tensor, iou_threshold: float, offset: int) -> Tensor
     inter = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).add_(offset).clamp_(min=0)
     inter *= torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).add_(offset).clamp_(min=0)
     union = (area_a[:, None] + area_b[None]).sub_(inter)
-    return inter.div_(union) > iou_threshold
+    return inter.div_(union)
 
 
 def _greedy_on_host(suppresses: Tensor) -> Tensor:
@@ -76,6 +91,27 @@ def _greedy_on_device(suppresses: Tensor) -> Tensor:
         if torch.equal(settled, keep):
             return keep
         keep = settled
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """Greedy non-maximum suppression that tells which boxes each kept box has suppressed.
+
+    Args:
+        dets: [N, 5] on the CPU: x1 y1 x2 y2 in pixels, score.
+        iou_threshold: a box joins the group of the first kept box with which its IoU is at least this.
+
+    Returns:
+        One list for each kept box, best first: its index, then those of the boxes that it suppressed, best first.
+    """
+    rows: np.ndarray = dets.detach().to(compute_dtype(dets.dtype)).numpy()
+    rest = dets[:, 4].argsort(descending=True).numpy()
+    groups = []
+    while len(rest):
+        best, rest = int(rest[0]), rest[1:]
+        close = _iou_of_one(rows[best], rows[rest], 0) >= iou_threshold
+        groups.append([best, *rest[close].tolist()])
+        rest = rest[~close]
+    return groups
 
 
 NAIVE, LINEAR, GAUSSIAN = range(3)

@@ -4,18 +4,16 @@ Shapes: B images, C channels, H x W feature map, R regions, P x Q bins of the ou
 axis (the largest number in the chunk; regions with fewer points have weight 0 on the rest).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mmcv_overrides.ops.bilinear import scatter_to_planes
+from mmcv_overrides.ops.regions import chunks, feature_rows, sampling_grid, sampling_points
 from mmcv_overrides.ops.rows import compute_dtype, gather_rows, scatter_rows
 
 MAX_POOL = 0
-# Bounds on memory: taps (pairs of row and weight) per chunk of regions, and values per chunk in maximum pooling.
-TAP_BUDGET = 1 << 21
-VALUE_BUDGET = 1 << 24
 OUTSIDE = -2.0
 
 
@@ -72,10 +70,10 @@ def roi_align_forward(
         aligned: shift regions by half a unit, to the pixel centers; otherwise regions are at least one unit wide.
     """
     size = (aligned_height, aligned_width)
-    table = _table(input)
+    table = feature_rows(input, compute_dtype(input.dtype))
     regions = _regions(rois, size, spatial_scale, sampling_ratio, aligned, table.dtype)
     channels = 1 if pool_mode != MAX_POOL else input.size(1)
-    for chosen, points in _chunks(regions.grid, size, channels):
+    for chosen, points in chunks(regions.grid, size, channels):
         chunk = regions[chosen]
         ys, xs = _points(chunk, size, points, (input.size(2), input.size(3)))
         if pool_mode == MAX_POOL:
@@ -108,18 +106,13 @@ def roi_align_backward(
         return
     batch, channels, height, width = grad_input.shape
     regions = _regions(rois, size, spatial_scale, sampling_ratio, aligned, dtype)
-    for chosen, points in _chunks(regions.grid, size, 1):
+    for chosen, points in chunks(regions.grid, size, 1):
         chunk = regions[chosen]
         ys, xs = _points(chunk, size, points, (height, width))
         index, weight = _average_taps(chunk, ys, xs, grad_input.shape)
         grad = grad_output[chosen].permute(0, 2, 3, 1).reshape(-1, channels).to(dtype)
         grad = scatter_rows(grad, index, weight, batch * height * width)
         grad_input += grad.view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _table(input: Tensor) -> Tensor:
-    """The feature map with one row per pixel, [B*H*W, C]; no copy of a channels-last map."""
-    return input.permute(0, 2, 3, 1).reshape(-1, input.size(1)).to(compute_dtype(input.dtype))
 
 
 def _regions(
@@ -131,30 +124,7 @@ def _regions(
     if not aligned:
         extent = extent.clamp(min=1)
     bin = extent / extent.new_tensor(size)
-    grid = bin.new_full(bin.shape, ratio) if ratio > 0 else bin.ceil().clamp(min=0)
-    grid = torch.where(bin.isfinite(), grid, 0)  # no sampling points for a region that is not finite
-    return _Regions(rois[:, 0].long(), start, bin, grid)
-
-
-def _chunks(grid: Tensor, size: tuple[int, int], channels: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """Yield (indices of regions, largest grid among them), regions of similar grids together, within the memory bounds.
-
-    The grids are copied to the host once: one read-back for all chunks.
-    """
-    on_host = grid.long().cpu()
-    order = on_host.amax(1).argsort(stable=True)
-    grids = on_host[order].tolist()
-    first = 0
-    while first < len(grids):
-        last, points = first, (1, 1)
-        while last < len(grids):
-            grown = (max(points[0], grids[last][0]), max(points[1], grids[last][1]))
-            samples = (last - first + 1) * size[0] * size[1] * grown[0] * grown[1]
-            if last > first and (4 * samples > TAP_BUDGET or samples * channels > VALUE_BUDGET):
-                break
-            last, points = last + 1, grown
-        yield order[first:last].to(grid.device), points
-        first = last
+    return _Regions(rois[:, 0].long(), start, bin, sampling_grid(bin, ratio))
 
 
 def _points(regions: _Regions, size: tuple[int, int], points: tuple[int, int], limits: tuple[int, int]) -> list[_Axis]:
@@ -163,18 +133,16 @@ def _points(regions: _Regions, size: tuple[int, int], points: tuple[int, int], l
 
 
 def _axis(regions: _Regions, axis: int, bins: int, points: int, limit: int) -> _Axis:
-    start, bin, grid = (t[:, axis, None, None] for t in (regions.start, regions.bin, regions.grid))
-    cell = torch.arange(points, device=grid.device, dtype=start.dtype)
-    number = torch.arange(bins, device=grid.device, dtype=start.dtype)[:, None]
-    point = start + number * bin + (cell + 0.5) * bin / grid.clamp(min=1)
+    distance, used = sampling_points(regions.bin[:, axis], regions.grid[:, axis], bins, points)
+    point = regions.start[:, axis, None, None] + distance
     # A sample up to one unit outside the map has the value of the border, beyond that 0.
-    inside = (cell < grid) & (point >= -1) & (point <= limit)
+    inside = used & (point >= -1) & (point <= limit)
     clamped = torch.where(inside, point, 0).clamp(0, limit - 1)
     low = clamped.floor()
     high_weight = torch.where(inside, clamped - low, 0)
     low_weight = inside.to(point.dtype) - high_weight
     low = low.long()
-    point = torch.where(cell < grid, point, OUTSIDE)
+    point = torch.where(used, point, OUTSIDE)
     return _Axis(point, low, (low + 1).clamp(max=limit - 1), low_weight, high_weight)
 
 
@@ -219,16 +187,5 @@ def _maximum(
 
 def _maximum_gradient(grad: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, shape: torch.Size) -> Tensor:
     """The gradient of every bin and channel goes to the four pixels around its maximum; [B, C, H, W]."""
-    batch, channels, height, width = shape
-    plane = rois[:, 0].long()[:, None] * channels + torch.arange(channels, device=rois.device)
-    y, x = argmax_y.to(grad.dtype), argmax_x.to(grad.dtype)
-    inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
-    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
-    y_low, x_low = y.floor(), x.floor()
-    out = grad.new_zeros(batch * channels * height * width)
-    for row, y_weight in ((y_low, 1 - (y - y_low)), (y_low + 1, y - y_low)):
-        for column, x_weight in ((x_low, 1 - (x - x_low)), (x_low + 1, x - x_low)):
-            place = row.clamp(max=height - 1).long() * width + column.clamp(max=width - 1).long()
-            place = place + plane[:, :, None, None] * (height * width)
-            out.index_add_(0, place.flatten(), (grad * y_weight * x_weight * inside).flatten())
-    return out.view(shape)
+    plane = rois[:, 0].long()[:, None] * shape[1] + torch.arange(shape[1], device=rois.device)
+    return scatter_to_planes(grad, argmax_y.to(grad.dtype), argmax_x.to(grad.dtype), plane[:, :, None, None], shape)

@@ -9,6 +9,7 @@ On CPU and CUDA the sums run in ``embedding_bag``, a fused gather-and-sum kernel
 the sorted indices, which makes the gradient deterministic. Other devices use gathers and ``index_add_``.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -92,3 +93,8 @@ class WeightedRows(torch.autograd.Function):
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """fp32 or wider, for coordinates and sums: 16 bits cannot hold a pixel position to a fraction of a pixel."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def own_dtype(input: Tensor) -> AbstractContextManager:
+    """Disables autocast: an operator computes in the type of its arguments."""
+    return torch.autocast(input.device.type, enabled=False)

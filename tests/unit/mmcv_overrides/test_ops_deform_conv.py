@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmcv_overrides.errors import UserError
 from mmcv_overrides.ops import rows
 
 GEOMETRY = [  # stride, padding, dilation, groups, deform_groups
@@ -114,3 +115,31 @@ def test_offset_that_is_not_finite_samples_nothing():
     out = deform_conv2d(input, offset, weight)
     assert out.flatten().tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1]
     assert torch.equal(torch.autograd.grad(out.sum(), input)[0], out.detach())
+
+
+def test_a_larger_offset_is_read_flat_as_dyhead_needs_it():
+    from mmcv.ops import modulated_deform_conv2d
+
+    torch.manual_seed(2)
+    input, weight = torch.randn(2, 4, 5, 6), torch.randn(3, 4, 3, 3)
+    offset, mask = torch.randn(2, 18, 9, 11), torch.rand(2, 9, 9, 11)
+    # The memory of an image begins with the 18 (or 9) maps of 5 x 6.
+    short = [t.reshape(2, -1)[:, : t.size(1) * 30].reshape(2, -1, 5, 6).clone() for t in (offset, mask)]
+    full = [t.requires_grad_() for t in (input, offset, mask, weight)]
+    out = modulated_deform_conv2d(*full, None, 1, 1)
+    gradients = torch.autograd.grad(out, full, torch.ones_like(out).cumsum(3))
+    used = [input, *(t.requires_grad_() for t in short), weight]
+    expected = modulated_deform_conv2d(*used, None, 1, 1)
+    torch.testing.assert_close(out, expected)
+    for got, want in zip(gradients, torch.autograd.grad(expected, used, torch.ones_like(out).cumsum(3)), strict=True):
+        got, want = got.flatten(1), want.flatten(1)
+        torch.testing.assert_close(got[:, : want.size(1)], want)
+        assert not got[:, want.size(1) :].any()
+
+
+def test_an_offset_for_too_few_places_is_refused_with_both_sizes():
+    from mmcv.ops import modulated_deform_conv2d
+
+    offset, mask = torch.zeros(1, 18, 4, 7), torch.zeros(1, 9, 4, 7)
+    with pytest.raises(UserError, match=r"offset and mask are 4 x 7, the output is 8 x 8"):
+        modulated_deform_conv2d(torch.zeros(1, 1, 8, 8), offset, mask, torch.zeros(1, 1, 3, 3), None, 1, 1)

@@ -97,13 +97,13 @@ def test_a_stub_that_mmcv_ops_already_uses_is_reported(monkeypatch, nothing_inst
 
 
 def test_an_operator_without_portable_form_names_itself_its_user_and_the_way_out():
-    from mmcv.ops import RoIPool
+    from mmcv.ops import Correlation
 
     with pytest.raises(UserError) as error:
-        RoIPool(2)(torch.ones(1, 1, 4, 4), torch.tensor([[0.0, 0, 0, 3, 3]]))
+        Correlation()(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
     message = str(error.value)
-    assert "'roi_pool_forward' needs a compiled mmcv" in message
-    assert "called by mmcv.ops.roi_pool.forward" in message
+    assert "'correlation_forward' needs a compiled mmcv" in message
+    assert "called by mmcv.ops.correlation.forward" in message
     assert "Install an mmcv that was compiled" in message and "use another layer" in message
     assert isinstance(error.value, NotImplementedError)
 

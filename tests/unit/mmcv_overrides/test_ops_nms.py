@@ -168,3 +168,26 @@ def test_soft_nms_of_empty_boxes_is_finite_and_of_nothing_is_nothing():
     assert keep.tolist() == [0, 1, 2] and torch.allclose(dets[:, 4], torch.tensor([0.3, 0.2, 0.1]))
     dets, keep = soft_nms(torch.zeros(0, 4), torch.zeros(0))
     assert dets.shape == (0, 5) and keep.shape == (0,)
+
+
+def test_nms_match_tells_which_boxes_each_kept_one_has_suppressed():
+    from mmcv.ops import nms_match
+
+    boxes = torch.tensor([[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 9], [50, 50, 60, 58], [0, 0, 10, 5.0]])
+    scores = torch.tensor([0.5, 0.9, 0.8, 0.3, 0.7])
+    groups = nms_match(torch.cat([boxes, scores[:, None]], 1), 0.5)
+    # IoU of 4 with 2 is 5 / 9, of 4 with 0 exactly 0.5; 2 comes first and takes both
+    assert [group.tolist() for group in groups] == [[1, 3], [2, 4, 0]]
+    assert all(group.dtype == torch.int64 for group in groups)
+    assert nms_match(torch.zeros(0, 5), 0.5) == []
+
+
+def test_nms_match_keeps_the_boxes_of_nms():
+    from mmcv.ops import nms, nms_match
+
+    torch.manual_seed(0)
+    corner = 80 * torch.rand(60, 2)
+    dets = torch.cat([corner, corner + 5 + 30 * torch.rand(60, 2), torch.rand(60, 1)], 1)
+    groups = nms_match(dets.numpy(), 0.4)
+    assert [int(group[0]) for group in groups] == nms(dets[:, :4].contiguous(), dets[:, 4], 0.4)[1].tolist()
+    assert sorted(i for group in groups for i in group.tolist()) == list(range(60))
