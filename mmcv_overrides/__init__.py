@@ -21,16 +21,21 @@ def _overrides() -> list[Override]:
         checkpoint,
         data_files,
         device,
+        json_log,
         loop,
         optimizer,
+        optimizer_constructor,
         parallel,
+        parameter_groups,
         precision,
         quiet,
         text_log,
         timer,
+        whole_table,
     )
 
-    modules = (quiet, device, parallel, precision, optimizer, checkpoint, data_files, loop, timer, text_log)
+    modules = (quiet, device, parallel, precision, optimizer, optimizer_constructor, parameter_groups)
+    modules += (checkpoint, data_files, loop, timer, text_log, json_log, whole_table)
     return [override for module in modules for override in module.OVERRIDES]
 
 
