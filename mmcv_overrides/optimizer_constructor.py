@@ -108,10 +108,7 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         # torch's fused SGD fails on weights that join later, unless the wrapper prepares their momentum
         prepares = isinstance(wrapper, type) and issubclass(seams.replaced.get(wrapper, wrapper), StepOptimWrapper)
         self._fused_by_default = (
-            cls in FUSED
-            and prepares
-            and not self.optimizer_cfg.get("foreach")
-            and "fused" not in self.optimizer_cfg
+            cls in FUSED and prepares and not self.optimizer_cfg.get("foreach") and "fused" not in self.optimizer_cfg
         )
         if self._fused_by_default:
             self.optimizer_cfg["fused"] = True

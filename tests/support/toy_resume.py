@@ -26,7 +26,7 @@ def run(folder: Path, epochs: int, resume: bool = False) -> Runner:
             optimizer=dict(type="SGD", lr=0.05, momentum=0.9, weight_decay=0.01),
             paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0),
         ),
-        param_scheduler=dict(type="MultiStepLR", milestones=[3], gamma=0.1),
+        param_scheduler=dict(type="MultiStepLR", milestones=[3], gamma=0.1, end=10),
         resume=resume,
         default_scope="mmengine",
         experiment_name=f"{folder.name}_{epochs}_{resume}",
