@@ -34,8 +34,8 @@ def _overrides() -> list[Override]:
         whole_table,
     )
 
-    modules = (quiet, device, parallel, precision, optimizer, optimizer_constructor, parameter_groups)
-    modules += (checkpoint, data_files, loop, timer, text_log, json_log, whole_table)
+    modules = [quiet, device, parallel, precision, optimizer, optimizer_constructor, parameter_groups]
+    modules += [checkpoint, data_files, loop, timer, text_log, json_log, whole_table]
     return [override for module in modules for override in module.OVERRIDES]
 
 
