@@ -21,20 +21,22 @@ def _overrides() -> list[Override]:
         checkpoint,
         data_files,
         device,
+        json_log,
         loop,
         optimizer,
+        optimizer_constructor,
         parallel,
+        parameter_groups,
         precision,
         quiet,
         text_log,
         timer,
+        whole_table,
     )
     from mmcv_overrides.ops import needed, roi_align_layer
 
-    modules = (
-        *(quiet, device, parallel, precision, optimizer, checkpoint, data_files, loop, timer, text_log),
-        *(needed, roi_align_layer),
-    )
+    modules = [quiet, device, parallel, precision, optimizer, optimizer_constructor, parameter_groups]
+    modules += [checkpoint, data_files, loop, timer, text_log, json_log, whole_table, needed, roi_align_layer]
     return [override for module in modules for override in module.OVERRIDES]
 
 

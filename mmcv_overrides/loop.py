@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex
 
@@ -57,9 +58,22 @@ class SeededBatch(list):
         return SeededBatch, (self[:], self.seeds)
 
 
-def draw_seed(seed: int, epoch: int, index: int) -> int:
-    """Seed of one sample in one epoch: well mixed, and the same in every process (unlike ``hash``)."""
-    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
+def draw_seed(seed: int, epoch: int, index: Any) -> int:
+    """Seed of one sample in one epoch: well mixed, and the same in every process (unlike ``hash``).
+
+    Args:
+        index: what the sampler yields: a number, a tuple of them (video, frame), or anything with a fixed text.
+    """
+    return int(np.random.SeedSequence([seed, epoch, *_numbers(index)]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _numbers(index: Any) -> list[int]:
+    if isinstance(index, (tuple, list)):
+        return [number for part in index for number in _numbers(part)]
+    try:
+        return [int(index) % 2**64]  # negative indices count from the end
+    except (TypeError, ValueError):
+        return [zlib.crc32(str(index).encode())]
 
 
 class SeededBatches:
@@ -94,7 +108,7 @@ class SeededBatches:
     def __iter__(self) -> Iterator[SeededBatch]:
         for position, batch in enumerate(self.batch_sampler):
             if position >= self.start:
-                yield SeededBatch(batch, [draw_seed(self.seed, self.epoch, int(i)) for i in batch])
+                yield SeededBatch(batch, [draw_seed(self.seed, self.epoch, i) for i in batch])
 
 
 def seed_batches(loader: DataLoader, seed: int) -> None:

@@ -47,10 +47,13 @@ class LossScale:
             UserError: anything else, or a scale that is not positive.
         """
         if isinstance(spec, dict):
-            known = {"init_scale", "growth_factor", "backoff_factor", "growth_interval", "dynamic"}
+            known = {"init_scale", "growth_factor", "backoff_factor", "growth_interval", "dynamic", "enabled"}
             if set(spec) - known:
                 raise UserError(f"loss_scale: unknown keys {sorted(set(spec) - known)}; known are {sorted(known)}")
-            return cls(**spec, device=device)
+            settings = {key: value for key, value in spec.items() if key != "enabled"}  # of torch's GradScaler
+            if not spec.get("enabled", True):
+                return cls(init_scale=1.0, dynamic=False, device=device)
+            return cls(**settings, device=device)
         if spec == "dynamic":
             return cls(device=device)
         try:

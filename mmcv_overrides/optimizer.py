@@ -6,17 +6,12 @@ fused optimizers use the decision (their ``found_inf``).
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
-from mmengine.logging import MMLogger, print_log
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from mmengine.registry import OPTIMIZERS
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmcv_overrides import precision
@@ -24,11 +19,10 @@ from mmcv_overrides.device import current
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.loss_scale import LossScale
 from mmcv_overrides.masters import MasterWeights
-from mmcv_overrides.optimizer_state import fit_groups
+from mmcv_overrides.optimizer_state import arranged, check_same_optimizer, fitting_state
 from mmcv_overrides.parallel import all_reduce_max
+from mmcv_overrides.parameter_groups import UpstreamGroups, merge_groups
 from mmcv_overrides.seams import Override
-
-FUSED = {torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW}
 
 
 def multiply_(grads: list[torch.Tensor], factor: torch.Tensor) -> None:
@@ -80,6 +74,9 @@ class StepOptimWrapper(OptimWrapper):
         self.loss_scale = LossScale.parse(loss_scale, self.device)
         self._masters = MasterWeights(optimizer) if opt_level == "O2" else None
         self._prepare_momentum([p for group in optimizer.param_groups for p in group["params"] if p.requires_grad])
+        # Both are set by the constructor of the config; without one, the groups are those of the optimizer.
+        self.upstream = UpstreamGroups()
+        self.fused_by_default = False
         self.last_params: list[torch.Tensor] = []
         self._loss_ok: torch.Tensor | None = None
         self.last_bad = torch.zeros((), device=self.device)
@@ -213,40 +210,66 @@ class StepOptimWrapper(OptimWrapper):
 
     # ---- state ----
 
+    def upstream_order(self) -> list[tuple[int, list[torch.Tensor]]]:
+        """The groups that mmengine would have, each with the index of the group that its parameters are in."""
+        groups = self._params_of_groups()
+        return self.upstream.order(groups) if self.upstream.groups else list(enumerate(groups))
+
+    def _params_of_groups(self) -> list[list[torch.Tensor]]:
+        params = iter(self.model_params)
+        return [[next(params) for _ in group["params"]] for group in self.optimizer.param_groups]
+
     def state_dict(self) -> dict:
-        """The state of optimizer, loss scale and, at O2, masters (in the order of ``model_params``)."""
-        state = super().state_dict()
+        """The state of optimizer, loss scale and, at O2, masters, with the parameter groups of mmengine.
+
+        ``param_names`` names the parameters in the order of the groups, ``optimizer_type`` the class of the optimizer.
+        """
+        state, order = super().state_dict(), self.upstream_order()
+        state["optimizer_type"] = type(self.optimizer).__name__
+        if self.upstream.groups:
+            state = arranged(state, self._params_of_groups(), order)
+            names = self.upstream.names
+            state["param_names"] = [names.get(param, "") for _, params in order for param in params]
+        if self.fused_by_default:  # mmengine resumes with the flags of the checkpoint, and its default is no fused one
+            state["param_groups"] = [{**group, "fused": None} for group in state["param_groups"]]
         state["loss_scaler"] = self.loss_scale.state_dict()
-        if self.masters is not None:
-            state["masters"] = [m.detach() for m in self.masters]
+        if self._masters is not None:
+            owners = self._masters.of(param for _, params in order for param in params)
+            state["masters"] = [owner.detach() for owner in owners]
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state of any opt level.
+        """Load a state of any opt level, written by this class or by mmengine's own wrappers.
 
         Raises:
-            UserError: it has other parameter groups.
+            UserError: it is of another optimizer, or has other parameters.
         """
         state = dict(state_dict)
+        check_same_optimizer(state, self.optimizer, state.pop("optimizer_type", None))
         self.loss_scale.load_state_dict(state.pop("loss_scaler", {}))
-        masters = state.pop("masters", None)
-        params = self.model_params
-        state["param_groups"], sources = fit_groups(state, self.optimizer.param_groups)
-        try:
-            super().load_state_dict(state)
-        except ValueError as error:
-            raise UserError(
-                f"cannot resume the optimizer: {error}. The checkpoint was written with other parameter groups; to "
-                "start a new training from its weights use load_from",
-                setting="load_from",
-            ) from error
+        masters, names = state.pop("masters", None), state.pop("param_names", None)
+        merged = self.optimizer.param_groups
+        order = self.upstream_order()
+        if names is None and len(state["param_groups"]) == len(merged) != len(order):  # merged, of an earlier release
+            order = list(enumerate(self._params_of_groups()))
+        groups = [{**merged[source], "params": self._owners(params)} for source, params in order]
+        params = [params for _, params in order]
+        fitted, sources = fitting_state(state, groups, names, self.upstream, params)
+        self.optimizer.param_groups = groups
+        super().load_state_dict(fitted)
+        if self.upstream.groups:
+            self.optimizer.param_groups = merge_groups(self.optimizer.param_groups)
         if masters is not None:  # also at other levels: they are more precise than the weights of that checkpoint
             with torch.no_grad():
-                for param, owner, source in zip(params, self.masters or params, sources, strict=True):
+                for param, source in zip((p for group in params for p in group), sources, strict=True):
                     if source is not None:
-                        owner.copy_(masters[source])
-                        param.copy_(owner)
+                        self._owners([param])[0].copy_(masters[source])
+                        param.copy_(self._owners([param])[0])
         self.sync_masters()
+
+    def _owners(self, params: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What the optimizer updates for these parameters of the model."""
+        return params if self._masters is None else self._masters.of(params)
 
 
 class AmpStepOptimWrapper(StepOptimWrapper):
@@ -265,106 +288,6 @@ class AmpStepOptimWrapper(StepOptimWrapper):
         super().__init__(loss_scale=loss_scale, amp_dtype=dtype, opt_level=opt_level, **kwargs)
 
 
-class _DropParamwiseLines(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        return not (message.startswith("paramwise_options --") or " is skipped since its requires_grad=" in message)
-
-
-def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merge groups of equal settings, in order of first appearance.
-
-    mmengine makes one group per parameter, which turns one fused update into a hundred.
-    """
-    merged: dict[tuple, dict[str, Any]] = {}
-    for group in groups:
-        key = tuple(sorted((k, repr(v)) for k, v in group.items() if k != "params"))
-        merged.setdefault(key, {**group, "params": []})["params"] += group["params"]
-    return list(merged.values())
-
-
-def _refuse_shared(groups: list[dict[str, Any]], model: nn.Module) -> None:
-    counts = Counter(p for group in groups for p in group["params"])
-    shared = {p for p, count in counts.items() if count > 1}
-    if shared:
-        names = [name for name, p in model.named_parameters(remove_duplicate=False) if p in shared]
-        raise SharedParameters(
-            f"some parameters appear in more than one parameter group: modules share them ({', '.join(names[:4])}"
-            f"{' and more' if len(names) > 4 else ''}). Add paramwise_cfg=dict(bypass_duplicate=True) to optim_wrapper"
-        )
-
-
-class SharedParameters(UserError, ValueError):
-    """A parameter that two modules share is in the optimizer twice; torch raises a ValueError for it."""
-
-
-class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor with merged groups and fused updates where they exist.
-
-    The parameters are those that mmengine takes: without ``paramwise_cfg`` all of the model, including frozen ones,
-    which a hook may unfreeze; with it only those that require gradients now.
-
-    Raises:
-        SharedParameters: two modules share a parameter, and ``paramwise_cfg`` lacks ``bypass_duplicate=True``.
-    """
-
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: Any = None) -> None:
-        """Add the parameters of ``module`` to ``params``; the outermost call merges the groups."""
-        super().add_params(params, module, prefix=prefix, is_dcn_module=is_dcn_module)
-        if not prefix:  # the outermost call
-            _refuse_shared(params, module)
-            params[:] = merge_groups(params)
-
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build optimizer and wrapper, and log the parameter groups.
-
-        Raises:
-            UserError: the whole model is frozen.
-        """
-        bare = cast(nn.Module, model.module) if hasattr(model, "module") else model
-        if not any(p.requires_grad for p in bare.parameters()):
-            raise UserError("every parameter of the model is frozen: there is nothing to train")
-        self._prefer_fused()
-        quiet = _DropParamwiseLines()
-        handlers = MMLogger.get_current_instance().handlers
-        for handler in handlers:
-            handler.addFilter(quiet)
-        try:
-            wrapper = super().__call__(model)
-        finally:
-            for handler in handlers:
-                handler.removeFilter(quiet)
-        groups = wrapper.optimizer.param_groups
-        sizes = "; ".join(
-            f"{len(g['params'])} tensors at lr {g['lr']:g}, wd {g.get('weight_decay', 0):g}" for g in groups
-        )
-        print_log(f"optimizer {type(wrapper.optimizer).__name__}, {len(groups)} groups: {sizes}", logger="current")
-        return wrapper
-
-    def _prefer_fused(self) -> None:
-        kind = self.optimizer_cfg["type"]
-        cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
-        if cls in FUSED and not self.optimizer_cfg.get("foreach"):
-            self.optimizer_cfg.setdefault("fused", True)
-
-
-def NpuFusedSGD(params: Any, **kwargs: Any) -> torch.optim.Optimizer:
-    """Huawei's fused SGD from torch_npu or apex if one can be imported; otherwise torch's, with a log line."""
-    for path in ("torch_npu.optim", "apex.optimizers"):
-        try:
-            module = __import__(path, fromlist=["NpuFusedSGD"])
-            return module.NpuFusedSGD(params, **kwargs)
-        except (ImportError, AttributeError):
-            continue
-    print_log("optimizer NpuFusedSGD: found in neither torch_npu nor apex; using torch.optim.SGD", logger="current")
-    legal = inspect.signature(torch.optim.SGD).parameters
-    return torch.optim.SGD(params, **{k: v for k, v in kwargs.items() if k in legal}, fused=True)
-
-
-# mmengine registers the real one itself if torch_npu finds a device.
-if OPTIMIZERS.get("NpuFusedSGD") is None:
-    OPTIMIZERS.register_module(name="NpuFusedSGD", module=NpuFusedSGD)
-
 OVERRIDES = [
     Override(
         "OPTIM_WRAPPERS:OptimWrapper", StepOptimWrapper, "one step for every precision, no read-back, non-finite guard"
@@ -373,10 +296,5 @@ OVERRIDES = [
         "OPTIM_WRAPPERS:AmpOptimWrapper",
         AmpStepOptimWrapper,
         "mixed precision also on CPU and NPU; static scale and bf16",
-    ),
-    Override(
-        "OPTIM_WRAPPER_CONSTRUCTORS:DefaultOptimWrapperConstructor",
-        MergedOptimWrapperConstructor,
-        "few parameter groups and fused updates; upstream makes one group per parameter",
     ),
 ]

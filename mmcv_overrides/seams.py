@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mmengine.registry import Registry
 
 
+replaced: dict[type, Any] = {}  # classes that registries have replacements for
+
+
 class SeamError(RuntimeError):
     """Upstream differs from what an override assumes; the message names the seam and the difference."""
 
@@ -98,6 +101,9 @@ def apply(overrides: list[Override]) -> None:
     for override in overrides:
         owner, name = override.seam.split(":")
         if owner.isupper():
+            old = _original(override)
+            if isinstance(old, type):
+                replaced[old] = override.new
             _registry(owner).register_module(name=name, module=override.new, force=True)
         else:
             setattr(*_owner(override), override.new)

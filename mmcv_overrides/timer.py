@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import IterTimerHook
 from mmengine.hooks.hook import DATA_BATCH
@@ -72,12 +74,17 @@ def paused() -> Iterator[None]:
         CLOCKS.paused += time.perf_counter() - start
 
 
-def batch_size(data_batch: DATA_BATCH) -> int:
-    """Number of samples in a batch of the loader."""
+def batch_size(data_batch: Any) -> int:
+    """Number of samples in a batch of the loader, of all its branches (semi-supervised); 0 for what has no samples."""
     if isinstance(data_batch, dict):
-        inputs = data_batch.get("inputs", next(iter(data_batch.values())))
-        return len(inputs)
-    return len(data_batch)
+        inputs = data_batch.get("inputs", next(iter(data_batch.values()), None))
+        return sum(map(batch_size, inputs.values())) if isinstance(inputs, dict) else batch_size(inputs)
+    if isinstance(data_batch, (list, tuple)) and data_batch:
+        # columns are lists, or images [B, 3, H, W] beside labels [B]; otherwise there is one entry for each sample
+        dims = {part.dim() for part in data_batch if isinstance(part, torch.Tensor)}
+        columns = isinstance(data_batch[0], (list, tuple)) or len(dims) > 1
+        return len(data_batch[0]) if columns else len(data_batch)
+    return len(data_batch) if hasattr(data_batch, "__len__") else 0
 
 
 class ClockHook(IterTimerHook):
@@ -141,7 +148,7 @@ class ClockHook(IterTimerHook):
         self.done_in_epoch += 1
         hub.update_info("fps", None if self._no_speed else CLOCKS.fps)
         if self._log_line_follows(runner, batch_idx):
-            hub.update_info("fps_window", None if self._no_speed else self.window_samples / self.window_s)
+            hub.update_info("fps_window", None if self._no_speed else self.window_samples / max(self.window_s, 1e-9))
             self.window_s, self.window_samples = 0.0, 0
 
     @staticmethod
@@ -161,7 +168,7 @@ class ClockHook(IterTimerHook):
                 f"(data {share:.0%}), FPS: {CLOCKS.fps:.2f}"
             )
             if share > 0.2:
-                workers = runner.train_dataloader.num_workers
+                workers = getattr(runner.train_dataloader, "num_workers", 0)
                 runner.logger.warning(
                     f"{share:.0%} of the training time is spent waiting for data: raise train_dataloader.num_workers "
                     f"(now {workers}) or use smaller images"

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 import mmcv_overrides
 from fcos_train.config.keys.check import check_keys
 from fcos_train.engine.fixed_step import FixedStepHook
+from fcos_train.start import MODULES
 from mmcv_overrides import device, precision
 from mmcv_overrides.optimizer import StepOptimWrapper
 from mmcv_overrides.printable import printable_lines
@@ -73,9 +74,24 @@ class DetectionRunner(Runner):
         """Ignored: mmengine's constructor assigns ``<work dir>/<timestamp>`` and then creates the folder."""
 
     def dump_config(self) -> None:
-        """Write ``config.py`` for a training. The config of an evaluation cannot train, so it is not written."""
-        if self.cfg.get("train_cfg") is not None:
+        """Write ``config.py`` for a training. The config of an evaluation cannot train, so it is not written.
+
+        The file imports the modules of its parts, so that mmdet's own tools can read it too.
+        """
+        if self.cfg.get("train_cfg") is None:
+            return
+        given = self.cfg.get("custom_imports")
+        theirs = given.get("imports", []) if isinstance(given, dict) else given or []
+        imports = ["mmcv_overrides.auto", *MODULES, *([theirs] if isinstance(theirs, str) else theirs)]
+        failing = isinstance(given, dict) and given.get("allow_failed_imports", False)
+        self.cfg["custom_imports"] = dict(imports=list(dict.fromkeys(imports)), allow_failed_imports=failing)
+        try:
             super().dump_config()
+        finally:
+            if given is None:
+                self.cfg.pop("custom_imports")
+            else:
+                self.cfg["custom_imports"] = given
 
     def _log_env(self, env_cfg: dict) -> None:
         """Versions, device and overrides in a few lines. The config itself is in ``config.py`` beside the log."""

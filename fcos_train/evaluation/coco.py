@@ -97,8 +97,8 @@ class FastCocoMetric(BaseMetric):
         if ann_file is None:
             raise UserError("FastCocoMetric needs ann_file=...: the annotation file of the validation split")
         self.proposal_nums = tuple(proposal_nums)
-        if len(self.proposal_nums) != 3 or list(self.proposal_nums) != sorted(self.proposal_nums):
-            raise UserError(f"proposal_nums must be three ascending numbers, not {proposal_nums}")
+        if len(self.proposal_nums) != 3 or list(self.proposal_nums) != sorted(set(self.proposal_nums)):
+            raise UserError(f"proposal_nums must be three ascending numbers, each another one, not {proposal_nums}")
         self.iou_thrs: list[float] = np.atleast_1d(COCO_IOU_THRS if iou_thrs is None else iou_thrs).tolist()
         self.ann_file, self.classwise, self.format_only = str(ann_file), classwise, format_only
         if outfile_prefix is None and work_dir is not None:

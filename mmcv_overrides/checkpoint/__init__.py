@@ -9,6 +9,7 @@ states), ``mmengine_functions`` (replacements of mmengine's functions).
 from mmcv_overrides.checkpoint.embedded_config import fromstring
 from mmcv_overrides.checkpoint.hook import SafeCheckpointHook
 from mmcv_overrides.checkpoint.mmengine_functions import (
+    get_torchvision_models,
     load_checkpoint_file,
     load_checkpoint_to_model,
     load_from_local,
@@ -29,6 +30,7 @@ __all__ = [
     "NonFiniteWeights",
     "SafeCheckpointHook",
     "find_latest_checkpoint",
+    "get_torchvision_models",
     "load",
     "load_checkpoint_file",
     "load_checkpoint_to_model",
@@ -72,6 +74,11 @@ OVERRIDES = [
     ),
     Override("mmengine.runner.runner:_load_checkpoint", load_checkpoint_file, _CLEAR),
     Override("mmengine.runner.checkpoint:_load_checkpoint", load_checkpoint_file, _CLEAR),
+    Override(
+        "mmengine.runner.checkpoint:get_torchvision_models",
+        get_torchvision_models,
+        "a bare ModuleNotFoundError for torchvision://... without torchvision",
+    ),
     Override(
         "mmengine.runner.checkpoint:load_url",
         load_url,

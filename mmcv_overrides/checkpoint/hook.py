@@ -34,8 +34,8 @@ class SafeCheckpointHook(CheckpointHook):
     - An old checkpoint is deleted only when the new one is in place, so for a moment there is one more.
     - Weights with inf or nan are not saved but logged; training continues and older checkpoints are kept.
     - A checkpoint that cannot be written ends the run on all ranks with one message.
-    - ``latest.pth`` beside the checkpoints is a link to the newest; ``last_checkpoint`` names it relative to the work
-      folder, so that both are right in a copy of the folder.
+    - ``latest.pth`` beside the checkpoints is a link to the newest. ``last_checkpoint`` has its path, as mmengine reads
+      it; in a copy of the folder the file of that name counts.
     - Checkpoints have the id of their run, and the work folder is locked while a run writes to it
       (:mod:`mmcv_overrides.run_folder`).
     - The random states of all ranks are saved and restored on resume (:class:`.rng.RandomStates`).
@@ -234,9 +234,8 @@ class SafeCheckpointHook(CheckpointHook):
         """Write ``last_checkpoint`` (mmengine's text file, in the work folder) and ``latest.pth``."""
         if not is_main_process():
             return
-        inside = self._local and Path(self.out_dir).resolve() == Path(runner.work_dir).resolve()
         with replacing(Path(runner.work_dir) / "last_checkpoint", temporary_suffix()) as file:
-            file.write((name if inside else str(self.last_ckpt)).encode())
+            file.write(str(self.last_ckpt).encode())
         if self._local:
             point_latest(Path(self.out_dir), name)
 

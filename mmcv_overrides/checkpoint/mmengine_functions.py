@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner.checkpoint import get_torchvision_models as _upstream_torchvision
 from mmengine.runner.checkpoint import save_checkpoint as _upstream_save
 
 from mmcv_overrides.checkpoint.plain import plain
@@ -46,6 +47,21 @@ def is_local(
 def load_from_local(filename: str, map_location: Any = None) -> dict:
     """Replaces mmengine's loader of local files (scheme '' of ``CheckpointLoader``) by :func:`load`."""
     return load(filename, map_location=map_location)
+
+
+def get_torchvision_models() -> dict[str, str]:
+    """Replaces mmengine's: the addresses of weights named ``torchvision://...``.
+
+    Raises:
+        UserError: torchvision, which knows the addresses, is not installed.
+    """
+    try:
+        return _upstream_torchvision()
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"weights named torchvision://... need torchvision for their address, and {error}: pip install torchvision "
+            "(the version that pairs with this torch), or download the weights and name the file"
+        ) from error
 
 
 def load_checkpoint_file(filename: str, map_location: Any = None, logger: Any = None) -> dict:

@@ -21,9 +21,10 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
 
     Candidates are all epoch_N.pth and iter_N.pth, and the files that ``latest.pth`` and ``last_checkpoint`` name. If
     ``run.json`` names the run, only its own checkpoints count, and the newest has the most iterations. A folder without
-    that file may hold checkpoints of several runs: the file that ``latest.pth`` or ``last_checkpoint`` names comes
-    first, then the last written one; without either name the one with the most iterations. A warning names each file
-    that is skipped (truncated, refused, without training state, of another run).
+    that file, or one in which plain mmengine has trained since, may hold checkpoints of several runs: the file that
+    ``latest.pth`` or ``last_checkpoint`` names comes first, then the last written one; without either name the one with
+    the most iterations. A warning names each file that is skipped (truncated, refused, without training state, of
+    another run).
 
     Args:
         work_dir: the folder.
@@ -31,6 +32,8 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
     """
     folder = Path(work_dir)
     record = read_record(folder)
+    if record is not None and _went_on_without_us(folder, record):
+        record = None
     named = _named(folder, record)
     ranked: list[tuple[tuple[float, ...], Path]] = []
     for path in candidates(folder):
@@ -68,19 +71,34 @@ def candidates(work_dir: Path) -> list[Path]:
     return list(unique.values())
 
 
+def _went_on_without_us(work_dir: Path, record: Record) -> bool:
+    """Whether ``last_checkpoint`` names a file of plain mmengine, which knows no runs, after the recorded run."""
+    for path in _noted(work_dir, record):
+        try:
+            iterations, _, run = _progress(path)
+        except (UserError, OSError):
+            continue
+        if not run and not record.owns(run, iterations):
+            return True
+    return False
+
+
 def _named(work_dir: Path, record: Record | None) -> list[Path]:
     """Resolved paths that ``latest.pth`` and ``last_checkpoint`` name, within the run's own folders."""
-    found = []
-    latest, note = work_dir / "latest.pth", work_dir / "last_checkpoint"
-    if latest.exists():
-        found.append(latest.resolve())
-    if note.is_file():
-        text = note.read_text(errors="replace").strip()
-        path = work_dir / text  # absolute if the checkpoints are in another folder, or if mmengine wrote it
-        if text and "://" not in text and path.is_file():
-            found.append(path.resolve())
-    places = _places(work_dir, record)
-    return list(dict.fromkeys(path for path in found if places is None or path.parent in places))
+    latest, places = work_dir / "latest.pth", _places(work_dir, record)
+    found = [latest.resolve()] if latest.exists() else []
+    found = [path for path in found if places is None or path.parent in places]
+    return list(dict.fromkeys([*found, *_noted(work_dir, record)]))
+
+
+def _noted(work_dir: Path, record: Record | None) -> list[Path]:
+    """The path in ``last_checkpoint``, as mmengine writes it, or the file of that name in a copy of the folder."""
+    note, places = work_dir / "last_checkpoint", _places(work_dir, record)
+    text = note.read_text(errors="replace").strip() if note.is_file() else ""
+    if not text or "://" in text:
+        return []
+    paths = [path.resolve() for path in (work_dir / text, Path(text), work_dir / Path(text).name) if path.is_file()]
+    return [path for path in paths if places is None or path.parent in places][:1]
 
 
 def _places(work_dir: Path, record: Record | None) -> set[Path] | None:

@@ -98,7 +98,7 @@ def test_keep_n_latest_and_order(tmp_path, monkeypatch):
     ]
     assert checkpoint_names(tmp_path / "a") == ["epoch_3.pth", "epoch_4.pth", "latest.pth"]
     assert os.readlink(tmp_path / "a" / "latest.pth") == "epoch_4.pth"
-    assert (tmp_path / "a" / "last_checkpoint").read_text() == "epoch_4.pth"
+    assert (tmp_path / "a" / "last_checkpoint").read_text() == str(tmp_path / "a" / "epoch_4.pth")
     assert checkpoint.load(tmp_path / "a" / "latest.pth")["message_hub"]["runtime_info"]["keep_ckpt_ids"] == [
         3,
         4,

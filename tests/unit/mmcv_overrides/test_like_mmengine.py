@@ -6,16 +6,30 @@ import pickle
 import pytest
 import torch
 from mmdet.engine.hooks import PipelineSwitchHook
-from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.optim.optimizer.optimizer_wrapper import OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor as UpstreamConstructor
+from mmengine.optim.optimizer.optimizer_wrapper import OptimWrapper as UpstreamWrapper
 from mmengine.runner.loops import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 from mmcv_overrides import loop
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.optimizer import MergedOptimWrapperConstructor, StepOptimWrapper
+from mmcv_overrides.optimizer import StepOptimWrapper
+from mmcv_overrides.optimizer_constructor import MergedOptimWrapperConstructor
 from tests.support.toy_runs import At, Lists, Points, Toy, toy_runner
+
+
+class TheirLoop(EpochBasedTrainLoop):
+    """mmengine's own: the class itself stands for its replacement where a config names it."""
+
+
+class OptimWrapper(UpstreamWrapper):
+    """mmengine's own."""
+
+
+class DefaultOptimWrapperConstructor(UpstreamConstructor):
+    """mmengine's own."""
+
 
 # ---- data ----
 
@@ -64,11 +78,11 @@ def samples(folder, train_cfg, loader, hook):
 
 @pytest.mark.parametrize("loader", LOADERS, ids=["main process", "workers", "persistent workers"])
 def test_a_pipeline_that_a_hook_exchanges_is_used(tmp_path, loader):
-    theirs = samples(tmp_path / "a", dict(by_epoch=True, max_epochs=3), loader, PipelineSwitchHook(1, [second]))
+    theirs = samples(tmp_path / "a", dict(type=TheirLoop, max_epochs=3), loader, PipelineSwitchHook(1, [second]))
     ours = samples(
         tmp_path / "b", dict(type="EpochBasedTrainLoop", max_epochs=3), loader, PipelineSwitchHook(1, [second])
     )
-    assert (theirs[1], ours[1]) == (EpochBasedTrainLoop, loop.ResumableEpochLoop)
+    assert (theirs[1], ours[1]) == (TheirLoop, loop.ResumableEpochLoop)
     assert ours[0] == theirs[0] == [0, 16, 16]
 
 

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from mmcv_overrides import precision
-from mmcv_overrides.optimizer import MergedOptimWrapperConstructor, StepOptimWrapper, merge_groups
+from mmcv_overrides.optimizer import StepOptimWrapper
+from mmcv_overrides.optimizer_constructor import MergedOptimWrapperConstructor
+from mmcv_overrides.parameter_groups import merge_groups
 
 
 def model(seed=0):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mmcv_overrides import checkpoint, run_folder, seams
 from mmcv_overrides.errors import UserError
@@ -86,6 +87,36 @@ def test_a_copied_folder_resumes_from_its_own_files(tmp_path):
     (tmp_path / "b" / "run.json").unlink()
     (tmp_path / "b" / "last_checkpoint").write_text(str(tmp_path / "a" / "epoch_2.pth"))  # as mmengine writes it
     assert checkpoint.newest_readable(tmp_path / "b") == tmp_path / "b" / "epoch_1.pth"
+
+
+def test_a_folder_used_twice_resumes_the_later_run(tmp_path, caplog):
+    """Four epochs, then two of a new training: ``last_checkpoint`` decides, not the number of iterations."""
+    toy_runner(tmp_path / "a", epochs=4).train()
+    toy_runner(tmp_path / "a", epochs=2).train()
+    log = logging.getLogger("used twice")
+    assert checkpoint.newest_readable(tmp_path / "a", log) == tmp_path / "a" / "epoch_2.pth"
+    assert "skipped epoch_4.pth: it is of another run" in caplog.text
+    resumed = toy_runner(tmp_path / "a", epochs=3, resume=True)
+    resumed.train()
+    assert resumed.iter == 12
+
+
+@pytest.mark.parametrize("epoch", [2, 5])
+def test_what_plain_mmengine_trained_since_comes_first(tmp_path, epoch):
+    """It neither knows ``run.json`` nor moves ``latest.pth``; a run of its own or one that went on from ours."""
+    toy_runner(tmp_path / "a", epochs=4).train()
+    plain = torch.load(tmp_path / "a" / "epoch_4.pth", weights_only=False)
+    plain["meta"] |= {"epoch": epoch, "iter": 4 * epoch}
+    del plain["meta"]["run"]
+    path = tmp_path / "a" / f"epoch_{epoch}.pth"
+    torch.save(plain, path)
+    os.utime(path, (2e9, 2e9))
+    (tmp_path / "a" / "last_checkpoint").write_text(str(path))
+    assert checkpoint.newest_readable(tmp_path / "a") == path
+    resumed = toy_runner(tmp_path / "a", epochs=6, resume=True)
+    resumed.train()
+    assert (resumed.epoch, resumed.iter) == (6, 24)
+    assert checkpoint.newest_readable(tmp_path / "a") == tmp_path / "a" / "epoch_6.pth"
 
 
 def test_a_folder_in_use_is_refused(tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from mmengine.logging import MessageHub
 
-from mmcv_overrides import text_log
+from mmcv_overrides import json_log, text_log
 
 
 def runner(tmp_path, hub, iters=14, length=7, interval=50) -> SimpleNamespace:
@@ -22,7 +22,7 @@ def runner(tmp_path, hub, iters=14, length=7, interval=50) -> SimpleNamespace:
         _train_loop=object(),
         work_dir=str(tmp_path),
         timestamp="20260101_000000",
-        hooks=[text_log.ContractLoggerHook(interval=interval)],
+        hooks=[json_log.ContractLoggerHook(interval=interval)],
         optim_wrapper=SimpleNamespace(last_grad_norm=torch.tensor(3.1)),
         visualizer=SimpleNamespace(add_scalars=lambda *a, **k: None),
         logger=SimpleNamespace(info=lambda text: None),

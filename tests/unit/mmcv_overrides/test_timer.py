@@ -39,7 +39,7 @@ class Run:
     """A runner that iterates: ``wait`` s for data and ``step`` s of work per iteration."""
 
     def __init__(self, clock, length, epochs=1, interval=4, resumed_at=0):
-        from mmcv_overrides.text_log import ContractLoggerHook
+        from mmcv_overrides.json_log import ContractLoggerHook
 
         self.clock, self.length = clock, length
         self.hook = timer.ClockHook()
