@@ -15,10 +15,24 @@ _LONGEST = 300  # characters of an example; a box may be a list of any length
 
 # Possible faults of a split, in the order of the report; the flag: correcting it changes the annotations.
 FAULTS: Mapping[str, tuple[str, bool]] = {
+    "encoding": (
+        "annotation files are in another encoding than UTF-8: read as the one shown",
+        True,
+    ),
+    "image_ids": ("image ids are not whole numbers from 0 to 2^53: read as such, or all are renumbered", True),
+    "category_ids": ("category ids are not whole numbers from 0 to 2^53: read as such, or all are renumbered", True),
+    "linked_ids": ("annotations write the id of an image or category otherwise than it does: read as the same", True),
+    "number_names": ("class names are numbers: read as text", True),
+    "unnamed_categories": ("categories have neither a name nor annotations: left out", True),
+    "unnamed_objects": ("objects have no class name: left out", True),
+    "as_text": ("values of annotations are written as text: read as numbers", True),
+    "from_polygon": ("annotations have no box: taken from their polygon or mask", True),
+    "renamed_files": ("file names are of another machine or case: the one file of that name is used", True),
     "missing_files": ("images have no file: left out", True),
     "missing_xml": ("listed images have no annotation file: left out", True),
     "unreadable_xml": ("annotation files cannot be read: their images are left out", True),
     "ambiguous_images": ("images share their id with another file: left out with their boxes", True),
+    "several_files": ("images have several files of their name: left out", True),
     "repeated_images": ("images are listed twice: counted once", True),
     "duplicate_file_names": (
         "files are listed under several image ids: kept, but their boxes are split",
