@@ -15,6 +15,7 @@ _MARKS = (
 # Files that declare an encoding often hold characters of its superset.
 _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950"}
 _KANA = re.compile("[\u3041-\u30fa]")
+_LAST_FREQUENT = 0xD7  # first byte of a character in GB2312
 _HALF_WIDTH = re.compile("[\uff61-\uff9f]")
 
 
@@ -89,19 +90,26 @@ def _decoded(data: bytes, encoding: str) -> str | None:
 
 
 def _guessed(data: bytes) -> tuple[str, str]:
-    """GB2312 has no character that begins with a byte below 0xA1, with which common Japanese begins."""
-    chinese = _decoded(data, "gb2312")
+    """GBK if most characters are common Chinese, Shift_JIS if there are kana.
+
+    GB2312, which all common Chinese characters are in, has none that begin with a byte below 0xA1, with which common
+    Japanese begins. Latin-1 has an ASCII letter after most others, which neither admits as a rule.
+    """
     japanese = _decoded(data, "cp932")
-    if japanese is not None and _HALF_WIDTH.search(japanese):
-        japanese = None
-    if chinese is not None:
-        return chinese, "gbk"
-    if japanese is not None and _KANA.search(japanese):
+    if japanese is not None and _KANA.search(japanese) and not _HALF_WIDTH.search(japanese):
         return japanese, "shift_jis"
-    wider = _decoded(data, "gbk")
-    if wider is not None and japanese is None:
-        return wider, "gbk"
+    chinese = _decoded(data, "gbk")
+    if chinese is not None and _is_common_chinese(chinese):
+        return chinese, "gbk"
     raise UnknownEncoding(
         "its encoding is neither UTF-8 nor declared, and the text does not tell it (GBK, Shift_JIS, Latin-1 and others "
         "are possible): convert it to UTF-8 or declare the encoding"
     )
+
+
+def _is_common_chinese(text: str) -> bool:
+    """Whether four of five characters are in GB2312 and half are among its first, most frequent 3755."""
+    foreign = [character for character in text if not character.isascii()]
+    known = [code for character in foreign if (code := character.encode("gb2312", "ignore"))]
+    frequent = sum(code[0] <= _LAST_FREQUENT for code in known)
+    return len(known) >= 0.8 * len(foreign) and frequent >= 0.5 * len(foreign)

@@ -136,9 +136,8 @@ def _by_word(path: Path) -> CocoFile | None:
 
 
 def _jsons(folder: Path) -> list[Path]:
-    return sorted(
-        Path(e.path) for e in os.scandir(folder) if e.name.lower().endswith(".json") and os.path.isfile(e.path)
-    )
+    """Entries named .json; whether they are regular files is checked when they are read."""
+    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.name.lower().endswith(".json"))
 
 
 def existing(base: Path, places: Iterable[str]) -> list[Path]:

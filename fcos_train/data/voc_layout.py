@@ -126,11 +126,16 @@ def read_list(list_file: Path, index: FileIndex) -> list[str]:
 
 
 def _meant(line: str, index: FileIndex) -> str:
-    for text in _readings(line):
+    for text in (*_readings(line), *_readings(_as_gbk(line))):
         found = index.find(stem(text)) or index.find(text)
         if found is not None:
             return found
     return stem(_FLAG.sub("", line)) + ".xml"
+
+
+def _as_gbk(line: str) -> str:
+    """The same bytes read as GBK: some common words of it, such as that for picture, are letters in UTF-8 as well."""
+    return line if line.isascii() else line.encode("utf-8", "replace").decode("gb18030", "replace")
 
 
 def _readings(line: str) -> Iterator[str]:
