@@ -12,7 +12,7 @@ from fcos_train.data.clean import Cleaned, clean
 from fcos_train.data.coco_json import load_coco
 from fcos_train.data.file_index import new_names
 from fcos_train.data.inside import Boundary, Survey, require_inside, survey
-from fcos_train.data.spec import DataReport, FaultLog, Split, SplitReport
+from fcos_train.data.spec import DataReport, FaultLog, Split, SplitReport, fault_lines
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable, require_names
@@ -151,7 +151,8 @@ def agree(train: Source, val: Source, classes: Sequence[str] | None) -> tuple[tu
         notes.append(f"category ids have {gaps} gaps: harmless, labels follow the order of the ids")
     names = _asked(classes) if classes is not None else tuple(in_train)
     if not names:
-        raise UserError(f"{train.split.ann_file} lists no categories, so there is nothing to train on")
+        faults = fault_lines(train.split.name, train.log.counts, train.log.examples)
+        raise UserError("; ".join([f"{train.split.ann_file} has no classes, so there is nothing to train on", *faults]))
     _require_known(names, in_train, train)
     if classes is None:
         _require_trained(in_train, in_val, train, val)

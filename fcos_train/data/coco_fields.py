@@ -34,62 +34,72 @@ def read_fields(data: dict, path: Path, log: FaultLog) -> None:
     Raises:
         UserError: annotations are of a category without a name.
     """
-    images, categories = (_Numbering(data[key], log, kind) for key, kind in _NUMBERED)
+    parts = {reference: _Numbering(data[key], log, kind) for reference, (key, kind) in _REFERENCES.items()}
     names = {image["id"]: image["file_name"] for image in data["images"]}
-    for annotation in data["annotations"]:
-        annotation["image_id"] = images.refer(annotation.get("image_id"), log)
-        annotation["category_id"] = categories.refer(annotation.get("category_id"), log)
-        _read_annotation(annotation, names.get(annotation["image_id"], "an unknown image"), log)
+    for annotation in data["annotations"]:  # there may be millions: what is in order is only looked at
+        for reference, entries in parts.items():
+            value = annotation.get(reference)
+            if type(value) is not int or value not in entries.unchanged:
+                annotation[reference] = entries.refer(value, log)
+        if type(annotation.get("id", 0)) is not int:
+            annotation["id"] = plain_id(annotation["id"])
+        _read_values(annotation, names, log)
     _name_categories(data, path, log)
 
 
-_NUMBERED = (("images", "image_ids"), ("categories", "category_ids"))
+_REFERENCES = {"image_id": ("images", "image_ids"), "category_id": ("categories", "category_ids")}
 
 
 class _Numbering:
-    """Whole numbers for the ids of a list, and for what refers to them."""
+    """Whole numbers for the ids of a list, and for what refers to them.
+
+    Attributes:
+        unchanged: ids that were numbers and stay, so that detections can be compared with those of other programs.
+    """
 
     def __init__(self, entries: list[dict], log: FaultLog, kind: str) -> None:
         ids = [plain_id(entry["id"]) for entry in entries]
         known: list[Id] = [value for value in ids if value is not None]
+        names = [str(entry.get("file_name", entry.get("name"))) for entry in entries]
+        times = Counter(names)
         self._links = IdLinks(known)
-        # Numbers stay as they are, so that detections can be compared with those of other programs.
         self._numbers = numbered(known)
-        for entry, value in zip(entries, known, strict=True):
+        self._by_name = {name: value for name, value in zip(names, known, strict=True) if times[name] == 1}
+        self.unchanged = {number for value, number in self._numbers.items() if value == number}
+        for entry, value, name in zip(entries, known, names, strict=True):
             if not is_plain(entry["id"]):
-                log.add(kind, f"{shown(entry['id'])} of {entry.get('file_name', entry.get('name'))}")
+                log.add(kind, f"{shown(entry['id'])} of {name}")
             entry["id"] = self._numbers[value]
 
     def refer(self, reference: object, log: FaultLog) -> Id:
-        """The number of the entry that a reference means; its JSON text, which no entry has, if it means none."""
+        """The number of the entry whose id or name a reference gives; its JSON text, which is no id, if there is none."""
         found = self._links.find(reference)
-        if found is None or found not in self._numbers:
+        if found is None and isinstance(reference, str):
+            found = self._by_name.get(reference)
+        if found is None:
             return shown(reference)
         if found != plain_id(reference):
             log.add("linked_ids", f"{shown(reference)} and {shown(found)}")
         return self._numbers[found]
 
 
-def _read_annotation(annotation: dict, where: str, log: FaultLog) -> None:
-    """Read the values of one annotation, of the image named ``where``."""
-    if "id" in annotation:
-        annotation["id"] = plain_id(annotation["id"])
-    values = {"bbox": _box(annotation.get("bbox")), "area": number(annotation.get("area"))}
-    values |= {key: _flag(annotation.get(key)) for key in ("iscrowd", "ignore")}
-    for key, value in values.items():
-        if value is not annotation.get(key):
-            log.add("as_text", f"{key} {shown(annotation[key])} in {where}")
-            annotation[key] = value
+def _read_values(annotation: dict, names: dict[Id, str], log: FaultLog) -> None:
+    """Read box, area and flags of an annotation; ``names`` has the file of each image, for the log."""
+    for key, read in _VALUES.items():
+        value = annotation.get(key)
+        if (type(value) is str or key == "bbox") and (new := read(value)) is not value:
+            log.add("as_text", f"{key} {shown(value)} in {names.get(annotation['image_id'], 'an unknown image')}")
+            annotation[key] = new
     if _is_absent(annotation.get("bbox")):
         box = extent(annotation.get("segmentation"))
         if box is not None:
             annotation["bbox"] = box
-            log.add("from_polygon", where)
+            log.add("from_polygon", names.get(annotation["image_id"], ""))
 
 
 def _flag(value: object) -> object:
     """The flag that a text spells; other values as they are."""
-    read = flag(value) if isinstance(value, str) else None
+    read = flag(value)
     return value if read is None else read
 
 
@@ -97,12 +107,15 @@ def _box(value: object) -> object:
     """A box whose numbers are text, or that is itself text, as numbers; other values as they are."""
     if isinstance(value, str):
         parts: list = _SEPARATORS.split(value.strip(" \t\r\n[]()"))
-    elif isinstance(value, list) and len(value) == 4 and any(isinstance(side, str) for side in value):
+    elif isinstance(value, list) and len(value) == 4 and str in map(type, value):
         parts = value
     else:
         return value
     numbers = [number(part) for part in parts]
     return numbers if len(numbers) == 4 and all(map(is_number, numbers)) else value
+
+
+_VALUES = {"bbox": _box, "area": number, "iscrowd": _flag, "ignore": _flag}
 
 
 def _is_absent(box: object) -> bool:

@@ -133,7 +133,8 @@ def _hint(root: Path) -> str:
     if xmls:
         hints.append(
             f"XML files: {xmls}. If they are VOC annotations, they lack a split: write the names of the images to "
-            "train on and of those to validate on into ImageSets/Main/train.txt and ImageSets/Main/val.txt"
+            "train on and of those to validate on into ImageSets/Main/train.txt and ImageSets/Main/val.txt, beside "
+            "JPEGImages/ and Annotations/, or put them into train/ and valid/"
         )
     if (root / "labels").is_dir() or any(root.glob("*.yaml")):
         hints.append("This looks like YOLO labels, which are not read: export the set as COCO json or PASCAL VOC")

@@ -50,6 +50,9 @@ def read_xml(path: Path) -> VocImage:
     declared = _DECLARED.match(data)
     text, encoding = decode_text(data, declared[1].decode("ascii") if declared else None)
     root = ET.fromstring(_DECLARATION.sub("", text, count=1))
+    if root.tag.startswith("{"):  # a namespace
+        for element in root.iter():
+            element.tag = str(element.tag).rpartition("}")[2]
     if root.tag != "annotation" and root.find("object") is None:
         raise ValueError(f"it is no VOC annotation: its root is <{str(root.tag)[:40]}>, not <annotation>")
     image = VocImage(

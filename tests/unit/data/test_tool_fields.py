@@ -46,6 +46,8 @@ def read(tmp_path, data):
         ({"categories": ("cat",)}, [1, 2], [1], {"category_ids": 1}),
         ({"categories": ("3",), "category_references": (3,)}, [1, 2], [3], {"category_ids": 1, "linked_ids": 2}),
         ({"categories": (3,), "category_references": ("3",)}, [1, 2], [3], {"linked_ids": 2}),
+        ({"category_references": ("cat",)}, [1, 2], [1], {"linked_ids": 2}),
+        ({"references": ("a.jpg", "b.jpg")}, [1, 2], [1], {"linked_ids": 2}),
         ({"categories": (2**62,)}, [1, 2], [1], {"category_ids": 1}),
     ],
 )

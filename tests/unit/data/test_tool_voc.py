@@ -141,6 +141,23 @@ def test_images_are_found_in_other_folders_and_by_the_name_in_the_xml(tmp_path):
     assert names(resolve(root, tmp_path / "cache").train) == ["day1/A.jpg", "photo.jpg"]
 
 
+def test_xml_of_another_kind_or_in_a_namespace(tmp_path):
+    root = voc_set(tmp_path / "set", ("a", "b", "v"))
+    (root / "Annotations/a.xml").write_text(
+        xml().replace("<annotation>", '<annotation xmlns="http://example.org/voc">')
+    )
+    (root / "Annotations/b.xml").write_text("<opt><box/></opt>")
+    split = resolve(root, tmp_path / "cache").report.splits["train"]
+    assert (split.counts["boxes"], split.counts["unreadable_xml"]) == (1, 1)
+    assert "b.xml: it is no VOC annotation: its root is <opt>" in split.examples["unreadable_xml"][0]
+    for stem in "ab":
+        (root / f"Annotations/{stem}.xml").write_text("<opt/>")
+    with pytest.raises(
+        UserError, match="has no classes, so there is nothing to train on; train: 2 annotation files can"
+    ):
+        resolve(root, tmp_path / "cache")
+
+
 def test_objects_without_a_name_are_counted(tmp_path):
     root = voc_set(tmp_path / "set", ("a", "b", "v"))
     (root / "Annotations/a.xml").write_text(xml(name=" "))
