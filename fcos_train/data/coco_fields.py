@@ -72,7 +72,7 @@ class _Numbering:
             entry["id"] = self._numbers[value]
 
     def refer(self, reference: object, log: FaultLog) -> Id:
-        """The number of the entry whose id or name a reference gives; its JSON text, which is no id, if there is none."""
+        """The number of the entry of this id or name; if there is none, its JSON text, which is no id."""
         found = self._links.find(reference)
         if found is None and isinstance(reference, str):
             found = self._by_name.get(reference)

@@ -28,7 +28,7 @@ FAULTS: Mapping[str, tuple[str, bool]] = {
     "as_text": ("values of annotations are written as text: read as numbers", True),
     "from_polygon": ("annotations have no box: taken from their polygon or mask", True),
     "renamed_files": (
-        "file names differ from the files in folder, separator or case: the only file that fits is used",
+        "file names are of another folder, separator or case: the only file that fits is used",
         True,
     ),
     "missing_files": ("images have no file: left out", True),
