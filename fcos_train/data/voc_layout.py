@@ -139,11 +139,13 @@ def _as_gbk(line: str) -> str:
 
 
 def _readings(line: str) -> Iterator[str]:
-    """The whole line, since names have blanks; without the flag of a class list; its first column."""
+    """The whole line, since names have blanks; without the flag of a class list; its first column, if it is a file."""
     yield line
     if _FLAG.search(line):
         yield _FLAG.sub("", line)
-    yield line.split()[0]
+    first = line.split()[0]
+    if first != line and stem(first) != first:
+        yield first
 
 
 def _split_folder(base: Path, word: str) -> VocSplit | None:

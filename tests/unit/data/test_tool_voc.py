@@ -49,7 +49,7 @@ def test_what_a_line_of_a_list_means(tmp_path, stem, line):
 
 
 def test_lines_that_mean_nothing_or_the_same_are_counted(tmp_path):
-    root = voc_set(tmp_path / "set", ("a", "day1/x", "day2/x", "b", "v"))
+    root = voc_set(tmp_path / "set", ("a", "day1/x", "day2/x", "b", "none", "v"))
     (root / "ImageSets/Main/train.txt").write_text("a\na.jpg\nx\nb\nnone here 1\n")
     counts = resolve(root, tmp_path / "cache").report
     split = counts.splits["train"]
