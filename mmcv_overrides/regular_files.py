@@ -11,6 +11,7 @@ from typing import Any
 
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
+from mmcv_overrides.text_encoding import decode_text
 
 MAX_JSON = 8 << 30  # bytes; the largest published annotations (Objects365, Open Images) have about 5 GB
 MAX_TEXT = 256 << 20  # bytes of a list, an info file, a description
@@ -62,21 +63,30 @@ def _require_regular(path: str | Path, mode: int) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
-def read_json(path: str | Path, what: str, encoding: str = "utf-8-sig", limit: int = MAX_JSON) -> Any:
-    """The content of a JSON file; a byte order mark, which some tools write, is skipped.
+def read_json(path: str | Path, what: str, limit: int = MAX_JSON) -> Any:
+    """The content of a JSON file; see :func:`read_json_text` for its encoding.
 
     Args:
         path: the file.
         what: what the file is, for messages: ``annotation file``.
-        encoding: of the file.
         limit: the largest size, bytes.
 
     Raises:
         UserError: absent, not a regular file, too large, or not JSON.
     """
+    return read_json_text(path, what, limit)[0]
+
+
+def read_json_text(path: str | Path, what: str, limit: int = MAX_JSON) -> tuple[Any, str]:
+    """The content of a JSON file, and the name of its encoding, which :func:`decode_text` finds.
+
+    Raises:
+        UserError: as :func:`read_json`.
+    """
     shown = f"{what} {printable(path)}"
     try:
-        return json.loads(read_regular(path, limit).decode(encoding))
+        text, encoding = decode_text(read_regular(path, limit))
+        return json.loads(text), encoding
     except FileNotFoundError:
         raise UserError(f"cannot read the {shown}: it does not exist") from None
     except OSError as error:
@@ -95,7 +105,7 @@ def is_number(value: object) -> bool:
 
 
 def read_text(path: str | Path, what: str, limit: int = MAX_TEXT) -> str:
-    """The content of a text file in UTF-8.
+    """The content of a text file; :func:`decode_text` finds its encoding.
 
     Args:
         path: the file.
@@ -103,10 +113,10 @@ def read_text(path: str | Path, what: str, limit: int = MAX_TEXT) -> str:
         limit: the largest size, bytes.
 
     Raises:
-        UserError: absent, not a regular file, too large, or not UTF-8.
+        UserError: absent, not a regular file, too large, or of an unknown encoding.
     """
     try:
-        return read_regular(path, limit).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return decode_text(read_regular(path, limit))[0]
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read the {what} {printable(path)}: {reason}") from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fcos_train.data.clean import Cleaned, clean
 from fcos_train.data.coco_json import load_coco
-from fcos_train.data.inside import Boundary, require_inside, survey
-from fcos_train.data.spec import DataReport, FaultLog, Split, SplitReport
+from fcos_train.data.file_index import new_names
+from fcos_train.data.inside import Boundary, Survey, require_inside, survey
+from fcos_train.data.spec import DataReport, FaultLog, Split, SplitReport, fault_lines
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable, require_names
@@ -31,7 +32,7 @@ class Source:
     split: Split
     raw: dict
     boundary: Boundary
-    log: FaultLog | None = None
+    log: FaultLog = field(default_factory=FaultLog)
 
 
 def check(
@@ -53,7 +54,8 @@ def check(
 
 
 def _source(split: Split, allow_outside: Sequence[str]) -> Source:
-    return Source(split, load_coco(split.ann_file), Boundary(split.img_dir, allow_outside))
+    log = FaultLog()
+    return Source(split, load_coco(split.ann_file, log), Boundary(split.img_dir, allow_outside), log)
 
 
 def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> tuple[DataReport, list[Cleaned]]:
@@ -73,14 +75,30 @@ def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> 
 
 
 def _absent(sources: Sequence[Source]) -> list[set[str]]:
-    """File names of the images of each source that do not exist.
+    """File names of the images of each source that do not exist; those of another machine are replaced before.
 
     Raises:
         UserError: images outside the boundary, or that are not regular files.
     """
-    found = [survey(s.split.img_dir, (i["file_name"] for i in s.raw["images"]), s.boundary) for s in sources]
+    found = [_survey(source) for source in sources]
     require_inside([(s.split.ann_file, part, s.boundary) for s, part in zip(sources, found, strict=True)])
     return [part.absent for part in found]
+
+
+def _survey(source: Source) -> Survey:
+    """Which images cannot be read, after the names of another machine have been replaced by those of the files."""
+    folder, images = source.split.img_dir, source.raw["images"]
+    found = survey(folder, (image["file_name"] for image in images), source.boundary)
+    lost = found.absent.union(name for name in found.outside if not os.path.lexists(os.path.join(folder, name)))
+    new = new_names(folder, [image["file_name"] for image in images], lost, source.split.name) if lost else {}
+    if not new:
+        return found
+    for image in images:
+        name = image["file_name"]
+        if name in new:
+            image["file_name"] = new[name]
+            source.log.add("renamed_files", f"{name} -> {new[name]}")
+    return survey(folder, (image["file_name"] for image in images), source.boundary)
 
 
 def check_coco_files(
@@ -112,7 +130,7 @@ def check_coco_files(
     split = Split(name, Path(ann_file), Path(img_dir))
     source = _source(split, allow_outside)
     names = _asked(classes) if classes is not None else tuple(_names(source.raw))
-    result = clean(source.raw, split, names, _absent([source])[0])
+    result = clean(source.raw, split, names, _absent([source])[0], source.log)
     _require_boxes(source, names, result.report, asked=classes is not None)
     if cache_dir is not None and result.changed:
         result.report.ann_file = write_json(Path(cache_dir) / f"instances_{name}.json", result.data)
@@ -133,7 +151,8 @@ def agree(train: Source, val: Source, classes: Sequence[str] | None) -> tuple[tu
         notes.append(f"category ids have {gaps} gaps: harmless, labels follow the order of the ids")
     names = _asked(classes) if classes is not None else tuple(in_train)
     if not names:
-        raise UserError(f"{train.split.ann_file} lists no categories, so there is nothing to train on")
+        faults = fault_lines(train.split.name, train.log.counts, train.log.examples)
+        raise UserError("; ".join([f"{train.split.ann_file} has no classes, so there is nothing to train on", *faults]))
     _require_known(names, in_train, train)
     if classes is None:
         _require_trained(in_train, in_val, train, val)

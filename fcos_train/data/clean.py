@@ -15,11 +15,13 @@ from typing import TypeGuard
 from fcos_train.data.images import read_size
 from fcos_train.data.spec import FaultLog, Split, SplitReport
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.json_values import is_plain
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import is_number
 
 CLIP_TOLERANCE = 0.1  # px; COCO's own boxes exceed the border by rounding, which is not a fault
 MAX_SIDE = 2**31  # px; the largest width or height
+_NO_IMAGE = ("missing_xml", "unreadable_xml", "several_files")  # faults of listed images that are not in the raw dict
 MAX_LOST = 0.5  # share of unusable images above which it is an error
 
 
@@ -49,7 +51,8 @@ def clean(raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], l
         UserError: more than half of the images are unusable.
     """
     log = log or FaultLog()
-    images_in_file = len(raw["images"]) + log.counts["missing_xml"] + log.counts["unreadable_xml"]
+    images_in_file = len(raw["images"]) + sum(log.counts[kind] for kind in _NO_IMAGE)
+    boxes_in_file = len(raw["annotations"]) + log.counts["unnamed_objects"]
     categories, to_id = _categories(raw, split, classes, log)
     images, lost = _images(raw, split, absent, log)
     if images_in_file and len(images) + log.counts["repeated_images"] < images_in_file * (1 - MAX_LOST):
@@ -59,7 +62,7 @@ def clean(raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], l
 
     data = dict(raw, images=list(images.values()), annotations=annotations, categories=categories)
     same_categories = [(c["id"], c["name"]) for c in raw["categories"]] == [(c["id"], c["name"]) for c in categories]
-    counts, per_class = _count(data, images_in_file, len(raw["annotations"]))
+    counts, per_class = _count(data, images_in_file, boxes_in_file)
     report = SplitReport(
         split.name,
         split.ann_file,
@@ -78,7 +81,8 @@ def _too_many_lost(split: Split, total: int, kept: int, log: FaultLog) -> str:
         for kind, what in (
             ("missing_files", f"have no file in {split.img_dir}"),
             ("missing_xml", "have no annotation file"),
-            ("unreadable_xml", "have a broken annotation file"),
+            ("unreadable_xml", "have an annotation file that cannot be read"),
+            ("several_files", "have several files of their name"),
             ("ambiguous_images", "share their id with another file"),
         )
         if log.counts[kind]
@@ -214,7 +218,7 @@ def _renumber(annotations: list[dict], log: FaultLog) -> None:
     seen: set = set()
     for annotation in annotations:
         key = annotation.get("id")
-        if not isinstance(key, int) or key < 1 or key in seen:
+        if not is_plain(key) or key == 0 or key in seen:
             log.add("duplicate_annotation_ids", f"id {key}")
         seen.add(key)
     if log.counts["duplicate_annotation_ids"]:

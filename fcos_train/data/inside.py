@@ -148,7 +148,7 @@ def require_inside(found: Sequence[tuple[str | Path, Survey, Boundary]]) -> None
         if part.special
     ]
     if faults:
-        raise UserError("; ".join(faults) + ". Only regular files are read: remove the entries or replace the files")
+        raise UserError("; ".join(faults) + ". Only regular files are read: name such files in the list")
     lines = [
         f"{printable(holder)}: {_count(part.outside, 'path')} outside the data folder {printable(boundary.root)}: "
         + _first(part.outside)

@@ -15,10 +15,27 @@ _LONGEST = 300  # characters of an example; a box may be a list of any length
 
 # Possible faults of a split, in the order of the report; the flag: correcting it changes the annotations.
 FAULTS: Mapping[str, tuple[str, bool]] = {
+    "encoding": (
+        "annotation files are in another encoding than UTF-8: read as the one shown",
+        True,
+    ),
+    "image_ids": ("image ids are text, fractions or outside 0 to 2^53: replaced by whole numbers", True),
+    "category_ids": ("category ids are text, fractions or outside 0 to 2^53: replaced by whole numbers", True),
+    "linked_ids": ("ids in annotations are written otherwise than in the image or category: read as the same", True),
+    "number_names": ("class names are numbers: read as text", True),
+    "unnamed_categories": ("categories have neither a name nor annotations: left out", True),
+    "unnamed_objects": ("objects have no class name: left out", True),
+    "as_text": ("values of annotations are written as text: read as numbers", True),
+    "from_polygon": ("annotations have no box: taken from their polygon or mask", True),
+    "renamed_files": (
+        "file names are of another folder, separator or case: the only file that fits is used",
+        True,
+    ),
     "missing_files": ("images have no file: left out", True),
     "missing_xml": ("listed images have no annotation file: left out", True),
     "unreadable_xml": ("annotation files cannot be read: their images are left out", True),
     "ambiguous_images": ("images share their id with another file: left out with their boxes", True),
+    "several_files": ("images have several files of their name: left out", True),
     "repeated_images": ("images are listed twice: counted once", True),
     "duplicate_file_names": (
         "files are listed under several image ids: kept, but their boxes are split",
@@ -33,7 +50,7 @@ FAULTS: Mapping[str, tuple[str, bool]] = {
     "outside": ("boxes wholly outside their image: dropped", True),
     "clipped": ("boxes reached outside their image: clipped", True),
     "tiny": ("boxes thinner than 1 px: evaluated, but not trained on", False),
-    "duplicate_annotation_ids": ("annotation ids are repeated or below 1: all renumbered", True),
+    "duplicate_annotation_ids": ("annotation ids are repeated or no whole numbers above 0: all renumbered", True),
     "merged_categories": ("categories share their name with another: merged", True),
     "filled": ("annotations lacked area or iscrowd: filled in", True),
     "difficult": ("boxes are marked difficult: not trained on, ignored in evaluation", True),
@@ -69,6 +86,16 @@ class FaultLog:
         return any(count and FAULTS[kind][1] for kind, count in self.counts.items())
 
 
+def fault_lines(name: str, counts: Mapping[str, int], examples: Mapping[str, list[str]]) -> list[str]:
+    """One line for each kind of fault of the split ``name``, with its first examples, printable."""
+    lines = []
+    for kind, (text, _) in FAULTS.items():
+        if counts[kind]:
+            shown = "; ".join(examples.get(kind, ()))
+            lines.append(f"{name}: {counts[kind]} {text}" + (f" ({shown})" if shown else ""))
+    return [printable(line) for line in lines]
+
+
 @dataclass
 class SplitReport:
     """What one split contains.
@@ -96,14 +123,8 @@ class SplitReport:
         )
 
     def faults(self) -> list[str]:
-        """One line for each kind of fault."""
         """One line for each kind of fault, with its first examples, printable."""
-        lines = []
-        for kind, (text, _) in FAULTS.items():
-            if self.counts[kind]:
-                examples = "; ".join(self.examples.get(kind, ()))
-                lines.append(f"{self.name}: {self.counts[kind]} {text}" + (f" ({examples})" if examples else ""))
-        return [printable(line) for line in lines]
+        return fault_lines(self.name, self.counts, self.examples)
 
 
 @dataclass

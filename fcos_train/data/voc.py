@@ -14,53 +14,27 @@ heads could not ignore the anchors on them.)
 from __future__ import annotations
 
 import os
-import xml.etree.ElementTree as ET
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from fcos_train.data.check import Source
+from fcos_train.data.file_index import IMAGE_SUFFIXES, FileIndex, files_below, stem
 from fcos_train.data.inside import Boundary, require_inside, require_parts_inside, survey
 from fcos_train.data.spec import FaultLog, Split
+from fcos_train.data.voc_layout import VocSplit
+from fcos_train.data.voc_xml import FAULTS, VocImage, read_xml
 from mmcv_overrides.printable import require_names
-from mmcv_overrides.regular_files import read_regular, read_text
 
-MAX_XML = 16 << 20  # bytes of one image's annotations
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_JPEG = (".jpg", ".jpeg")
 
 
-@dataclass
-class VocObject:
-    """An object of an XML file."""
-
-    name: str
-    corners: tuple[float, float, float, float] | None  # as written; None if they are not numbers
-    difficult: bool
-
-
-@dataclass
-class VocImage:
-    """An XML file."""
-
-    file_name: str
-    width: int | None  # None or 0 if missing: then read from the image later
-    height: int | None
-    pascal: bool  # the file says that it comes from a PASCAL challenge
-    objects: list[VocObject] = field(default_factory=list)
-
-
-def read_ids(list_file: Path) -> list[str]:
-    """Image names of a split, without the second column that per-class lists have."""
-    lines = read_text(list_file, "list of images").splitlines()
-    return [line.split()[0] for line in lines if line.strip()]
-
-
-def load(base: Path, lists: Sequence[tuple[str, Path]], boundary: Boundary) -> tuple[list[Source], str]:
+def load(splits: Sequence[tuple[str, VocSplit]], boundary: Boundary) -> tuple[list[Source], str]:
     """Read the splits of a VOC folder.
 
     Args:
-        base: the folder with JPEGImages/ and Annotations/.
-        lists: (split name, list file) pairs; all splits use one coordinate origin (0 or 1) and the same ids.
+        splits: their names and parts; all use one coordinate origin (0 or 1) and the same ids.
         boundary: what may be read; images are checked later.
 
     Returns:
@@ -69,87 +43,79 @@ def load(base: Path, lists: Sequence[tuple[str, Path]], boundary: Boundary) -> t
     Raises:
         UserError: lists or annotations outside the boundary, or class names with control characters.
     """
-    require_parts_inside([base / "JPEGImages", base / "Annotations", *(path for _, path in lists)], boundary)
-    _require_annotations_inside(base, [path for _, path in lists], boundary)
-    files = _files_by_stem(base / "JPEGImages")
-    splits = [_read_split(base, list_file, files) for _, list_file in lists]
-    everything = [image for images, _ in splits for image in images]
+    parts = dict.fromkeys(folder for _, split in splits for folder in (split.images, split.annotations))
+    require_parts_inside([*parts, *(split.source for _, split in splits)], boundary)
+    require_inside([(split.source, survey(split.annotations, split.files, boundary), boundary) for _, split in splits])
+    images = {folder: _image_index(folder) for folder in dict.fromkeys(split.images for _, split in splits)}
+    read = [_read_split(split, images[split.images]) for _, split in splits]
+    everything = [image for images, _ in read for image in images]
     origin = _origin(everything)
     names = sorted({obj.name for image in everything for obj in image.objects})
-    require_names(names, f"{base / 'Annotations'}")
+    require_names(names, f"{splits[0][1].annotations}")
     ids = {name: number for number, name in enumerate(names, start=1)}
     sources = [
-        Source(Split(name, list_file, base / "JPEGImages"), _to_coco(images, ids, origin, log), boundary, log)
-        for (name, list_file), (images, log) in zip(lists, splits, strict=True)
+        Source(Split(name, split.source, split.images), _to_coco(images, ids, origin, log), boundary, log)
+        for (name, split), (images, log) in zip(splits, read, strict=True)
     ]
     counting = "PASCAL's pixels, counted from 1" if origin else "edges counted from 0, as drawing tools write them"
     return sources, f"VOC coordinates read as {counting}"
 
 
-def _require_annotations_inside(base: Path, lists: Iterable[Path], boundary: Boundary) -> None:
-    folder = base / "Annotations"
-    require_inside(
-        [(path, survey(folder, (f"{name}.xml" for name in read_ids(path)), boundary), boundary) for path in lists]
-    )
+def _image_index(folder: Path) -> FileIndex:
+    """Images by stem. Tools leave other files of the same stem beside them: .xml, .json, .txt."""
+    return FileIndex((path for path in files_below(folder) if _may_be_image(path)), by_stem=True)
 
 
-def _files_by_stem(folder: Path) -> dict[str, str]:
-    """Names of image files by stem: `<filename>` in an XML file is often out of date."""
-    return {os.path.splitext(name)[0]: name for name in sorted(os.listdir(folder))}
+def _may_be_image(path: str) -> bool:
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix in IMAGE_SUFFIXES or not suffix
 
 
-def _read_split(base: Path, list_file: Path, files: dict[str, str]) -> tuple[list[VocImage], FaultLog]:
+def _read_split(split: VocSplit, files: FileIndex) -> tuple[list[VocImage], FaultLog]:
     images, log = [], FaultLog()
-    for name in read_ids(list_file):
-        path = base / "Annotations" / f"{name}.xml"
+    for name, times in Counter(split.files).items():
+        path = split.annotations / name
+        if times > 1:
+            log.add("repeated_images", path.name, times - 1)
         try:
-            image = _read_xml(path)
+            image = read_xml(path)
         except FileNotFoundError:
             log.add("missing_xml", path.name)
             continue
-        except (ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
-            # LookupError, ValueError: an encoding that is unknown or does not match
+        except FAULTS as error:
             log.add("unreadable_xml", f"{path.name}: {getattr(error, 'strerror', None) or error}")
             continue
-        image.file_name = files.get(name) or image.file_name or f"{name}.jpg"
+        found = _image_of(stem(name), image.file_name, files)
+        if len(found) > 1:
+            log.add("several_files", f"{stem(name)}: {', '.join(found)}")
+            continue
+        image.file_name = found[0]
+        if image.guessed:
+            log.add("encoding", f"{path.name}: {image.guessed}")
+        unnamed = [obj for obj in image.objects if not obj.name]
+        if unnamed:
+            log.add("unnamed_objects", path.name, len(unnamed))
+            image.objects = [obj for obj in image.objects if obj.name]
         images.append(image)
     return images, log
 
 
-def _read_xml(path: Path) -> VocImage:
-    root = ET.fromstring(read_regular(path, MAX_XML))
-    image = VocImage(
-        file_name=(root.findtext("filename") or "").strip(),
-        width=_whole(root.findtext("size/width")),
-        height=_whole(root.findtext("size/height")),
-        pascal=(root.findtext("source/database") or "").strip().startswith("The VOC"),
-    )
-    for element in root.findall("object"):
-        image.objects.append(
-            VocObject(
-                (element.findtext("name") or "").strip(),
-                _corners(element.find("bndbox")),
-                (element.findtext("difficult") or "0").strip() == "1",
-            )
-        )
-    return image
+def _image_of(name: str, stated: str, files: FileIndex) -> list[str]:
+    """The image of an XML file: of its stem, since `<filename>` is often out of date; several if it is not certain.
 
-
-def _whole(text: str | None) -> int | None:
-    try:
-        return int(float(text or ""))
-    except (ValueError, OverflowError):
-        return None
-
-
-def _corners(element: ET.Element | None) -> tuple[float, float, float, float] | None:
-    if element is None:
-        return None
-    try:
-        xmin, ymin, xmax, ymax = (float(element.findtext(key) or "") for key in CORNERS)
-    except ValueError:
-        return None
-    return xmin, ymin, xmax, ymax
+    Args:
+        name: path of the XML file without suffix.
+        stated: what the file says.
+        files: the images by stem.
+    """
+    found = files.best(name) or files.best(stem(name))
+    if len(found) > 1:  # a mask, or a copy in another format
+        same = [path for path in found if os.path.basename(path) == re.split(r"[\\/]", stated)[-1]]
+        found = same or [path for path in found if path.lower().endswith(_JPEG)] or found
+    if not found and stated:
+        by_name = files.best(stem(stated))
+        found = by_name if len(by_name) == 1 else []
+    return found or [stated or f"{name}.jpg"]
 
 
 def _origin(images: Iterable[VocImage]) -> int:

@@ -28,6 +28,7 @@ from fcos_train.evaluation.coco_scores import (
 from fcos_train.evaluation.tables import class_table, write_metrics
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
+from mmcv_overrides.json_values import Id, plain_id
 
 __all__ = ["FastCocoMetric", "write_metrics"]
 
@@ -119,7 +120,7 @@ class FastCocoMetric(BaseMetric):
             sound = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
             self.results.append(
                 {
-                    "img_id": int(sample["img_id"]),
+                    "img_id": plain_id(sample["img_id"]),
                     "boxes": boxes[sound],
                     "scores": scores[sound],
                     "labels": found["labels"].cpu().numpy()[sound],
@@ -152,7 +153,7 @@ class FastCocoMetric(BaseMetric):
         return metrics
 
     def _count(
-        self, log: logging.Logger, classes: list[str], cat_ids: list[int], detections: list[dict]
+        self, log: logging.Logger, classes: list[str], cat_ids: list[Id], detections: list[dict]
     ) -> tuple[dict[str, float], str]:
         if detections:
             scores = evaluate_boxes(self._truth, detections, cat_ids, self.proposal_nums, self.iou_thrs)
@@ -171,7 +172,7 @@ class FastCocoMetric(BaseMetric):
         values += [scores.ar(limit) for limit in range(3)] + [scores.ar(area=size) for size in sizes]
         return dict(zip(metric_names(self.proposal_nums), values, strict=True))
 
-    def _by_class(self, classes: list[str], cat_ids: list[int], scores: Scores | None) -> dict[str, dict[str, float]]:
+    def _by_class(self, classes: list[str], cat_ids: list[Id], scores: Scores | None) -> dict[str, dict[str, float]]:
         """Per-class scores; without detections 0, or nan for a class without boxes."""
         counts = dict.fromkeys(cat_ids, 0)
         for ann in self._truth["annotations"]:
@@ -186,7 +187,7 @@ class FastCocoMetric(BaseMetric):
             table[name] = {"boxes": counts[cat_id]} | {k: math.nan if v < 0 else v for k, v in values.items()}
         return table
 
-    def _to_coco(self, results: list[dict], cat_ids: list[int]) -> list[dict]:
+    def _to_coco(self, results: list[dict], cat_ids: list[Id]) -> list[dict]:
         """COCO results, with boxes as x, y, width, height in px."""
         detections = []
         for result in {result["img_id"]: result for result in reversed(results)}.values():
@@ -205,10 +206,10 @@ class FastCocoMetric(BaseMetric):
                 )
         return detections
 
-    def _warn(self, log: logging.Logger, results: list[dict], cat_ids: list[int]) -> None:
+    def _warn(self, log: logging.Logger, results: list[dict], cat_ids: list[Id]) -> None:
         """Warn of what makes a score misleading; raise if images are not in the annotations."""
         seen, known = [result["img_id"] for result in results], {image["id"] for image in self._truth["images"]}
-        foreign = sorted(set(seen) - known)
+        foreign = sorted(set(seen) - known, key=str)
         if foreign:
             raise UserError(
                 f"the data set contains images that {self.ann_file} does not list (ids {foreign[:5]} ...): "

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.json_values import Id, IdLinks, flag, numbered, plain_id
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import is_number, read_json
 
@@ -79,11 +80,13 @@ def load_annotations(path: str | Path) -> dict:
     """Read a COCO annotation file and prepare it for evaluation.
 
     Annotation ids are renumbered from 1: COCO evaluators use id 0 for "unmatched", so that box would count as missed
-    even if it was found. Missing ``iscrowd`` is 0 and missing ``area`` is the area of the box.
+    even if it was found. Missing ``iscrowd`` is 0 and missing ``area`` is the area of the box. Ids of images and
+    categories stay as they are, text included; what annotations name is the entry of the same id, or else the only one
+    of the same number ("1" and 1).
 
     Raises:
-        UserError: the file is absent, not JSON, or not a COCO detection file: boxes, areas and ids must be finite
-            numbers, class names text without control characters.
+        UserError: the file is absent, not JSON, or not a COCO detection file: boxes and areas must be finite numbers,
+            ids numbers or text, class names numbers or text without control characters.
     """
     path = Path(path)
     data = read_json(path, "annotation file")
@@ -95,6 +98,10 @@ def load_annotations(path: str | Path) -> dict:
     annotations = _entries(data["annotations"], _annotation, f"{path}: annotations")
     categories = _entries(data["categories"], _category, f"{path}: categories")
     require_names((category["name"] for category in categories), str(path))
+    for key, entries in (("image_id", images), ("category_id", categories)):
+        links = IdLinks(entry["id"] for entry in entries)
+        for annotation in annotations:
+            annotation[key] = links.find(annotation[key])
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -116,37 +123,44 @@ def _entries(entries: list, read: Callable[[dict, int], dict], where: str) -> li
 
 
 def _image(entry: dict, number: int) -> dict:
-    return {"id": int(entry["id"])}
+    return {"id": _id(entry["id"])}
 
 
 def _annotation(entry: dict, number: int) -> dict:
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise ValueError("bbox must be four finite numbers")
-    area = entry.get("area", box[2] * box[3])
+    area = entry.get("area")
+    area = box[2] * box[3] if area is None else area
     if not is_number(area):
         raise ValueError("area must be a finite number")
+    crowd = flag(entry.get("iscrowd"))
+    if crowd is None:
+        raise ValueError("iscrowd must be 0 or 1")
     return {
         "id": number,
-        "image_id": int(entry["image_id"]),
-        "category_id": _scalar(entry["category_id"]),
+        "image_id": _id(entry["image_id"]),
+        "category_id": _id(entry["category_id"]),
         "bbox": box,
-        "iscrowd": int(entry.get("iscrowd", 0)),
+        "iscrowd": crowd,
         "area": area,
     }
 
 
 def _category(entry: dict, number: int) -> dict:
-    return {**entry, "id": _scalar(entry["id"]), "name": entry["name"]}
+    name = entry["name"]
+    named = isinstance(name, (int, float)) and not isinstance(name, bool)
+    return {**entry, "id": _id(entry["id"]), "name": str(name) if named else name}
 
 
-def _scalar(value: object) -> int | float | str:
-    if not isinstance(value, (int, float, str)):
+def _id(value: object) -> Id:
+    found = plain_id(value)
+    if found is None:
         raise TypeError("an id must be a number or text")
-    return value
+    return found
 
 
-def category_ids(categories: Sequence[dict], classes: Sequence[str], where: str) -> list[int]:
+def category_ids(categories: Sequence[dict], classes: Sequence[str], where: str) -> list[Id]:
     """Ids of the file's categories in the order of the model's classes, found by name.
 
     Raises:
@@ -172,7 +186,7 @@ def category_ids(categories: Sequence[dict], classes: Sequence[str], where: str)
 def evaluate_boxes(
     dataset: dict,
     detections: Sequence[dict],
-    cat_ids: Sequence[int],
+    cat_ids: Sequence[Id],
     max_dets: Sequence[int] = (1, 10, 100),
     iou_thrs: Sequence[float] = COCO_IOU_THRS,
     library: str | None = None,
@@ -181,7 +195,8 @@ def evaluate_boxes(
 
     Args:
         dataset: from :func:`load_annotations`; every image in it counts.
-        detections: COCO results, one dict per box: image_id, category_id, bbox (x, y, w, h in px), score.
+        detections: COCO results, one dict per box: image_id, category_id, bbox (x, y, w, h in px), score; ids as in
+            ``dataset``, of any kind.
         cat_ids: categories to evaluate, in the order of the tables.
         max_dets: detection limits per image and category, ascending.
         iou_thrs: IoU thresholds.
@@ -189,6 +204,7 @@ def evaluate_boxes(
             installed.
     """
     coco_class, eval_class, name = _library(library)
+    dataset, detections, cat_ids = _with_numbers(dataset, detections, cat_ids)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = coco_class()
         truth.dataset = {**dataset, "info": {}}
@@ -204,6 +220,29 @@ def evaluate_boxes(
     order = np.searchsorted(np.sort(cat_ids), cat_ids)
     precision, recall = np.asarray(counter.eval["precision"]), np.asarray(counter.eval["recall"])
     return Scores(precision[:, :, order], recall[:, order], np.asarray(iou_thrs), tuple(sorted(max_dets)), name)
+
+
+def _with_numbers(
+    dataset: dict, detections: Sequence[dict], cat_ids: Sequence[Id]
+) -> tuple[dict, list[dict], list[int]]:
+    """The same with whole numbers for ids: evaluators keep ids in doubles, which cannot hold text nor tell 2^53 from
+    2^53 + 1. Numbers stay as they are, because their order decides between equal scores."""
+    images, categories = (numbered(entry["id"] for entry in dataset[key]) for key in ("images", "categories"))
+
+    def renumber(entry: dict) -> dict:
+        return {
+            **entry,
+            "image_id": images[entry["image_id"]],
+            "category_id": categories[entry["category_id"]],
+        }
+
+    known = [a for a in dataset["annotations"] if a["image_id"] in images and a["category_id"] in categories]
+    truth = {
+        "images": [{**image, "id": images[image["id"]]} for image in dataset["images"]],
+        "annotations": [renumber(annotation) for annotation in known],
+        "categories": [{**category, "id": categories[category["id"]]} for category in dataset["categories"]],
+    }
+    return truth, [renumber(found) for found in detections], [categories[i] for i in cat_ids]
 
 
 def _library(wanted: str | None) -> tuple[Any, Any, str]:

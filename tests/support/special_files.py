@@ -25,9 +25,10 @@ import numpy as np
 from mmengine.config import Config
 
 from fcos_train.data import make_shapes, resolve
+from fcos_train.data.file_index import FileIndex
 from fcos_train.data.images import read_image, read_size
 from fcos_train.data.loading import LoadImage
-from fcos_train.data.voc import read_ids
+from fcos_train.data.voc_layout import read_list
 from fcos_train.deploy.ascend import aipp, dumps, info, preprocess, txt_to_json
 from fcos_train.deploy.ascend.rules import RULES
 from fcos_train.deploy.parts import classes
@@ -105,7 +106,7 @@ def readers(scratch: Path, data: Path) -> dict[str, Callable[[Path], object]]:
         "description": sidecar.read_description,
         "AIPP": aipp.read_aipp,
         "info file": info.read_info,
-        "VOC list": read_ids,
+        "VOC list": lambda path: read_list(path, FileIndex(())),
         "texts": lambda path: txt_to_json.collect(placed("1.txt", "texts")(path).parent, classes.coco_truth()),
         "dumps": dumped,
         "demo, config of the checkpoint": lambda path: validation_images(validation(path), annotated=True),

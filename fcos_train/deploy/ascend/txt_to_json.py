@@ -10,6 +10,7 @@ from fcos_train.deploy.parts.classes import Truth
 from fcos_train.deploy.parts.files import listed
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
+from mmcv_overrides.json_values import Id
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_text
 
@@ -67,7 +68,7 @@ def _parse(line: str, where: str) -> tuple[str, list[float]]:
     return name, values
 
 
-def _image_id(path: Path, truth: Truth) -> int:
+def _image_id(path: Path, truth: Truth) -> Id:
     """Image id of a text file."""
     if truth.images:
         return truth.image_id(path.stem)

@@ -8,6 +8,7 @@ from pathlib import Path
 from fcos_train.data.coco_names import COCO_IDS, COCO_NAMES
 from fcos_train.deploy.parts.files import some, stem
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.json_values import Id, plain_id
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import read_json
 
@@ -23,10 +24,10 @@ class Truth:
     """
 
     path: Path
-    categories: dict[str, int]
-    images: dict[str, int]
+    categories: dict[str, Id]
+    images: dict[str, Id]
 
-    def image_id(self, name: str) -> int:
+    def image_id(self, name: str) -> Id:
         """Id of the image whose file has this stem.
 
         Raises:
@@ -39,7 +40,7 @@ class Truth:
             )
         return self.images[name]
 
-    def category_id(self, name: str) -> int:
+    def category_id(self, name: str) -> Id:
         """Id of the class of this name.
 
         Raises:
@@ -63,16 +64,23 @@ def read_truth(path: str | Path) -> Truth:
     try:
         data = read_json(path, "annotation file")
         require_names([entry["name"] for entry in data["categories"]], str(path))
-        categories = {entry["name"]: int(entry["id"]) for entry in data["categories"]}
-        images: dict[str, int] = {}
+        categories = {entry["name"]: _id(entry["id"]) for entry in data["categories"]}
+        images: dict[str, Id] = {}
         for entry in data["images"]:
             name = stem(entry["file_name"])
             if name in images:
                 raise UserError(f"{path}: two images are named {printable(name)}.*, their results cannot be told apart")
-            images[name] = int(entry["id"])
+            images[name] = _id(entry["id"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not a COCO annotation file: {printable(repr(error))}") from error
     return Truth(path, categories, images)
+
+
+def _id(value: object) -> Id:
+    found = plain_id(value)
+    if found is None:
+        raise TypeError("an id must be a number or text")
+    return found
 
 
 def coco_truth() -> Truth:

@@ -12,6 +12,7 @@ import numpy as np
 from fcos_train.deploy.parts.files import some
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
+from mmcv_overrides.json_values import IdLinks
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import is_number, read_json
 
@@ -96,8 +97,13 @@ def evaluate(annotations: str | Path, results: Sequence[dict], where: str | Path
     from fcos_train.evaluation.coco_scores import evaluate_boxes, load_annotations
 
     truth = load_annotations(annotations)
+    results = [dict(result) for result in results]
     for key, entries in (("image_id", truth["images"]), ("category_id", truth["categories"])):
-        foreign = sorted({result[key] for result in results} - {entry["id"] for entry in entries}, key=str)
+        links = IdLinks(entry["id"] for entry in entries)
+        means = {value: links.find(value) for value in {result[key] for result in results}}
+        foreign = sorted((value for value, found in means.items() if found is None), key=str)
+        for result in results:
+            result[key] = means[result[key]]
         if foreign:
             raise UserError(
                 f"{where} has {key} {some(foreign)}, which {annotations} does not: "

@@ -48,8 +48,10 @@ def put(key, **values):
         (put("images", id=math.nan), "the id of images[0] is NaN"),
         (put("images", id=None), "the id of images[0] is null"),
         (put("categories", id=[1]), "the id of categories[0] is [1]"),
-        (put("categories", name=None), "the class name None is not text"),
-        (put("categories", name=5), "the class name 5 is not text"),
+        (put("categories", name=None), "the name of categories[0] (id 1) is null, but 33 annotations are of it"),
+        (put("categories", name=" "), 'the name of categories[0] (id 1) is " ", but 33 annotations are of it'),
+        (put("categories", name=True), "the name of categories[0] is true; write text"),
+        (put("categories", name=["a"]), 'the name of categories[0] is ["a"]; write text'),
         (
             put("categories", name=FORGED),
             f"the class name '{SHOWN}' has control characters (shown escaped); rename the class",
@@ -83,7 +85,8 @@ def test_entries_that_cannot_be_used_are_one_clear_error(data, tmp_path, change,
         ({"bbox": [10, 10, 1e308, 5]}, "degenerate"),
         ({"bbox": [10, 10, math.nan, 5]}, "degenerate"),
         ({"bbox": [10, 10, -math.inf, 5]}, "degenerate"),
-        ({"bbox": ["10", "10", "5", "5"]}, "degenerate"),
+        ({"bbox": ["10", "10", "5", "nan"]}, "degenerate"),
+        ({"bbox": "10 10 5"}, "degenerate"),
         ({"bbox": FORGED}, "degenerate"),
         ({"bbox": list(range(1_000_000))}, "degenerate"),
         ({"bbox": None}, "degenerate"),
@@ -190,9 +193,11 @@ SECRET = "a secret of this machine"
         (xml("<a>" * DEEP), True),
         ("\x00\x01\x02", True),
         ("", True),
-        (xml(prologue='<?xml version="1.0" encoding="utf-99"?>'), True),
-        (xml(prologue='<?xml version="1.0" encoding="utf-16"?>'), True),
-        (xml(prologue='<?xml version="1.0" encoding="gbk"?>'), True),  # several bytes a character: not for expat
+        (xml(prologue='<?xml version="1.0" encoding="utf-99"?>'), False),
+        (xml(prologue='<?xml version="1.0" encoding="utf-16"?>'), False),  # is UTF-8
+        (xml(prologue='<?xml version="1.0" encoding="unicode_escape"?>', name="cat"), False),  # no such encoding of XML
+        (xml(prologue='<?xml version="1.0" encoding="gbk"?>'), False),
+        ("<opt><cat/></opt>", True),  # not VOC
         (xml(size="<width>1e999</width><height>nan</height>"), False),  # read from the image
         (xml("<object><name>cat</name><bndbox><xmin>1e999</xmin><ymin>nan</ymin><xmax>1</xmax><ymax>2</ymax></bndbox>"
              "</object>"), False),
@@ -237,7 +242,7 @@ def test_class_names_of_xml(voc, tmp_path, name, shown):
 
 def test_a_list_that_is_no_text(voc, tmp_path):
     (voc / "ImageSets/Main/train.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot read the list of images .*train.txt: 'utf-8' codec can't decode"):
+    with pytest.raises(UserError, match="cannot read the list of images .*train.txt: 'utf-16-le' codec can't decode"):
         resolve(voc, tmp_path / "cache")
 
 

@@ -151,7 +151,7 @@ def test_special_files_are_refused_before_training(data, tmp_path, make, kind):
         resolve(data, tmp_path / "cache", allow_outside=["/dev"])
     assert str(caught.value) == (
         f"{file}: 1 path leads to something that is not a regular file: 'odd.jpg' is {kind}. "
-        "Only regular files are read: remove the entries or replace the files"
+        "Only regular files are read: name such files in the list"
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from fcos_train.data import make_shapes, resolve
 from fcos_train.data.inside import Boundary
 from fcos_train.data.voc import load
+from fcos_train.data.voc_layout import VocSplit
 from mmcv_overrides.errors import UserError
 
 
@@ -190,7 +191,8 @@ def test_voc_coordinates(voc, tmp_path, source, first, second, note):
 
 def test_a_zero_coordinate_rules_out_counting_from_one(voc):
     root = voc({"a": [("cat", (0, 1, 10, 10), 0)]}, {"train": ["a"]}, PASCAL)
-    sources, note = load(root, [("train", root / "ImageSets/Main/train.txt")], Boundary(root))
+    split = VocSplit(root / "ImageSets/Main/train.txt", root / "JPEGImages", root / "Annotations", ("a.xml",))
+    sources, note = load([("train", split)], Boundary(root))
     assert sources[0].raw["annotations"][0]["bbox"] == [0, 1, 10, 9] and "from 0" in note
 
 

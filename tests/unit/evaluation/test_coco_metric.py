@@ -89,6 +89,21 @@ def test_perfect_detections(gt, tmp_path, log_lines):
     ]
 
 
+@pytest.mark.parametrize("ids", [("one", "two"), (2**60, 2**60 + 1), ("1", "01")])
+def test_image_ids_of_any_kind(gt, tmp_path, ids):
+    data = json.loads(gt.read_text())
+    for image in data["images"]:
+        image["id"] = ids[image["id"] - 1]
+    for annotation in data["annotations"]:
+        annotation.update(image_id=ids[annotation["image_id"] - 1], iscrowd=None, area=None)
+    gt.write_text(json.dumps(data))
+    metric = build(gt, work_dir=str(tmp_path / "run"))
+    metric.process({}, [{**s, "img_id": ids[s["img_id"] - 1]} for s in perfect()])
+    assert metric.evaluate(2)["bbox_mAP"] == 1.0
+    found = json.loads((tmp_path / "run" / "detections.bbox.json").read_text())
+    assert sorted(box["image_id"] for box in found) == sorted([ids[0], ids[0], ids[1]])
+
+
 def test_files_go_beside_the_log_by_default(gt, tmp_path):
     metric = build(gt)
     logger, handler = MMLogger.get_current_instance(), logging.FileHandler(tmp_path / "now.log")

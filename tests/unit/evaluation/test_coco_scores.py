@@ -81,6 +81,35 @@ def test_equals_pycocotools(library, seed, tmp_path):
     np.testing.assert_allclose(twelve(scores), official(data, detections), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("library", ["faster_coco_eval", "pycocotools"])
+@pytest.mark.parametrize(
+    ("image_id", "category_id", "written"),
+    [
+        ("frame {}".format, "class {}".format, None),
+        ((2**60).__add__, (2**53).__add__, None),
+        (str, str, int),  # the annotations name them as numbers
+        (int, int, str),
+        ("{:012d}".format, "{}.0".format, float),
+        ((-1).__mul__, (0.5).__add__, None),
+    ],
+)
+def test_ids_of_any_kind_give_the_same_numbers(library, image_id, category_id, written, tmp_path):
+    data, detections = random_case(3)
+    expected = official(data, detections)
+    changes = {"image_id": image_id, "category_id": category_id}
+    truth = {
+        "images": [{**image, "id": image_id(image["id"])} for image in data["images"]],
+        "categories": [{**category, "id": category_id(category["id"])} for category in data["categories"]],
+        "annotations": [{**a, **{k: (written or f)(a[k]) for k, f in changes.items()}} for a in data["annotations"]],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    found = [{**d, **{k: f(d[k]) for k, f in changes.items()}} for d in detections]
+    scores = evaluate_boxes(
+        load_annotations(tmp_path / "gt.json"), found, [category_id(c) for c in (3, 11, 7)], library=library
+    )
+    np.testing.assert_allclose(twelve(scores), expected, atol=1e-6, rtol=0)
+
+
 def test_categories_come_in_the_order_asked():
     data, detections = random_case(1)
     one_way = evaluate_boxes(data, detections, [3, 7, 11])
