@@ -26,11 +26,12 @@ def _overrides() -> list[Override]:
         parallel,
         precision,
         quiet,
+        rescale,
         text_log,
         timer,
     )
 
-    modules = (quiet, device, parallel, precision, optimizer, checkpoint, data_files, loop, timer, text_log)
+    modules = (quiet, device, parallel, precision, optimizer, checkpoint, data_files, rescale, loop, timer, text_log)
     return [override for module in modules for override in module.OVERRIDES]
 
 

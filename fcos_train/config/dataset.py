@@ -12,7 +12,7 @@ from fcos_train.config.evaluators import point_evaluators
 from fcos_train.config.load import leaf_datasets, walk
 from fcos_train.config.loaders import LOADERS
 from fcos_train.config.options import EvalOptions, TrainOptions
-from fcos_train.data import DataReport, DataSpec, Split, check, check_coco_files, resolve
+from fcos_train.data import DataReport, DataSpec, Split, check, resolve
 from fcos_train.data.inside import Boundary, require_inside, survey
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.parallel import on_master
@@ -92,10 +92,7 @@ def data_of_config(
             "Give a folder in COCO or VOC layout with --data-path"
         )
     classes = classes or _named_classes(cfg)
-    report: DataReport = check(train, val, classes, allow_outside)
-    for split in (train, val):
-        part = check_coco_files(split.ann_file, split.img_dir, report.classes, split.name, cache_dir, allow_outside)
-        report.splits[split.name] = part
+    report: DataReport = check(train, val, classes, allow_outside, cache_dir)
     train, val = (replace(split, ann_file=report.splits[split.name].ann_file) for split in (train, val))
     return DataSpec("COCO", report.classes, train, val, report)
 

@@ -1,7 +1,8 @@
 """Width and height of an image from the first bytes of its file, without decoding it.
 
 Only the fields from which OpenCV derives how much memory to allocate are read. Formats without a reader here are not
-decoded at all, because their memory is not known in advance (OpenEXR, Radiance HDR, Sun raster).
+decoded at all, because their memory is not known in advance (OpenEXR, Radiance HDR, Sun raster). How the decoded image
+is turned, and its depth, are read by :mod:`fcos_train.data.image_tags`.
 """
 
 from __future__ import annotations

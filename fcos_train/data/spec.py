@@ -16,6 +16,19 @@ _LONGEST = 300  # characters of an example; a box may be a list of any length
 # Possible faults of a split, in the order of the report; the flag: correcting it changes the annotations.
 FAULTS: Mapping[str, tuple[str, bool]] = {
     "missing_files": ("images have no file: left out", True),
+    "unreadable_images": ("images cannot be read: left out", True),
+    "other_frame": (
+        "images have another size than annotated, and their boxes do not tell whether they were resized, cropped or "
+        "turned: left out",
+        True,
+    ),
+    "turned_boxes": ("images are turned by their EXIF orientation, their boxes are not: boxes turned likewise", True),
+    "scaled_boxes": ("images have another size than annotated, of the same shape: boxes scaled to the files", True),
+    "corrected_sizes": ("images have another size than annotated, which their boxes fit: size corrected", True),
+    "unsure_orientation": (
+        "images are turned by their EXIF orientation: their boxes are taken as drawn on the turned image",
+        False,
+    ),
     "missing_xml": ("listed images have no annotation file: left out", True),
     "unreadable_xml": ("annotation files cannot be read: their images are left out", True),
     "ambiguous_images": ("images share their id with another file: left out with their boxes", True),
@@ -33,6 +46,7 @@ FAULTS: Mapping[str, tuple[str, bool]] = {
     "outside": ("boxes wholly outside their image: dropped", True),
     "clipped": ("boxes reached outside their image: clipped", True),
     "tiny": ("boxes thinner than 1 px: evaluated, but not trained on", False),
+    "thin_images": ("images are thinner than 2 px or over 100 times longer than wide: kept", False),
     "duplicate_annotation_ids": ("annotation ids are repeated or below 1: all renumbered", True),
     "merged_categories": ("categories share their name with another: merged", True),
     "filled": ("annotations lacked area or iscrowd: filled in", True),
@@ -73,8 +87,8 @@ class FaultLog:
 class SplitReport:
     """What one split contains.
 
-    `counts` has images, annotated, without_objects, boxes, crowd, images_in_file, boxes_in_file and an entry for each
-    kind in FAULTS.
+    `counts` has images, annotated, without_objects, boxes, trainable, crowd, images_in_file, boxes_in_file and an entry
+    for each kind in FAULTS.
     """
 
     name: str
@@ -131,6 +145,11 @@ class DataReport:
             sums = " / ".join(str(sum(boxes[n] for n in rest)) for boxes in per_split)
             lines.append(f"{len(rest)} more classes  {sums}")
         return lines
+
+    def faults_of(self, name: str) -> list[str]:
+        """The lines about the faults of one split, and the warnings about it."""
+        about = [printable(warning) for warning in self.warnings if warning.startswith(f"{name}: ")]
+        return self.splits[name].faults() + about
 
     def lines(self) -> list[str]:
         """The report for people, at most MAX_LINES lines."""
