@@ -60,6 +60,6 @@ def _require_readable(report: DataReport, decoded: list[DecodeReport]) -> None:
     parts = [f"{left_out} are left out"] if left_out else []
     parts += [f"training would stop at {'the others' if left_out else 'them'}"] if broken else []
     raise UserError(
-        f"{left_out + len(broken)} images cannot be decoded, e.g. {printable((examples + broken)[0])}; {', '.join(parts)}. "
-        "Replace the files, or take their entries out of the annotations"
+        f"{left_out + len(broken)} images cannot be decoded, e.g. {printable((examples + broken)[0])}; "
+        f"{', '.join(parts)}. Replace the files, or take their entries out of the annotations"
     )
