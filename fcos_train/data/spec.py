@@ -23,8 +23,11 @@ FAULTS: Mapping[str, tuple[str, bool]] = {
         True,
     ),
     "turned_boxes": ("images are turned by their EXIF orientation, their boxes are not: boxes turned likewise", True),
-    "scaled_boxes": ("images have another size than annotated, of the same shape: boxes scaled to the files", True),
-    "corrected_sizes": ("images have another size than annotated, which their boxes fit: size corrected", True),
+    "scaled_boxes": ("images have another size than annotated, of the same shape: boxes scaled to them", True),
+    "corrected_sizes": (
+        "sizes in the annotations are not those of the images, but the boxes fit these: sizes corrected",
+        True,
+    ),
     "unsure_orientation": (
         "images are turned by their EXIF orientation: their boxes are taken as drawn on the turned image",
         False,
