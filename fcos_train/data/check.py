@@ -44,6 +44,7 @@ def check(
     classes: Sequence[str] | None = None,
     allow_outside: Sequence[str] = (),
     cache_dir: Path | str | None = None,
+    turned: bool = True,
 ) -> DataReport:
     """Check two splits of COCO annotations. Changes none of their files.
 
@@ -54,12 +55,13 @@ def check(
         allow_outside: folders that images may be in, beside the image folder of their split.
         cache_dir: folder for cleaned copies, to which the `ann_file` of a report then points if anything had to be
             corrected; None: none are written.
+        turned: whether the pipelines turn images by their EXIF orientation.
 
     Raises:
         UserError: nothing to train or validate on, most images missing, paths that lead outside, or classes of
             validation that training lacks. The message shows both class lists.
     """
-    report, cleaned = examine([_source(s, allow_outside) for s in (train, val)], classes)
+    report, cleaned = examine([_source(s, allow_outside) for s in (train, val)], classes, turned)
     if cache_dir is not None:
         for one in cleaned:
             _write_cleaned(one, cache_dir)
@@ -77,9 +79,11 @@ def _source(split: Split, allow_outside: Sequence[str]) -> Source:
     return Source(split, load_coco(split.ann_file), Boundary(split.img_dir, allow_outside))
 
 
-def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> tuple[DataReport, list[Cleaned]]:
+def examine(
+    sources: Sequence[Source], classes: Sequence[str] | None = None, turned: bool = True
+) -> tuple[DataReport, list[Cleaned]]:
     """`check` for annotations that are already loaded; also returns the cleaned annotations."""
-    files = _look_at(sources)
+    files = _look_at(sources, turned)
     names, warnings, notes = agree(sources[0], sources[1], classes)
     warnings += _of_the_files(sources, files)
     cleaned = [clean(s.raw, s.split, names, known, s.log) for s, known in zip(sources, files, strict=True)]
@@ -94,8 +98,11 @@ def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> 
     return DataReport(names, {train.name: train, val.name: val}, warnings=warnings, notes=notes), cleaned
 
 
-def _look_at(sources: Sequence[Source]) -> list[Files]:
+def _look_at(sources: Sequence[Source], turned: bool = True) -> list[Files]:
     """What is known of the image files of each source: which exist, their headers, and the frame of their boxes.
+
+    Args:
+        turned: whether images are loaded turned by their EXIF orientation.
 
     Raises:
         UserError: images outside the boundary, or that are not regular files.
@@ -105,7 +112,8 @@ def _look_at(sources: Sequence[Source]) -> list[Files]:
     headers = []
     for source, part in zip(sources, found, strict=True):
         names = dict.fromkeys(image["file_name"] for image in source.raw["images"])
-        headers.append(read_headers(source.split.img_dir, [name for name in names if name not in part.absent]))
+        present = [name for name in names if name not in part.absent]
+        headers.append(read_headers(source.split.img_dir, present, turned))
     fits = settle([(source.raw, known) for source, known in zip(sources, headers, strict=True)])
     return [Files(part.absent, known, fit) for part, known, fit in zip(found, headers, fits, strict=True)]
 

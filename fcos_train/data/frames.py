@@ -141,6 +141,28 @@ def settle(parts: Sequence[tuple[dict, Headers]]) -> list[dict[str, Fit]]:
     return fits
 
 
+def misfits(raw: dict, headers: Headers) -> list[str]:
+    """Lines about images that cannot be read or whose boxes do not count in the image as it is loaded.
+
+    Args:
+        raw: annotations in COCO form; entries of ``annotations`` may be anything.
+        headers: of the images, by file name.
+    """
+    annotations = raw.get("annotations")
+    entries = [entry for entry in annotations if isinstance(entry, dict)] if isinstance(annotations, list) else []
+    (fits,) = settle([(dict(raw, annotations=entries), headers)])
+    unreadable = [f"{name}: {header}" for name, header in headers.items() if not isinstance(header, Header)]
+    moved = [fit.example for fit in fits.values() if fit.move is not None or not fit.usable]
+    return [
+        f"{len(found)} images {what}, e.g. {found[0]}"
+        for found, what in (
+            (unreadable, "cannot be read: the run stops at them"),
+            (moved, "have boxes that do not count in the image as it is loaded (another size, or EXIF orientation)"),
+        )
+        if found
+    ]
+
+
 def _doubts(raw: dict, headers: Headers) -> dict[str, _Doubt]:
     found: dict[str, _Doubt] = {}
     by_id: dict[str, _Doubt] = {}
@@ -151,7 +173,7 @@ def _doubts(raw: dict, headers: Headers) -> dict[str, _Doubt]:
         stated = stated_size(image) or header.loaded
         kind = _kind(stated, header)
         if kind is not None:
-            by_id[same_id(image["id"])] = found.setdefault(image["file_name"], _Doubt(kind, stated, header))
+            by_id[same_id(image.get("id"))] = found.setdefault(image["file_name"], _Doubt(kind, stated, header))
     if by_id:
         for annotation in raw["annotations"]:
             doubt = by_id.get(same_id(annotation.get("image_id")))

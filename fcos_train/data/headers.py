@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -101,8 +101,11 @@ def _seems_cut_off(data: bytes, tail: bytes, length: int) -> bool:
     return data.startswith(b"RIFF") and 8 + struct.unpack_from("<I", data, 4)[0] > length
 
 
-def read_headers(folder: str | Path, names: Sequence[str]) -> dict[str, Header | str]:
+def read_headers(folder: str | Path, names: Sequence[str], turned: bool = True) -> dict[str, Header | str]:
     """The headers of the images of a folder, by name, from the cache where the files have not changed.
+
+    Args:
+        turned: whether images are loaded turned by their EXIF orientation; False: headers come without it.
 
     Raises:
         UserError: see :func:`fcos_train.data.images.max_pixels`.
@@ -117,7 +120,10 @@ def read_headers(folder: str | Path, names: Sequence[str]) -> dict[str, Header |
     if fresh and place is not None:
         with suppress(UserError):  # a cache that cannot be written costs time, nothing else
             write_json(place, {"version": VERSION, "folder": str(folder), "files": known | fresh})
-    return {name: header for name, _, header in read}
+    headers = {name: header for name, _, header in read}
+    if turned:
+        return headers
+    return {name: replace(h, orientation=1) if isinstance(h, Header) else h for name, h in headers.items()}
 
 
 def _look_at(folder: str | Path, names: Iterable[str], known: Mapping[str, list]) -> list[tuple]:
