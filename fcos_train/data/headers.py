@@ -1,8 +1,8 @@
 """The headers of all images of a split, read once, in threads, and kept in a cache of the user's.
 
-Nothing is decoded but files that seem to be cut off. The cache lies outside the data set, which may be read-only: in
-``fcos_train/image_headers`` below ``XDG_CACHE_HOME`` or ``~/.cache``. An entry counts for a file of the same size and
-time of change. Where the cache cannot be written, headers are read every time.
+Nothing is decoded but files that seem to be cut off or of an unusual kind. The cache lies outside the data set, which
+may be read-only: in ``fcos_train/image_headers`` below ``XDG_CACHE_HOME`` or ``~/.cache``. An entry counts for a file of
+the same size and time of change. Where the cache cannot be written, headers are read every time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fcos_train.data.image_header import header_size
-from fcos_train.data.image_tags import is_deep, orientation
+from fcos_train.data.image_tags import is_deep, is_unusual, orientation
 from fcos_train.data.images import MAX_BYTES, UnreadableImage, max_pixels, read_image, too_large, undecodable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
@@ -84,11 +84,12 @@ def _header(path: str | Path, file: BinaryIO) -> Header | str:
         return undecodable(data, length)
     if (reason := too_large(size)) is not None:
         return reason
-    if _seems_cut_off(data, tail, length):
+    cut_off = _seems_cut_off(data, tail, length)
+    if cut_off or is_unusual(data):
         try:
             read_image(path)
         except UnreadableImage as fault:
-            return f"it is incomplete: {fault.reason}"
+            return f"it is {'incomplete' if cut_off else 'of a kind that OpenCV does not decode'}: {fault.reason}"
     return Header(*size, orientation(data, tail), is_deep(data))
 
 

@@ -10,8 +10,12 @@ import re
 import struct
 from collections.abc import Iterator
 
-_ORIENTATION, _BITS = 274, 258  # tags of TIFF and EXIF
-_SHORT = 3  # the type of both
+from fcos_train.data.image_header import JPEG_FRAMES
+
+_ORIENTATION, _BITS, _COMPRESSION = 274, 258, 259  # tags of TIFF and EXIF
+_SHORT = 3  # the type of all three
+_TIFF_USUAL = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits, Deflate
+_JPEG_USUAL = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive Huffman coding
 _PNG_EXIF = re.compile(rb"eXIf(?=II\*\0|MM\0\*)")
 
 # What is often found under the name of an image, by its first bytes.
@@ -70,6 +74,20 @@ def is_deep(data: bytes) -> bool:
     return False
 
 
+def is_unusual(data: bytes) -> bool:
+    """Whether a JPEG or TIFF file is of a kind that OpenCV may not decode: lossless, of 12 bits, or rarely compressed.
+
+    Args:
+        data: as for :func:`orientation`.
+    """
+    if data.startswith(b"\xff\xd8"):
+        frames = ((marker, data[at]) for marker, at in _segments(data) if marker in JPEG_FRAMES and at < len(data))
+        return any(marker not in _JPEG_USUAL or bits != 8 for marker, bits in frames)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return any(tag == _COMPRESSION and value not in _TIFF_USUAL for tag, value in _tags(data, 0))
+    return False
+
+
 def _tag_blocks(data: bytes, tail: bytes) -> Iterator[tuple[bytes, int]]:
     """The parts, and where in them the TIFF structures start, that may hold the orientation."""
     if data[:4] in (b"II*\0", b"MM\0*"):
@@ -81,16 +99,22 @@ def _tag_blocks(data: bytes, tail: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _jpeg_blocks(data: bytes) -> Iterator[int]:
+    for marker, content in _segments(data):
+        if marker == 0xE1 and data[content : content + 6] == b"Exif\0\0":
+            yield content + 6
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, where its content starts) of the segments of a JPEG file up to its pixels."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
         if marker == 0xFF:  # padding
             place += 1
             continue
-        if 0xC0 <= marker <= 0xC3 or marker == 0xDA:
+        yield marker, place + 4
+        if marker == 0xDA:
             return
-        if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
-            yield place + 10
         place += 2 + struct.unpack_from(">H", data, place + 2)[0]
 
 

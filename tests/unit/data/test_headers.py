@@ -12,7 +12,7 @@ import pytest
 
 from fcos_train.data import check, make_shapes, resolve
 from fcos_train.data.headers import Header, read_header, read_headers
-from fcos_train.data.image_tags import is_deep, orientation, what_else
+from fcos_train.data.image_tags import is_deep, is_unusual, orientation, what_else
 from mmcv_overrides.errors import UserError
 
 Image = pytest.importorskip("PIL.Image")
@@ -101,6 +101,19 @@ def test_headers_of_files(tmp_path):
     for name, data in {"c.jpg": whole, "c.png": (tmp_path / "a.png").read_bytes(), "c.webp": webp}.items():
         (tmp_path / name).write_bytes(data[: len(data) // 2])
         assert read_header(tmp_path / name) == f"it is incomplete: it cannot be decoded ({len(data) // 2} bytes)"
+
+
+def test_kinds_that_opencv_may_not_decode_are_tried(tmp_path):
+    whole = encoded("JPEG", 1)
+    frame = whole.index(b"\xff\xc0")
+    twelve_bits = whole[: frame + 4] + b"\x0c" + whole[frame + 5 :]
+    lossless = whole[: frame + 1] + b"\xc3" + whole[frame + 2 :]
+    for data in (twelve_bits, lossless):
+        (tmp_path / "a.jpg").write_bytes(data)
+        assert read_header(tmp_path / "a.jpg").startswith("it is of a kind that OpenCV does not decode: it cannot be")
+    Image.fromarray(corner_picture()).save(tmp_path / "a.tif", compression="jpeg")
+    assert is_unusual((tmp_path / "a.tif").read_bytes()) and not is_unusual(whole)
+    assert read_header(tmp_path / "a.tif") == Header(60, 40)  # decoded after all
 
 
 @pytest.mark.parametrize(
