@@ -1,8 +1,8 @@
 """The headers of all images of a split, read once, in threads, and kept in a cache of the user's.
 
 Nothing is decoded but files that seem to be cut off or of an unusual kind. The cache lies outside the data set, which
-may be read-only: in ``fcos_train/image_headers`` below ``XDG_CACHE_HOME`` or ``~/.cache``. An entry counts for a file of
-the same size and time of change. Where the cache cannot be written, headers are read every time.
+may be read-only: in ``fcos_train/image_headers`` below ``XDG_CACHE_HOME`` or ``~/.cache``. An entry counts for a file
+of the same size and time of change. Where the cache cannot be written, headers are read every time.
 """
 
 from __future__ import annotations
