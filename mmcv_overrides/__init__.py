@@ -29,6 +29,7 @@ def _overrides() -> list[Override]:
         parameter_groups,
         precision,
         quiet,
+        rescale,
         text_log,
         timer,
         whole_table,
@@ -36,7 +37,7 @@ def _overrides() -> list[Override]:
     from mmcv_overrides.ops import needed, roi_align_layer
 
     modules = [quiet, device, parallel, precision, optimizer, optimizer_constructor, parameter_groups]
-    modules += [checkpoint, data_files, loop, timer, text_log, json_log, whole_table, needed, roi_align_layer]
+    modules += [checkpoint, data_files, rescale, loop, timer, text_log, json_log, whole_table, needed, roi_align_layer]
     return [override for module in modules for override in module.OVERRIDES]
 
 

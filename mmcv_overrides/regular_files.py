@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
@@ -32,27 +34,38 @@ def special(mode: int) -> str | None:
     return next((name for test, name in _SPECIAL if test(mode)), "of an unknown kind")
 
 
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; anything else is refused before it is opened, because reading it may never end.
+
+    Raises:
+        OSError: absent, not readable, or not a regular file; ``strerror`` says which.
+    """
+    _require_regular(path, os.stat(path).st_mode)
+    # In case it has been replaced meanwhile: opening a pipe does not block, and the opened file is checked again.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        _require_regular(path, os.fstat(handle).st_mode)
+        yield file
+
+
 def read_regular(path: str | Path, limit: int) -> bytes:
-    """The content of a regular file; anything else is refused before it is opened, because reading it may never end.
+    """The content of a regular file.
 
     Args:
         path: the file.
         limit: the largest size, bytes.
 
     Raises:
-        OSError: absent, not readable, not a regular file, or too large; ``strerror`` says which.
+        OSError: see :func:`open_regular`, or too large; ``strerror`` says which.
     """
-    _require_regular(path, os.stat(path).st_mode)
-    # In case it has been replaced meanwhile: opening a pipe does not block, and the opened file is checked again.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(handle, "rb") as file:
-        info = os.fstat(handle)
-        _require_regular(path, info.st_mode)
-        if info.st_size > limit:
-            text = f"it has {info.st_size} bytes, more than the limit of {limit}"
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            text = f"it has {size} bytes, more than the limit of {limit}"
             raise OSError(errno.EFBIG, text, str(path))
         # Not to the end: files in /proc have size 0 and may be endless.
-        return file.read(info.st_size)
+        return file.read(size)
 
 
 def _require_regular(path: str | Path, mode: int) -> None:

@@ -11,8 +11,10 @@ from fcos_train.config.fields import Option, Options
 from fcos_train.config.options import AllowOutside
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
+from mmcv_overrides.printable import printable
 
 if TYPE_CHECKING:
+    from fcos_train.data import DataReport
     from fcos_train.data.images import DecodeReport
 
 
@@ -32,7 +34,7 @@ class CheckDataOptions(Options):
 def run(options: CheckDataOptions) -> int:
     """Recognise a COCO or VOC data set, count what it holds and report what is wrong with it.
 
-    Changes nothing. Exit status 2 if it cannot be trained on.
+    Changes nothing. Exit status 2 if it cannot be trained on, or with --decode if any image cannot be decoded.
     """
     from fcos_train.data.images import decode_split
     from fcos_train.data.layout import resolve
@@ -43,14 +45,21 @@ def run(options: CheckDataOptions) -> int:
     print("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()]))
     if options.json:
         write_json(options.json, {**spec.report.to_dict(), "decode": [vars(report) for report in decoded]})
-    _require_readable(decoded)
+    if options.decode:
+        _require_readable(spec.report, decoded)
     return 0
 
 
-def _require_readable(decoded: list[DecodeReport]) -> None:
-    broken = [reason for report in decoded for reason in report.reasons]
-    if broken:
-        raise UserError(
-            f"{len(broken)} images cannot be decoded, e.g. {broken[0]}; training would stop at them. Replace "
-            "or delete them (images without a file are left out)"
-        )
+def _require_readable(report: DataReport, decoded: list[DecodeReport]) -> None:
+    """Refuse images that cannot be decoded: those whose headers show it are left out, training stops at the others."""
+    left_out = sum(split.counts["unreadable_images"] for split in report.splits.values())
+    broken = [reason for part in decoded for reason in part.reasons]
+    if not left_out + len(broken):
+        return
+    examples = [text for split in report.splits.values() for text in split.examples.get("unreadable_images", ())]
+    parts = [f"{left_out} are left out"] if left_out else []
+    parts += [f"training would stop at {'the others' if left_out else 'them'}"] if broken else []
+    raise UserError(
+        f"{left_out + len(broken)} images cannot be decoded, e.g. {printable((examples + broken)[0])}; "
+        f"{', '.join(parts)}. Replace the files, or take their entries out of the annotations"
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,16 @@ from fcos_train.config.evaluators import point_evaluators
 from fcos_train.config.load import leaf_datasets, walk
 from fcos_train.config.loaders import LOADERS
 from fcos_train.config.options import EvalOptions, TrainOptions
-from fcos_train.data import DataReport, DataSpec, Split, check, check_coco_files, resolve
+from fcos_train.data import DataReport, DataSpec, Split, check, resolve
+from fcos_train.data.frames import misfits
+from fcos_train.data.headers import read_headers
 from fcos_train.data.inside import Boundary, require_inside, survey
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.parallel import on_master
+from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_json
+
+_log = logging.getLogger(__name__)
 
 
 def _split(loader: ConfigDict | None, name: str) -> Split | None:
@@ -32,13 +38,15 @@ def _files(leaf: ConfigDict, name: str) -> Split:
     return Split(name, root / leaf.ann_file, root / (leaf.get("data_prefix") or {}).get("img", ""))
 
 
-def _require_inside(cfg: Config, allow_outside: Sequence[str]) -> None:
-    """Refuse image paths that lead outside in data sets that are not checked otherwise: COCO files of other types.
+def _check_others(cfg: Config, allow_outside: Sequence[str]) -> None:
+    """Check the images of data sets that are not checked otherwise: COCO files of other types, several in one.
+
+    Nothing is corrected there: images that cannot be read, or whose boxes count in another frame, are logged.
 
     Raises:
-        UserError: there are any.
+        UserError: image paths that lead outside.
     """
-    found = []
+    found, parts = [], {}
     for loader in LOADERS:
         for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else []:
             if not str(leaf.get("ann_file") or "").endswith(".json"):
@@ -49,10 +57,17 @@ def _require_inside(cfg: Config, allow_outside: Sequence[str]) -> None:
             data = read_json(split.ann_file, "annotation file")
             images = data.get("images") if isinstance(data, dict) else None
             entries = [image for image in images or () if isinstance(image, dict)]
-            names = [image["file_name"] for image in entries if isinstance(image.get("file_name"), str)]
+            entries = [image for image in entries if isinstance(image.get("file_name"), str)]
+            names = [image["file_name"] for image in entries]
             boundary = Boundary(split.img_dir, allow_outside)
-            found.append((split.ann_file, survey(split.img_dir, names, boundary), boundary))
+            known = survey(split.img_dir, names, boundary)
+            found.append((split.ann_file, known, boundary))
+            present = [name for name in dict.fromkeys(names) if name not in known.absent]
+            parts[split.ann_file, split.img_dir] = (dict(data, images=entries), present)
     require_inside(found)
+    for (ann_file, img_dir), (data, names) in parts.items():
+        for line in misfits(data, read_headers(img_dir, names, loads_turned(cfg))):
+            _log.warning("%s: %s", printable(ann_file), printable(line))
 
 
 def _named_classes(cfg: Config) -> Sequence[str] | None:
@@ -83,7 +98,7 @@ def data_of_config(
     train = _split(cfg.get("train_dataloader"), "train")
     val = _split(cfg.get("val_dataloader") or cfg.get("test_dataloader"), "val")
     if train is None or val is None:
-        _require_inside(cfg, allow_outside)
+        _check_others(cfg, allow_outside)
         return None
     absent = [s for s in (train, val) if not s.ann_file.is_file()]
     if absent:
@@ -92,10 +107,7 @@ def data_of_config(
             "Give a folder in COCO or VOC layout with --data-path"
         )
     classes = classes or _named_classes(cfg)
-    report: DataReport = check(train, val, classes, allow_outside)
-    for split in (train, val):
-        part = check_coco_files(split.ann_file, split.img_dir, report.classes, split.name, cache_dir, allow_outside)
-        report.splits[split.name] = part
+    report: DataReport = check(train, val, classes, allow_outside, cache_dir, loads_turned(cfg))
     train, val = (replace(split, ann_file=report.splits[split.name].ann_file) for split in (train, val))
     return DataSpec("COCO", report.classes, train, val, report)
 
@@ -144,11 +156,23 @@ def _point_leaf(leaf: ConfigDict, split: Split, classes: tuple[str, ...]) -> lis
     return notes
 
 
+def _loading_steps(cfg: Config) -> Iterator[ConfigDict]:
+    """The steps of all loaders that read an image."""
+    for part in walk({k: v for k, v in cfg.items() if k.endswith("_dataloader")}):
+        if str(part.get("type")).removeprefix("mmdet.") in ("LoadImageFromFile", "LoadImage"):
+            yield part
+
+
 def use_clear_loading(cfg: Config) -> None:
     """An image that cannot be read ends in a message that names it."""
-    for part in walk({k: v for k, v in cfg.items() if k.endswith("_dataloader")}):
-        if part.get("type") in ("LoadImageFromFile", "mmdet.LoadImageFromFile"):
-            part["type"] = "LoadImage"
+    for part in _loading_steps(cfg):
+        part["type"] = "LoadImage"
+
+
+def loads_turned(cfg: Config) -> bool:
+    """Whether images are loaded turned by their EXIF orientation, as they are by mmcv's default ``color_type``."""
+    kinds = {part.get("color_type", "color") for part in _loading_steps(cfg)}
+    return kinds <= {"color", "grayscale"}
 
 
 def checked_data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path) -> DataSpec | None:
@@ -157,7 +181,7 @@ def checked_data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path)
 
     def prepare() -> DataSpec | None:
         if options.data_path is not None:
-            return resolve(options.data_path, cache, options.classes, options.allow_outside)
+            return resolve(options.data_path, cache, options.classes, options.allow_outside, loads_turned(cfg))
         return data_of_config(cfg, cache, options.classes, options.allow_outside)
 
     return on_master(prepare)

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fcos_train.data.box_units import examine_units
 from fcos_train.data.clean import Cleaned, clean
 from fcos_train.data.coco_json import load_coco
+from fcos_train.data.depth import depth_warnings
 from fcos_train.data.file_index import new_names
+from fcos_train.data.frames import Files, settle
+from fcos_train.data.headers import read_headers
 from fcos_train.data.inside import Boundary, Survey, require_inside, survey
 from fcos_train.data.spec import DataReport, FaultLog, Split, SplitReport, fault_lines
 from mmcv_overrides.errors import UserError
@@ -36,21 +40,40 @@ class Source:
 
 
 def check(
-    train: Split, val: Split, classes: Sequence[str] | None = None, allow_outside: Sequence[str] = ()
+    train: Split,
+    val: Split,
+    classes: Sequence[str] | None = None,
+    allow_outside: Sequence[str] = (),
+    cache_dir: Path | str | None = None,
+    turned: bool = True,
 ) -> DataReport:
-    """Check two splits of COCO annotations. Changes no file.
+    """Check two splits of COCO annotations. Changes none of their files.
 
     Args:
         train: the training split.
         val: the validation split.
         classes: names to train on, in this order; None: all of the training file, by category id.
         allow_outside: folders that images may be in, beside the image folder of their split.
+        cache_dir: folder for cleaned copies, to which the `ann_file` of a report then points if anything had to be
+            corrected; None: none are written.
+        turned: whether the pipelines turn images by their EXIF orientation.
 
     Raises:
         UserError: nothing to train or validate on, most images missing, paths that lead outside, or classes of
             validation that training lacks. The message shows both class lists.
     """
-    return examine([_source(s, allow_outside) for s in (train, val)], classes)[0]
+    report, cleaned = examine([_source(s, allow_outside) for s in (train, val)], classes, turned)
+    if cache_dir is not None:
+        for one in cleaned:
+            _write_cleaned(one, cache_dir)
+    return report
+
+
+def _write_cleaned(cleaned: Cleaned, cache_dir: Path | str) -> None:
+    """Write annotations that had to be corrected; the report points to the copy."""
+    if cleaned.changed:
+        report = cleaned.report
+        report.ann_file = write_json(Path(cache_dir) / f"instances_{report.name}.json", cleaned.data)
 
 
 def _source(split: Split, allow_outside: Sequence[str]) -> Source:
@@ -58,11 +81,14 @@ def _source(split: Split, allow_outside: Sequence[str]) -> Source:
     return Source(split, load_coco(split.ann_file, log), Boundary(split.img_dir, allow_outside), log)
 
 
-def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> tuple[DataReport, list[Cleaned]]:
+def examine(
+    sources: Sequence[Source], classes: Sequence[str] | None = None, turned: bool = True
+) -> tuple[DataReport, list[Cleaned]]:
     """`check` for annotations that are already loaded; also returns the cleaned annotations."""
-    absent = _absent(sources)
+    files = _look_at(sources, turned)
     names, warnings, notes = agree(sources[0], sources[1], classes)
-    cleaned = [clean(s.raw, s.split, names, lacking, s.log) for s, lacking in zip(sources, absent, strict=True)]
+    warnings += _of_the_files(sources, files)
+    cleaned = [clean(s.raw, s.split, names, known, s.log) for s, known in zip(sources, files, strict=True)]
     for source, result in zip(sources, cleaned, strict=True):
         _require_boxes(source, names, result.report, asked=classes is not None)
     train, val = (c.report for c in cleaned)
@@ -74,15 +100,40 @@ def examine(sources: Sequence[Source], classes: Sequence[str] | None = None) -> 
     return DataReport(names, {train.name: train, val.name: val}, warnings=warnings, notes=notes), cleaned
 
 
-def _absent(sources: Sequence[Source]) -> list[set[str]]:
-    """File names of the images of each source that do not exist; those of another machine are replaced before.
+def _look_at(sources: Sequence[Source], turned: bool = True) -> list[Files]:
+    """What is known of the image files of each source: which exist, their headers, and the frame of their boxes.
+
+    File names of another machine are replaced before.
+
+    Args:
+        turned: whether images are loaded turned by their EXIF orientation.
 
     Raises:
         UserError: images outside the boundary, or that are not regular files.
     """
     found = [_survey(source) for source in sources]
     require_inside([(s.split.ann_file, part, s.boundary) for s, part in zip(sources, found, strict=True)])
-    return [part.absent for part in found]
+    headers = []
+    for source, part in zip(sources, found, strict=True):
+        names = dict.fromkeys(image["file_name"] for image in source.raw["images"])
+        present = [name for name in names if name not in part.absent]
+        headers.append(read_headers(source.split.img_dir, present, turned))
+    fits = settle([(source.raw, known) for source, known in zip(sources, headers, strict=True)])
+    return [Files(part.absent, known, fit) for part, known, fit in zip(found, headers, fits, strict=True)]
+
+
+def _of_the_files(sources: Sequence[Source], files: Sequence[Files]) -> list[str]:
+    """Warnings about boxes of another convention and images that load dark.
+
+    Raises:
+        UserError: boxes that are no COCO boxes.
+    """
+    warnings = []
+    for source, known in zip(sources, files, strict=True):
+        split = source.split
+        warnings += examine_units(source.raw, known, split.name, str(split.ann_file))
+        warnings += depth_warnings(split.name, split.img_dir, known.headers)
+    return warnings
 
 
 def _survey(source: Source) -> Survey:
@@ -130,10 +181,12 @@ def check_coco_files(
     split = Split(name, Path(ann_file), Path(img_dir))
     source = _source(split, allow_outside)
     names = _asked(classes) if classes is not None else tuple(_names(source.raw))
-    result = clean(source.raw, split, names, _absent([source])[0], source.log)
+    files = _look_at([source])
+    _of_the_files([source], files)
+    result = clean(source.raw, split, names, files[0], source.log)
     _require_boxes(source, names, result.report, asked=classes is not None)
     if cache_dir is not None and result.changed:
-        result.report.ann_file = write_json(Path(cache_dir) / f"instances_{name}.json", result.data)
+        _write_cleaned(result, cache_dir)
     elif classes is not None:
         _require_order(source, names)
     return result.report
@@ -251,7 +304,7 @@ def _require_known(names: Sequence[str], in_file: Sequence[str], source: Source)
 
 
 def _require_boxes(source: Source, names: Sequence[str], report: SplitReport, asked: bool) -> None:
-    if report.counts["annotated"]:
+    if report.counts["trainable"]:
         return
     faults = "; ".join(report.faults())
     message = (

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeGuard
 
-from fcos_train.data.images import read_size
+from fcos_train.data.frames import THIN, Files, is_box, stated_size
 from fcos_train.data.spec import FaultLog, Split, SplitReport
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.json_values import is_plain
@@ -20,7 +19,6 @@ from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import is_number
 
 CLIP_TOLERANCE = 0.1  # px; COCO's own boxes exceed the border by rounding, which is not a fault
-MAX_SIDE = 2**31  # px; the largest width or height
 _NO_IMAGE = ("missing_xml", "unreadable_xml", "several_files")  # faults of listed images that are not in the raw dict
 MAX_LOST = 0.5  # share of unusable images above which it is an error
 
@@ -34,7 +32,7 @@ class Cleaned:
     report: SplitReport
 
 
-def clean(raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], log: FaultLog | None = None) -> Cleaned:
+def clean(raw: dict, split: Split, classes: tuple[str, ...], files: Files, log: FaultLog | None = None) -> Cleaned:
     """Drop, clip and renumber annotations that would cause errors or wrong results.
 
     The cleaned file lists exactly `classes`, in this order, including those without a box, so that labels agree between
@@ -44,7 +42,7 @@ def clean(raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], l
         raw: annotations in COCO form.
         split: name, file and folder of the split.
         classes: class names.
-        absent: names of image files that do not exist.
+        files: what is known of the image files.
         log: faults that were found earlier, while converting.
 
     Raises:
@@ -54,10 +52,10 @@ def clean(raw: dict, split: Split, classes: tuple[str, ...], absent: set[str], l
     images_in_file = len(raw["images"]) + sum(log.counts[kind] for kind in _NO_IMAGE)
     boxes_in_file = len(raw["annotations"]) + log.counts["unnamed_objects"]
     categories, to_id = _categories(raw, split, classes, log)
-    images, lost = _images(raw, split, absent, log)
+    images, lost = _images(raw, files, log)
     if images_in_file and len(images) + log.counts["repeated_images"] < images_in_file * (1 - MAX_LOST):
         raise UserError(_too_many_lost(split, images_in_file, len(images), log))
-    annotations = _annotations(raw["annotations"], images, lost, to_id, log)
+    annotations = _annotations(raw["annotations"], images, files, lost, to_id, log)
     _renumber(annotations, log)
 
     data = dict(raw, images=list(images.values()), annotations=annotations, categories=categories)
@@ -80,6 +78,12 @@ def _too_many_lost(split: Split, total: int, kept: int, log: FaultLog) -> str:
         f"{log.counts[kind]} {what}, e.g. {printable(log.examples[kind][0])}"
         for kind, what in (
             ("missing_files", f"have no file in {split.img_dir}"),
+            ("unreadable_images", "cannot be read"),
+            (
+                "other_frame",
+                "have another size than annotated, and their boxes do not tell whether they were resized, cropped or "
+                "turned (correct their width, height and boxes in the annotations, or use the images as annotated)",
+            ),
             ("missing_xml", "have no annotation file"),
             ("unreadable_xml", "have an annotation file that cannot be read"),
             ("several_files", "have several files of their name"),
@@ -118,7 +122,7 @@ def _categories(raw: dict, split: Split, classes: tuple[str, ...], log: FaultLog
     return categories, to_id
 
 
-def _images(raw: dict, split: Split, absent: set[str], log: FaultLog) -> tuple[dict, set]:
+def _images(raw: dict, files: Files, log: FaultLog) -> tuple[dict, set]:
     """Usable images by id, and the ids of the others."""
     by_id: dict = {}
     ambiguous = set()
@@ -135,9 +139,7 @@ def _images(raw: dict, split: Split, absent: set[str], log: FaultLog) -> tuple[d
         log.add("ambiguous_images", f"id {image['id']}: {image['file_name']}")
     lost = set(ambiguous)
     for key, image in by_id.items():
-        name = image["file_name"]
-        if key not in ambiguous and (name in absent or not _sized(image, split.img_dir, log)):
-            log.add("missing_files", name)
+        if key not in ambiguous and not _readable(image, files, log):
             lost.add(key)
     usable = {key: image for key, image in by_id.items() if key not in lost}
     for name, count in Counter(image["file_name"] for image in usable.values()).items():
@@ -146,19 +148,27 @@ def _images(raw: dict, split: Split, absent: set[str], log: FaultLog) -> tuple[d
     return usable, lost
 
 
-def _sized(image: dict, img_dir: Path, log: FaultLog) -> bool:
-    """Whether the image has a size; if the annotations lack it, it is read from the file."""
-    if all(isinstance(image.get(k), (int, float)) and 0 < image[k] <= MAX_SIDE for k in ("width", "height")):
-        return True
-    size = read_size(img_dir / image["file_name"])
-    if size is None:
+def _readable(image: dict, files: Files, log: FaultLog) -> bool:
+    """Whether the image can be used; then its size becomes that of the image as it is loaded."""
+    name, size = image["file_name"], files.size(image)
+    fit = files.fits.get(name)
+    if name in files.absent:
+        log.add("missing_files", name)
+    elif size is None:
+        log.add("unreadable_images", f"{name}: {files.headers.get(name)}")
+    elif fit is not None and fit.fault:
+        log.add(fit.fault, fit.example)
+    if size is None or (fit is not None and not fit.usable):
         return False
+    if stated_size(image) is None:
+        log.add("sizes_read", name)
+    if min(size) * THIN < max(size) or min(size) < 2:
+        log.add("thin_images", f"{name}: {size[0]}x{size[1]}")
     image["width"], image["height"] = size
-    log.add("sizes_read", image["file_name"])
     return True
 
 
-def _annotations(raw: list, images: dict, lost: set, to_id: dict, log: FaultLog) -> list[dict]:
+def _annotations(raw: list, images: dict, files: Files, lost: set, to_id: dict, log: FaultLog) -> list[dict]:
     kept = []
     for annotation in raw:
         image_id, category = annotation.get("image_id"), annotation.get("category_id")
@@ -169,20 +179,23 @@ def _annotations(raw: list, images: dict, lost: set, to_id: dict, log: FaultLog)
             log.add("unknown_category", f"category id {category} in {images[image_id]['file_name']}")
         elif to_id[category] is None:
             log.add("other_class")
-        elif (corrected := _annotation(annotation, images[image_id], log)) is not None:
+        elif (corrected := _annotation(annotation, images[image_id], files, log)) is not None:
             corrected["category_id"] = to_id[category]
             kept.append(corrected)
     return kept
 
 
-def _annotation(annotation: dict, image: dict, log: FaultLog) -> dict | None:
+def _annotation(annotation: dict, image: dict, files: Files, log: FaultLog) -> dict | None:
     """The annotation with a box inside its image, an area > 0 and a crowd flag; None if it has no box."""
     box = annotation.get("bbox")
     where = f"{image['file_name']} {box}"
-    if box is None or not _is_box(box):
+    if box is None or not is_box(box):
         log.add("degenerate", where)
         return None
-    x, y, w, h = box
+    fit = files.fits.get(image["file_name"])
+    if fit is not None and fit.move is not None:
+        annotation = fit.move.annotation(annotation)
+    x, y, w, h = annotation["bbox"]
     x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"])
     if x2 <= x1 or y2 <= y1:
         log.add("outside", where)
@@ -204,13 +217,6 @@ def _annotation(annotation: dict, image: dict, log: FaultLog) -> dict | None:
 
 def _is_area(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and is_number(value) and value > 0
-
-
-def _is_box(box: object) -> bool:
-    """Whether it is four finite numbers with a width and a height above zero."""
-    if not isinstance(box, list) or len(box) != 4:
-        return False
-    return all(map(is_number, box)) and box[2] > 0 and box[3] > 0
 
 
 def _renumber(annotations: list[dict], log: FaultLog) -> None:
@@ -235,6 +241,7 @@ def _count(data: dict, images_in_file: int, boxes_in_file: int) -> tuple[dict[st
         "annotated": annotated,
         "without_objects": len(data["images"]) - annotated,
         "boxes": len(boxes),
+        "trainable": sum(a["bbox"][2] >= 1 and a["bbox"][3] >= 1 for a in boxes),
         "crowd": len(data["annotations"]) - len(boxes),
         "images_in_file": images_in_file,
         "boxes_in_file": boxes_in_file,

@@ -1,7 +1,8 @@
 """Width and height of an image from the first bytes of its file, without decoding it.
 
 Only the fields from which OpenCV derives how much memory to allocate are read. Formats without a reader here are not
-decoded at all, because their memory is not known in advance (OpenEXR, Radiance HDR, Sun raster).
+decoded at all, because their memory is not known in advance (OpenEXR, Radiance HDR, Sun raster). How the decoded image
+is turned, and its depth, are read by :mod:`fcos_train.data.image_tags`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _BLANK = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(rb"P[1-6Ff]" + _BLANK + rb"(\d{1,10})" + _BLANK + rb"(\d{1,10})")
 _PAM = re.compile(rb"^(WIDTH|HEIGHT)\s+(\d{1,10})", re.M)
 # Markers of a frame (ITU-T T.81, table B.1): SOF0 to SOF15 without DHT, JPG and DAC.
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TIFF_SIDES = {256: 0, 257: 1, 322: 0, 323: 1}  # width, height; those of a tile, which is decoded as a whole
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
@@ -42,7 +43,7 @@ def _jpeg(data: bytes) -> Size | None:
     place = 2
     while (place := data.find(b"\xff", place)) >= 0:
         (marker,) = struct.unpack_from("B", data, place + 1)
-        if marker in _FRAMES:
+        if marker in JPEG_FRAMES:
             height, width = struct.unpack_from(">HH", data, place + 5)
             return width, height
         if marker in (0xD9, 0xDA):  # end of image, or pixels before any frame

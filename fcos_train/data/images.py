@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from fcos_train.data.image_header import FORMATS, header_size
+from fcos_train.data.image_tags import what_else
 from fcos_train.data.spec import Split
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
@@ -28,13 +29,17 @@ class UnreadableImage(UserError):
     torch raises an exception of a loader worker again as `type(text of the whole traceback)`; users see only its end.
     """
 
+    reason = ""  # without the name of the file
+
     def __init__(self, message: str) -> None:
         super().__init__(message.rsplit("UnreadableImage: ", 1)[-1].strip())
 
     @classmethod
     def of(cls, path: str | Path, reason: str) -> UnreadableImage:
         """The error for a file and a reason."""
-        return cls(f"cannot read image {printable(path)}: {reason}")
+        error = cls(f"cannot read image {printable(path)}: {reason}")
+        error.reason = reason
+        return error
 
 
 def max_pixels() -> int:
@@ -74,14 +79,33 @@ def require_limits(data: bytes, path: str | Path) -> None:
         UnreadableImage: the message names `path`.
     """
     size = header_size(data)
-    if size is None:
-        raise UnreadableImage.of(path, f"it cannot be decoded ({len(data)} bytes; {FORMATS} are read)")
-    if size[0] * size[1] > (limit := max_pixels()):
-        raise UnreadableImage.of(
-            path,
-            f"its {size[0]} x {size[1]} pixels are more than the limit of {limit:,}. If it is not a "
-            f"decompression bomb, raise the limit: {PIXELS_VARIABLE}={size[0] * size[1]}",
-        )
+    reason = undecodable(data, len(data)) if size is None else too_large(size)
+    if reason is not None:
+        raise UnreadableImage.of(path, reason)
+
+
+def undecodable(data: bytes, length: int) -> str:
+    """The reason to give for a file of an unknown format.
+
+    Args:
+        data: its beginning. length: of the file, bytes.
+    """
+    what = what_else(data) if data else "an empty file"
+    return "it cannot be decoded" + (f": it is {what}" if what else f" ({length} bytes; {FORMATS} are read)")
+
+
+def too_large(size: tuple[int, int]) -> str | None:
+    """The reason to give for an image of more pixels than are decoded; None for a smaller one.
+
+    Args:
+        size: (width, height), px.
+    """
+    if size[0] * size[1] <= (limit := max_pixels()):
+        return None
+    return (
+        f"its {size[0]} x {size[1]} pixels are more than the limit of {limit:,}. If it is not a "
+        f"decompression bomb, raise the limit: {PIXELS_VARIABLE}={size[0] * size[1]}"
+    )
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -106,15 +130,6 @@ def try_read_image(path: str | Path) -> np.ndarray | UnreadableImage:
         return read_image(path)
     except UnreadableImage as fault:
         return fault
-
-
-def read_size(path: Path | str) -> tuple[int, int] | None:
-    """(width, height) of a decoded image file in px, or None if it cannot be decoded."""
-    try:
-        image = read_image(path)
-    except UnreadableImage:
-        return None
-    return image.shape[1], image.shape[0]
 
 
 @dataclass

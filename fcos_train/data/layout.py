@@ -31,6 +31,7 @@ def resolve(
     cache_dir: Path | str,
     classes: Sequence[str] | None = None,
     allow_outside: Sequence[str] = (),
+    turned: bool = True,
 ) -> DataSpec:
     """Recognise, check and if necessary convert the data set in a folder.
 
@@ -41,6 +42,7 @@ def resolve(
         classes: class names to use, in this order; None: all, by category id (VOC: by name).
         allow_outside: folders that the data set may be read from beside its own. All other targets of its paths and
             links are refused; the folder itself may be a link.
+        turned: whether images are loaded turned by their EXIF orientation.
 
     Raises:
         UserError: the folder is absent, empty or of an unknown layout, it leads outside, or the check found nothing to
@@ -60,7 +62,7 @@ def resolve(
             _coco_source(found, name, file, boundary) for name, file in (("train", found.train), ("val", found.val))
         ]
         require_parts_inside((part for s in sources for part in (s.split.ann_file, s.split.img_dir)), boundary)
-    report, cleaned = examine(sources, classes)
+    report, cleaned = examine(sources, classes, turned)
     report.layout = found.layout
     report.notes[:0] = notes
     converted = isinstance(found, VocLayout)

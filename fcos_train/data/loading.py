@@ -78,6 +78,6 @@ class LoadImage(LoadImageFromFile):
         except (AssertionError, OSError, cv2.error):
             fault = UnreadableImage.of(path, "it cannot be decoded")
         raise UnreadableImage(
-            f"{fault}. Replace or delete it (images without a file are left out); "
+            f"{fault}. Replace the file, or take its entry out of the annotations; "
             "`fcos-train check-data PATH --decode` finds all such files"
         ) from fault

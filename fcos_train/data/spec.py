@@ -32,6 +32,22 @@ FAULTS: Mapping[str, tuple[str, bool]] = {
         True,
     ),
     "missing_files": ("images have no file: left out", True),
+    "unreadable_images": ("images cannot be read: left out", True),
+    "other_frame": (
+        "images have another size than annotated, and their boxes do not tell whether they were resized, cropped or "
+        "turned: left out",
+        True,
+    ),
+    "turned_boxes": ("images are turned by their EXIF orientation, their boxes are not: boxes turned likewise", True),
+    "scaled_boxes": ("images have another size than annotated, of the same shape: boxes scaled to them", True),
+    "corrected_sizes": (
+        "sizes in the annotations are not those of the images, but the boxes fit these: sizes corrected",
+        True,
+    ),
+    "unsure_orientation": (
+        "images are turned by their EXIF orientation: their boxes are taken as drawn on the turned image",
+        False,
+    ),
     "missing_xml": ("listed images have no annotation file: left out", True),
     "unreadable_xml": ("annotation files cannot be read: their images are left out", True),
     "ambiguous_images": ("images share their id with another file: left out with their boxes", True),
@@ -50,6 +66,7 @@ FAULTS: Mapping[str, tuple[str, bool]] = {
     "outside": ("boxes wholly outside their image: dropped", True),
     "clipped": ("boxes reached outside their image: clipped", True),
     "tiny": ("boxes thinner than 1 px: evaluated, but not trained on", False),
+    "thin_images": ("images are thinner than 2 px or over 100 times longer than wide: kept", False),
     "duplicate_annotation_ids": ("annotation ids are repeated or no whole numbers above 0: all renumbered", True),
     "merged_categories": ("categories share their name with another: merged", True),
     "filled": ("annotations lacked area or iscrowd: filled in", True),
@@ -100,8 +117,8 @@ def fault_lines(name: str, counts: Mapping[str, int], examples: Mapping[str, lis
 class SplitReport:
     """What one split contains.
 
-    `counts` has images, annotated, without_objects, boxes, crowd, images_in_file, boxes_in_file and an entry for each
-    kind in FAULTS.
+    `counts` has images, annotated, without_objects, boxes, trainable, crowd, images_in_file, boxes_in_file and an entry
+    for each kind in FAULTS.
     """
 
     name: str
@@ -152,6 +169,11 @@ class DataReport:
             sums = " / ".join(str(sum(boxes[n] for n in rest)) for boxes in per_split)
             lines.append(f"{len(rest)} more classes  {sums}")
         return lines
+
+    def faults_of(self, name: str) -> list[str]:
+        """The lines about the faults of one split, and the warnings about it."""
+        about = [printable(warning) for warning in self.warnings if warning.startswith(f"{name}: ")]
+        return self.splits[name].faults() + about
 
     def lines(self) -> list[str]:
         """The report for people, at most MAX_LINES lines."""

@@ -155,6 +155,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         with _folder(lambda: work_dir.claim_evaluation(wanted)) as (folder, where):
             spec = checked_data(cfg, options, folder)
             if spec is not None:
+                notes += [f"data: {line}" for line in spec.report.faults_of(spec.val.name)]
                 notes += point_at_data(cfg, spec)
             notes += use_level_norms(cfg.model)
             use_clear_loading(cfg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,17 +13,20 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
+from fcos_train.data.images import UnreadableImage
 from fcos_train.infer.detector import Detections, Detector
 from fcos_train.infer.draw import draw, zoom_for
 from fcos_train.infer.images import write_image
 from fcos_train.infer.options import DemoOptions
 from fcos_train.infer.sources import Frame, Pictures, Video, open_source
 from fcos_train.infer.validation_images import validation_images
+from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
 WINDOW = "FCOS-Train"
 FRAMES_PER_LINE = 50  # a video prints one line per this number of frames
 TOP = 3
+SHOWN = 5  # skipped images that are named
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,7 +40,8 @@ def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]
         the files that were written: ``<stem>_pred.jpg`` per image, ``<stem>_pred.mp4`` or ``.avi`` for a video.
 
     Raises:
-        UserError: a fault in the checkpoint, its configuration, the device or the input.
+        UserError: a fault in the checkpoint, its configuration, the device or the input. Images of a folder that cannot
+            be read are named at the end, after all others have been drawn.
     """
     source = open_source(options.img) if options.img is not None else None
     detector = Detector.from_checkpoint(
@@ -58,12 +62,26 @@ def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]
         for number, (frame, found, seconds) in enumerate(_detected(detector, source), start=1):
             drawn = draw(frame.image, found, detector.classes, options.score_thr, zoom_for(frame.image))
             sink.write(frame, drawn)
+            if frame.note:
+                say(printable(frame.note))
             if isinstance(source, Pictures) or number % FRAMES_PER_LINE == 1:
                 say(describe(frame.name, found.above(options.score_thr), detector, seconds))
             if window and not window.show(drawn, wait=isinstance(source, Pictures)):
                 break
+    skipped = source.skipped if isinstance(source, Pictures) else []
+    if skipped and not sink.written:
+        raise UserError(_skipped(skipped))
     say(printable(f"{'picture' if len(sink.written) == 1 else 'pictures'} in {_where(sink.written)}"))
+    if skipped:
+        raise UserError(_skipped(skipped))
     return sink.written
+
+
+def _skipped(faults: Sequence[UnreadableImage]) -> str:
+    """The message about images that were skipped."""
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    count = f"{len(faults)} image was" if len(faults) == 1 else f"{len(faults)} images were"
+    return f"{count} skipped: {'; '.join(map(str, faults[:SHOWN]))}{more}"
 
 
 def describe(name: str, found: Detections, detector: Detector, seconds: float) -> str:

@@ -10,7 +10,10 @@ import numpy as np
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k", ".ppm",
+    ".pgm", ".pbm", ".pnm", ".pam",
+)  # fmt: skip
 
 
 def write_image(path: str | Path, image: np.ndarray) -> Path:

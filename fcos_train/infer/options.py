@@ -21,7 +21,7 @@ class DemoOptions(Options):
     img: Annotated[
         str | None,
         Option(
-            "image, folder of images, video, or camera number",
+            "image, folder of images, pattern in quotes ('*.png'), video, or camera number",
             metavar="FILE|DIR|VIDEO|N",
             default="demo/demo.jpg if present, else the first validation image, else a generated one",
         ),

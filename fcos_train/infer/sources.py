@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import glob
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from fcos_train.data.images import read_image
+from fcos_train.data.depth import depth_note
+from fcos_train.data.images import UnreadableImage, try_read_image
 from fcos_train.infer.images import SUFFIXES, write_image
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import special
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 DRAWN = "_pred"
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image u8 [H, W, 3] BGR, and its path or another name for it."""
+    """One image u8 [H, W, 3] BGR, its path or another name for it, and what the user should know of it."""
 
     name: str
     image: np.ndarray
+    note: str | None = None
 
 
 class Pictures:
@@ -31,15 +36,30 @@ class Pictures:
 
     Args:
         paths: the files, in order.
+
+    Attributes:
+        skipped: those of several files that cannot be read, as far as they were reached.
     """
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
+        self.skipped: list[UnreadableImage] = []
 
     def __iter__(self) -> Iterator[Frame]:
-        """Read the images in order."""
+        """Read the images in order; of several, those that cannot be read are skipped.
+
+        Raises:
+            UnreadableImage: the only image cannot be read.
+        """
+        self.skipped = []
         for path in self.paths:
-            yield Frame(str(path), read_image(path))
+            image = try_read_image(path)
+            if not isinstance(image, UnreadableImage):
+                yield Frame(str(path), image, depth_note(path, image))
+            elif len(self.paths) == 1:
+                raise image
+            else:
+                self.skipped.append(image)
 
     def sink(self, folder: Path) -> PictureSink:
         """Output files in a folder, one per image."""
@@ -169,10 +189,11 @@ class VideoSink:
 
 
 def open_source(source: str | Path) -> Pictures | Video:
-    """Open an image file, a folder of images, a video file, or a camera given by its number.
+    """Open an image file, a folder of images, a pattern (``*.png``), a video file, or a camera given by its number.
 
     Raises:
-        UserError: it does not exist, is of an unknown kind, cannot be opened, or is a folder without images.
+        UserError: it does not exist, is of an unknown kind, cannot be opened, or is a folder or a pattern without
+            images.
     """
     path = Path(source)
     if path.is_dir():
@@ -180,6 +201,13 @@ def open_source(source: str | Path) -> Pictures | Video:
     if not path.exists():
         if str(source).isdigit():
             return Video(int(str(source)))
+        if (scheme := _SCHEME.match(str(source))) is not None:
+            raise UserError(
+                f"--img {source}: {scheme[1]} addresses are not read; save the image or the video as a file first, "
+                "and give the file"
+            )
+        if glob.has_magic(str(source)):
+            return _matching(str(source))
         raise UserError(f"--img {source}: there is no such file or folder")
     kind = special(path.stat().st_mode)
     if kind is not None:
@@ -189,14 +217,32 @@ def open_source(source: str | Path) -> Pictures | Video:
     return Pictures([path])
 
 
-def _images_in(folder: Path) -> list[Path]:
-    """Images of a folder by name, without the output files of an earlier run.
+def _matching(pattern: str) -> Pictures | Video:
+    """The images that match a pattern, or the one video."""
+    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    images = _images_of(found)
+    videos = [path for path in found if path.suffix.lower() in VIDEO_SUFFIXES]
+    if images:
+        return Pictures(images)
+    if len(videos) == 1:
+        return Video(videos[0])
+    what = f"{len(videos)} videos match; give one of them" if videos else f"no image matches ({', '.join(SUFFIXES)})"
+    raise UserError(f"--img {pattern}: {what}")
+
+
+def _images_of(paths: Iterable[Path]) -> list[Path]:
+    """The images among some paths by name, without the output files of an earlier run.
 
     Links are followed: the user named the folder and may have linked images into it.
     """
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    images = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
     stems = {path.stem for path in images}
-    images = [p for p in images if not (p.stem.endswith(DRAWN) and p.stem.removesuffix(DRAWN) in stems)]
+    return [p for p in images if not (p.stem.endswith(DRAWN) and p.stem.removesuffix(DRAWN) in stems)]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images of a folder."""
+    images = _images_of(folder.iterdir())
     if not images:
         raise UserError(f"the folder {folder} holds no image ({', '.join(SUFFIXES)})")
     return images

@@ -26,7 +26,8 @@ from mmengine.config import Config
 
 from fcos_train.data import make_shapes, resolve
 from fcos_train.data.file_index import FileIndex
-from fcos_train.data.images import read_image, read_size
+from fcos_train.data.headers import read_header
+from fcos_train.data.images import read_image
 from fcos_train.data.loading import LoadImage
 from fcos_train.data.voc_layout import read_list
 from fcos_train.deploy.ascend import aipp, dumps, info, preprocess, txt_to_json
@@ -90,7 +91,7 @@ def readers(scratch: Path, data: Path) -> dict[str, Callable[[Path], object]]:
 
     return {
         "read_image": read_image,
-        "read_size": read_size,
+        "read_header": read_header,
         "training": lambda path: LoadImage()({"img_path": str(path)}),
         "training, local backend": lambda path: LoadImage(backend_args={"backend": "local"})({"img_path": str(path)}),
         "demo": lambda path: list(open_source(path)),
@@ -153,7 +154,7 @@ def main(folder: Path) -> None:
                 continue  # a folder of pictures is what it takes
             found[kind][name] = answer(read, path)
     huge = bomb(folder / "bomb.png")
-    pictures = ("read_image", "read_size", "training", "demo", "demo, folder", "preprocess", "info")
+    pictures = ("read_image", "read_header", "training", "demo", "demo, folder", "preprocess", "info")
     found["bomb"] = {name: answer(readers(folder, data)[name], huge) for name in pictures}
     np.zeros(1)  # numpy is alive under the limit
     print(json.dumps(found))

@@ -1,13 +1,14 @@
 """Configs are found by path, by name and in mmdet; their data are checked."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
 
 from fcos_train.config import load
-from fcos_train.config.dataset import data_of_config, point_at_data, use_clear_loading
+from fcos_train.config.dataset import data_of_config, loads_turned, point_at_data, use_clear_loading
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.data import resolve
 from mmcv_overrides.errors import UserError
@@ -95,6 +96,58 @@ def test_other_data_sets_are_left_alone(shapes, tmp_path):
     cfg = named(shapes)
     cfg.train_dataloader.dataset["type"] = "CrowdHumanDataset"
     assert data_of_config(cfg, tmp_path, None) is None
+
+
+def test_the_images_of_other_data_sets_are_looked_at(shapes, tmp_path, caplog):
+    """Nothing of them is corrected, so what is wrong is logged before the run."""
+    folder = shutil.copytree(shapes, tmp_path / "set")
+    coco = json.loads((folder / "annotations" / "instances_train2017.json").read_text())
+    for image in coco["images"]:
+        image.update(width=2 * image["width"], height=2 * image["height"])
+    for annotation in coco["annotations"]:
+        annotation["bbox"] = [2 * side for side in annotation["bbox"]]
+    coco["annotations"].append("not an object")
+    (folder / "annotations" / "instances_train2017.json").write_text(json.dumps(coco))
+    (folder / "train2017" / "shapes_000001.jpg").write_bytes(b"")
+    cfg = named(folder)
+    one = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[one, one])
+    assert data_of_config(cfg, tmp_path, None) is None
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 and all(str(folder) in line for line in lines)
+    assert "1 images cannot be read: the run stops at them, e.g. shapes_000001.jpg: it cannot be decoded" in lines[0]
+    assert "23 images have boxes that do not count in the image as it is loaded" in lines[1]
+    assert "shapes_000002.jpg: 160x128, annotated 320x256" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("step", "turned"),
+    [
+        ({}, True),
+        ({"color_type": "grayscale"}, True),
+        ({"color_type": "unchanged"}, False),
+        ({"color_type": "color_ignore_orientation"}, False),
+    ],
+)
+def test_the_frame_is_that_of_the_pipeline(shapes, tmp_path, step, turned):
+    """Boxes of the stored file stay where a pipeline does not turn images by their EXIF orientation."""
+    image_of = pytest.importorskip("PIL.Image")
+    folder = shutil.copytree(shapes, tmp_path / "set")
+    exif = image_of.Exif()
+    exif[274] = 6
+    for file in folder.rglob("*.jpg"):
+        with image_of.open(file) as picture:
+            picture.load()
+        picture.save(file, exif=exif)
+    cfg = named(folder)
+    for loader in ("train_dataloader", "val_dataloader"):
+        cfg[loader].dataset.pipeline[0].update(step)
+    assert loads_turned(cfg) == turned
+    from_config, from_path = data_of_config(cfg, tmp_path / "a", None), resolve(folder, tmp_path / "b", turned=turned)
+    for spec in (from_config, from_path):
+        assert spec.report.counts["train"]["turned_boxes"] == (24 if turned else 0)
+        image = json.loads(spec.train.ann_file.read_text())["images"][0]
+        assert (image["width"], image["height"]) == ((128, 160) if turned else (160, 128))
 
 
 def test_absent_annotations_are_an_error(tmp_path):

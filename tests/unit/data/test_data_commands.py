@@ -34,7 +34,14 @@ def test_broken_images_fail_the_check(tmp_path, capsys):
     assert call("check-data", tmp_path, "--decode") == 2
     shown = capsys.readouterr()
     assert re.search(r"error: 1 images cannot be decoded, e.g. .*shapes_000003.jpg", shown.err)
-    assert "6 images decoded, 1 unreadable" in shown.out
+    assert shown.err.count("\n") == 1 and "1 are left out" in shown.err
+    assert "5 images decoded, 0 unreadable" in shown.out and "! train: 1 images cannot be read: left out" in shown.out
+    picture = tmp_path / "val2017" / "shapes_000001.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:300] + b"\0" * 300 + b"\xff\xd9")  # a sound header, and no pixels that can be decoded
+    assert call("check-data", tmp_path, "--decode") == 2
+    assert "error: 2 images cannot be decoded" in (said := capsys.readouterr()).err
+    assert "1 are left out, training would stop at the others" in said.err and "delete" not in said.err
 
 
 def test_asked_classes(tmp_path, capsys):

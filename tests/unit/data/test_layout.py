@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 from fcos_train.data import make_shapes, resolve
@@ -160,7 +162,7 @@ def voc(tmp_path):
         for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for name, objects in images.items():
-            (root / "JPEGImages" / f"{name}.jpg").write_bytes(b"x")
+            cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), np.zeros((80, 100, 3), np.uint8))
             text = "".join(OBJECT.format(name=n, b=b, difficult=d) for n, b, d in objects)
             (root / "Annotations" / f"{name}.xml").write_text(XML.format(source=source, objects=text))
         for name, members in lists.items():

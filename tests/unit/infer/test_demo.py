@@ -46,6 +46,26 @@ def test_folder(checkpoint, picture, tmp_path, capsys):
     assert np.abs(drawn.astype(int) - plain).mean() > 1  # something is drawn
 
 
+def test_folder_with_images_that_cannot_be_drawn(checkpoint, picture, tmp_path, capsys):
+    """The others are drawn; the broken ones are named at the end. A strip of one pixel is drawn like any image."""
+    for name, image in (("a.png", picture), ("c.png", picture), ("strip.png", np.full((1, 2000, 3), 80, np.uint8))):
+        write_image(tmp_path / "in" / name, image)
+    (tmp_path / "in" / "b.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    assert run(checkpoint, "--img", str(tmp_path / "in"), "--show-dir", str(out), "--device", "cpu") == 2
+    said = capsys.readouterr()
+    assert sorted(path.name for path in out.iterdir()) == ["a_pred.jpg", "c_pred.jpg", "strip_pred.jpg"]
+    assert said.out.splitlines()[-1] == f"pictures in {out}/ (3 files, *_pred.*)"
+    reason = f"cannot read image {tmp_path}/in/b.jpg: it cannot be decoded: it is an empty file"
+    assert said.err == f"error: 1 image was skipped: {reason}\n"
+    for name in ("a.png", "c.png", "strip.png"):
+        (tmp_path / "in" / name).write_bytes(b"x")
+    with pytest.raises(
+        UserError, match="^4 images were skipped: cannot read image .*a.png.*; cannot read image .*b.jpg"
+    ):
+        demo(DemoOptions(checkpoint, str(tmp_path / "in"), show_dir=str(out), device="cpu"), lambda line: None)
+
+
 def test_video(checkpoint, tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (120, 96))
     for _ in range(3):

@@ -69,3 +69,55 @@ def test_what_cannot_be_read_is_named(tmp_path):
             open_source(source)
     with pytest.raises(UserError, match="cannot read image .*x.jpg: it cannot be decoded"):
         list(open_source(tmp_path / "x.jpg"))
+
+
+def test_several_images_one_of_which_is_broken(tmp_path, picture):
+    for name in ("a.png", "c.png"):
+        write_image(tmp_path / name, picture)
+    (tmp_path / "b.jpg").write_bytes(b"<html>")
+    source = open_source(tmp_path)
+    assert [frame.name for frame in source] == [str(tmp_path / name) for name in ("a.png", "c.png")]
+    assert [str(fault) for fault in source.skipped] == [
+        f"cannot read image {tmp_path}/b.jpg: it cannot be decoded: it is an HTML page, as a failed download leaves it"
+    ]
+
+
+def test_patterns(tmp_path, picture):
+    for name in ("a.png", "b.jpg", "b_pred.jpg", "below/c.png", "x[1].png"):
+        write_image(tmp_path / name, picture)
+    make_video(tmp_path / "clip.avi")
+    (tmp_path / "notes.txt").write_text("x")
+
+    def names(pattern):
+        return [path.name for path in open_source(tmp_path / pattern).paths]
+
+    assert names("*.png") == ["a.png", "x[1].png"] and names("**/*.png") == ["a.png", "c.png", "x[1].png"]
+    assert names("*") == ["a.png", "b.jpg", "x[1].png"]
+    assert names("x[1].png") == ["x[1].png"]  # a file of that name comes first
+    assert isinstance(open_source(tmp_path / "*.avi"), Video)
+    make_video(tmp_path / "other.avi")
+    for pattern, message in (
+        ("*.avi", r"--img .*\*.avi: 2 videos match; give one of them"),
+        ("*.txt", r"\*.txt: no image matches \(.jpg, "),
+        ("none/*.jpg", "no image matches"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_source(tmp_path / pattern)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://localhost/a.jpg", "HTTPS://h/v.mp4?x=*", "rtsp://camera:554/1", "s3://b/a.png"]
+)
+def test_addresses_are_refused_in_one_line(address):
+    message = f"--img .*: {address.partition(':')[0]} addresses are not read; save the image or the video as a file"
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(address)
+    assert address in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_dark_image_of_16_bits_has_a_note(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8, 3), 4095, np.uint16))
+    cv2.imwrite(str(tmp_path / "b.png"), np.full((8, 8, 3), 65535, np.uint16))
+    notes = [frame.note for frame in open_source(tmp_path)]
+    assert notes[0].startswith(f"{tmp_path}/a.png: the image has 16 bits for each colour, but values of 12 bits only")
+    assert notes[1] is None
