@@ -93,11 +93,11 @@ def for_evaluation(found: Found, where: str) -> Config:
     for key in ("dataloader", "evaluator", "cfg"):
         if f"test_{key}" not in kept and config.get(f"val_{key}") is not None:
             kept[f"test_{key}"] = config[f"val_{key}"]
-    kept["test_cfg"] = {"type": "TestLoop"}
+    kept["test_cfg"], kept["log_processor"] = {"type": "TestLoop"}, {"type": "LogProcessor"}
     if "test_dataloader" not in kept or "test_evaluator" not in kept:
         raise UserError(f"{where}: the configuration in it has no data to evaluate on; give a config file")
     kept["model"] = without_pretrained(kept["model"])
-    reduced = Config(kept)
+    reduced = Config(kept, cfg_text=f"# that of {where}\n")
     if not found.vetted:
         run_custom_imports(config, where)
         check_config(reduced.to_dict(), where, embedded_config.INSIDE, embedded_config.WAY_OUT)

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from fcos_train.data.shapes import CLASSES
 from fcos_train.start import start
-from tests.support.small_detectors import CLASSES, lively, shipped, small_config
+from tests.support.small_detectors import lively, shipped, small_config
 
 SCALE = (160, 128)
 # Sections that all four have; the model, train_cfg and test_cfg come before them.
@@ -98,7 +99,7 @@ model = dict(
         type='FPN', in_channels=[8, 16, 32, 64], out_channels=16, start_level=1, add_extra_convs=True,
         extra_convs_on_inputs=False, num_outs=5, relu_before_extra_convs=True),
     bbox_head=dict(
-        type='FCOSHead', num_classes=4, in_channels=16, stacked_convs=1, feat_channels=16,
+        type='FCOSHead', num_classes=3, in_channels=16, stacked_convs=1, feat_channels=16,
         norm_cfg=None, strides=[8, 16, 32, 64, 128],
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type='IoULoss', loss_weight=1.0),
@@ -123,7 +124,7 @@ model = dict(
     + ANCHOR_NECK
     + """
     bbox_head=dict(
-        type='RetinaHead', num_classes=4, in_channels=16, stacked_convs=1, feat_channels=16,
+        type='RetinaHead', num_classes=3, in_channels=16, stacked_convs=1, feat_channels=16,
         anchor_generator=dict(
             type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3, ratios=[0.5, 1.0, 2.0],
             strides=[8, 16, 32, 64, 128]),
@@ -147,7 +148,7 @@ model = dict(
     + ANCHOR_NECK
     + """
     bbox_head=dict(
-        type='FSAFHead', num_classes=4, in_channels=16, stacked_convs=1, feat_channels=16, reg_decoded_bbox=True,
+        type='FSAFHead', num_classes=3, in_channels=16, stacked_convs=1, feat_channels=16, reg_decoded_bbox=True,
         anchor_generator=dict(
             type='AnchorGenerator', octave_base_scale=1, scales_per_octave=1, ratios=[1.0],
             strides=[8, 16, 32, 64, 128]),
@@ -163,7 +164,7 @@ test_cfg = dict("""
     + ")\n"
 )
 _STAGE = """dict(
-                type='Shared2FCBBoxHead', in_channels=32, fc_out_channels=32, roi_feat_size=7, num_classes=4,
+                type='Shared2FCBBoxHead', in_channels=32, fc_out_channels=32, roi_feat_size=7, num_classes=3,
                 bbox_coder=dict(
                     type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[{stds}]),
                 reg_class_agnostic=True,
@@ -181,9 +182,9 @@ CASCADE = (
     """
 model = dict(
     type='CascadeRCNN',
-    pretrained='torchvision://resnet101',
+    pretrained='torchvision://resnet50',
     backbone=dict(
-        type='ResNet', depth=101, base_channels=8, stem_channels=8, num_stages=4, out_indices=(0, 1, 2, 3),
+        type='ResNet', depth=50, base_channels=8, stem_channels=8, num_stages=4, out_indices=(0, 1, 2, 3),
         frozen_stages=1, norm_cfg=dict(type='BN', requires_grad=True), norm_eval=True, style='pytorch',
         dcn=dict(type='DCN', deformable_groups=1, fallback_on_stride=False),
         stage_with_dcn=(False, True, True, True)),
@@ -236,7 +237,7 @@ TEXTS = {
 def twin(name: str) -> Config:
     """The same model of mmdet 3.x, from the configuration that it brings along, with the same sizes and pipeline."""
     if name == "cascade":
-        config = Config.fromfile(str(shipped("dcn/cascade-rcnn_r101-dconv-c3-c5_fpn_1x_coco.py")))
+        config = Config.fromfile(str(shipped("dcn/cascade-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py")))
         model = config.model
         model.backbone.update(init_cfg=None, base_channels=8, stem_channels=8)
         model.neck.update(in_channels=[32, 64, 128, 256], out_channels=32)
@@ -247,6 +248,7 @@ def twin(name: str) -> Config:
         model.test_cfg.rpn.update(nms_pre=60, max_per_img=40)
     else:
         config = small_config({"fcos": "fcos-plain"}.get(name, name))
+        config.model.bbox_head.num_classes = len(CLASSES)
     if name == "fcos":
         config.model.data_preprocessor.mean = [102.9801, 115.9465, 122.7717]
     for step in config.test_dataloader.dataset.pipeline:

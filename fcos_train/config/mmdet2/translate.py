@@ -104,7 +104,7 @@ def _modern(old: Part, where: str) -> tuple[Config, list[str]]:
     if unknown:
         say(f"{', '.join(unknown)} -> nothing: no key of mmdet 2.x that is known here")
     head = f"{where}: a configuration of mmdet 2.x, translated to 3.x:"
-    return Config(new), [head, *(f"  {line}" for line in dict.fromkeys(lines))]
+    return Config(new, cfg_text=f"# {head}\n"), [head, *(f"  {line}" for line in dict.fromkeys(lines))]
 
 
 def _runtime() -> Part:
