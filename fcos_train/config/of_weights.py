@@ -23,16 +23,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mmengine.config import Config
 from torch import Tensor
 
 from fcos_train.config.load import config_folders
+from fcos_train.config.mmdet2.pipeline import Pixels
 from mmcv_overrides.checkpoint.adelaidet import is_adelaidet
 from mmcv_overrides.checkpoint.torchvision_names import is_torchvision
 from mmcv_overrides.checkpoint.weights import mmdet_names_of, state_dict_of, without_wrappers
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 # Blocks of the four stages -> depth with basic blocks and with bottlenecks; 0: there is none.
 DEPTHS: dict[tuple[int, ...], tuple[int, int]] = {
@@ -42,8 +45,14 @@ DEPTHS: dict[tuple[int, ...], tuple[int, int]] = {
     (3, 8, 36, 3): (0, 152),
 }
 SCORE_THR = {"AdelaiDet": 0.05, "detectron2": 0.2, "torchvision": 0.2}
-CAFFE = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0], "bgr_to_rgb": False}
-IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True}
+CAFFE = Pixels((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), False, 32)
+IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True, 32)
+# Names of mmdet's FCOS; anything else is a layer that the model here would lack.
+OWN = re.compile(
+    r"backbone\.(conv1|bn1|layer\d\.\d+\.(conv\d|bn\d|downsample\.[01]))\.\w+"
+    r"|neck\.(lateral|fpn)_convs\.\d\.conv\.\w+"
+    r"|bbox_head\.((cls|reg)_convs\.\d+\.(conv|[bg]n(\.\d)?)|conv_(cls|reg|centerness)|scales\.\d)\.\w+"
+)
 
 
 def package_of(weights: Mapping[str, Tensor]) -> str | None:
@@ -72,10 +81,12 @@ def config_for(checkpoint: Mapping[str, Any], where: str) -> tuple[Config, list[
             f"{where} contains no configuration; give the one it was trained with: --config FILE{_shipped(source)}"
         )
     weights = mmdet_names_of(source)
-    model = _model(weights, package, where)
+    pixels = _pixels(source, package)
+    weights = {name: value for name, value in weights.items() if name not in ("pixel_mean", "pixel_std")}
+    model = _model(weights, package, pixels, where)
     base = Config.fromfile(str(config_folders()[""] / "_base_" / "coco_detection.py"))
     config = Config({"default_scope": "mmdet", "test_cfg": {"type": "TestLoop"}, **base.to_dict(), "model": model})
-    colours = "RGB, mean and std of ImageNet" if package == "torchvision" else "BGR, mean of MSRA's weights, std 1"
+    colours = pixels.words()
     place = "3x3" if package == "torchvision" else "1x1"
     depth, count = model["backbone"]["depth"], model["bbox_head"]["num_classes"]
     norm = (model["bbox_head"]["norm_cfg"] or {"type": "no norm"})["type"]
@@ -87,9 +98,21 @@ def config_for(checkpoint: Mapping[str, Any], where: str) -> tuple[Config, list[
     ]
 
 
-def _model(weights: Mapping[str, Tensor], package: str, where: str) -> dict[str, Any]:
+def _pixels(weights: Mapping[str, Tensor], package: str) -> Pixels:
+    """How images are normalised: by ``pixel_mean`` and ``pixel_std``, which some files have, else by the default."""
+    default = IMAGENET if package == "torchvision" else CAFFE
+    if not {"pixel_mean", "pixel_std"} <= weights.keys():
+        return default
+    mean, std = (tuple(round(float(v), 4) for v in weights[name].flatten()) for name in ("pixel_mean", "pixel_std"))
+    return replace(default, mean=mean, std=std, to_rgb=mean[0] > mean[-1])  # red is the brightest channel
+
+
+def _model(weights: Mapping[str, Tensor], package: str, pixels: Pixels, where: str) -> dict[str, Any]:
     """The model whose tensors have these names and shapes."""
-    body = _backbone(weights, where)
+    body = _backbone(weights, package, where)
+    strange = [name for name in weights if not OWN.fullmatch(name) and not name.startswith("anchor_generator.")]
+    if strange:
+        raise _unknown(where, package, f"such as {printable(strange[0])}")
     laterals = _indexed(weights, r"neck\.lateral_convs\.(\d+)\.conv\.weight")
     outputs = _indexed(weights, r"neck\.fpn_convs\.(\d+)\.conv\.weight")
     tower = _indexed(weights, r"bbox_head\.cls_convs\.(\d+)\.conv\.weight")
@@ -103,6 +126,7 @@ def _model(weights: Mapping[str, Tensor], package: str, where: str) -> dict[str,
         "num_classes": len(logits),
         "in_channels": channels,
         "feat_channels": logits.shape[1],
+        "strides": [8, 16, 32, 64, 128],
         "stacked_convs": len(tower),
         "conv_bias": any(name.startswith("bbox_head.cls_convs.0.conv.bias") for name in weights),
         "norm_cfg": _head_norm(weights),
@@ -115,11 +139,7 @@ def _model(weights: Mapping[str, Tensor], package: str, where: str) -> dict[str,
     }
     return {
         "type": "FCOS",
-        "data_preprocessor": {
-            "type": "DetDataPreprocessor",
-            "pad_size_divisor": 32,
-            **(IMAGENET if package == "torchvision" else CAFFE),
-        },
+        "data_preprocessor": pixels.preprocessor(),
         "backbone": {**body, "style": "pytorch" if package == "torchvision" else "caffe"},
         "neck": {
             "type": "FPN",
@@ -141,7 +161,7 @@ def _model(weights: Mapping[str, Tensor], package: str, where: str) -> dict[str,
     }
 
 
-def _backbone(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+def _backbone(weights: Mapping[str, Tensor], package: str, where: str) -> dict[str, Any]:
     counts = tuple(
         len({found[1] for name in weights if (found := re.match(rf"backbone\.layer{stage}\.(\d+)\.", name))})
         for stage in range(1, 5)
@@ -149,8 +169,8 @@ def _backbone(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     bottleneck = "backbone.layer1.0.conv3.weight" in weights
     stem = weights.get("backbone.conv1.weight")
     depth = DEPTHS.get(counts, (0, 0))[bottleneck]
-    if not depth or stem is None or any("conv2_offset" in name for name in weights):
-        raise _unknown(where, "an FCOS", "only a ResNet of 18 to 152 layers without deformable convolution is known")
+    if not depth or stem is None:
+        raise _unknown(where, package, "only a ResNet of 18 to 152 layers is known")
     return {
         "type": "ResNet",
         "depth": depth,
