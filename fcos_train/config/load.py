@@ -28,7 +28,7 @@ def config_folders() -> dict[str, Path]:
 
 
 def find_config(name: str) -> Path:
-    """Path of a config given by path, by name within ``configs/``, or as ``mmdet::folder/name``.
+    """Path of a config given by path, by name within ``configs/``, as ``mmdet::folder/name``, or by its name in mmdet 2.x.
 
     Raises:
         UserError: there is none; the message has the nearest names.
@@ -42,10 +42,32 @@ def find_config(name: str) -> Path:
         if candidate.is_file():
             return candidate
     known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.py") if "_base_" not in p.parts]
+    renamed = _of_mmdet2(wanted)
+    if renamed is not None:
+        return renamed
     near = difflib.get_close_matches(wanted.removesuffix(".py"), known, n=3, cutoff=0.5)
     near = near or [k for k in known if Path(k).name == Path(wanted).stem][:3]
     hint = f"; did you mean {', '.join(prefix + n for n in near)}?" if near else ""
     raise UserError(f"no config '{name}' (looked for a file and in {folder}){hint}")
+
+
+def _of_mmdet2(name: str) -> Path | None:
+    """The one config of the same words as ``name``: mmdet 3.x put the words of most names into another order.
+
+    ``dcn/cascade_rcnn_r101_fpn_dconv_c3-c5_1x_coco`` is ``dcn/cascade-rcnn_r101-dconv-c3-c5_fpn_1x_coco``. Shipped
+    configs come first.
+    """
+    words = _words(name)
+    for folder in config_folders().values():
+        found = [path for path in folder.rglob("*.py") if _words(path.name) == words and "_base_" not in path.parts]
+        # A bare name that exists in a folder gets a hint from the caller, as any other.
+        if len(found) == 1 and len(words) > 2 and ("/" in name or found[0].stem != stem(name)):
+            return found[0]
+    return None
+
+
+def _words(name: str) -> list[str]:
+    return sorted(re.split(r"[-_]", Path(name.removesuffix(".py")).name))
 
 
 def load_config(name: str, safe: bool = False) -> Config:
@@ -70,6 +92,7 @@ def read_config(name: str, safe: bool = False) -> tuple[Config, list[str]]:
     from fcos_train.config import safe_config
 
     path = find_config(name)
+    renamed = [] if _words(name) != _words(path.name) or stem(name) == path.stem else [f"config {name} -> {path}"]
     try:
         cfg = safe_config.read(path) if safe else Config.fromfile(str(path))
         cfg, notes = mmdet2.modern(cfg, f"config {path}") if mmdet2.is_v2(cfg) else (cfg, [])
@@ -82,7 +105,7 @@ def read_config(name: str, safe: bool = False) -> tuple[Config, list[str]]:
         raise UserError(f"config {path}, or one of its bases: {message.removeprefix('config ')}") from error
     except Exception as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
-    return cfg, notes
+    return cfg, [*renamed, *notes]
 
 
 def configured(
