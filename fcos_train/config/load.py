@@ -28,7 +28,7 @@ def config_folders() -> dict[str, Path]:
 
 
 def find_config(name: str) -> Path:
-    """Path of a config given by path, by name within ``configs/``, as ``mmdet::folder/name``, or by its name in mmdet 2.x.
+    """Path of a config given by path, by name in ``configs/``, as ``mmdet::folder/name``, or by a name of mmdet 2.x.
 
     Raises:
         UserError: there is none; the message has the nearest names.
