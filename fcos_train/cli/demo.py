@@ -2,7 +2,42 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+from itertools import takewhile
+
 from fcos_train.infer.options import DemoOptions
+from mmcv_overrides.errors import UserError
+
+# Flags of the demo of detectron2 and AdelaiDet -> ours; its settings come as names and values after --opts.
+THEIRS = {"--input": "--img", "--output": "--show-dir", "--confidence-threshold": "--score-thr"}
+MARKS = ("--config-file", "--opts")
+
+
+def require_own(words: Sequence[str]) -> None:
+    """Answer the command line of detectron2's or AdelaiDet's demo with the same command here.
+
+    Raises:
+        UserError: it is one; the message has the command.
+    """
+    if not any(word in MARKS for word in words):
+        return
+    given = {flag: _values(words, flag) for flag in (*THEIRS, "--opts")}
+    settings = dict(zip(given["--opts"][::2], given["--opts"][1::2], strict=False))
+    command = ["fcos-train", "demo", settings.get("MODEL.WEIGHTS", "WEIGHTS.pth")]
+    for theirs, ours in THEIRS.items():
+        command += [ours, given[theirs][0]] if given[theirs] else []
+    command += ["--device", settings["MODEL.DEVICE"]] if "MODEL.DEVICE" in settings else []
+    raise UserError(
+        f"--config-file and --opts are of detectron2's demo. The same here: {shlex.join(command)} (depth, norm and "
+        "classes of the model are read from the weights)"
+    )
+
+
+def _values(words: Sequence[str], flag: str) -> list[str]:
+    """The words after a flag, up to the next one."""
+    after = list(words[words.index(flag) + 1 :]) if flag in words else []
+    return list(takewhile(lambda word: not word.startswith("--"), after))
 
 
 def run(options: DemoOptions) -> int:

@@ -97,6 +97,8 @@ def _follow(table: Table, words: list[str], chain: tuple[str, ...], description:
     module = importlib.import_module(verbs[verb][0])
     if hasattr(module, "STEPS"):
         return _follow(module.STEPS, others, (*chain, verb), module.DESCRIPTION)
+    if hasattr(module, "require_own"):
+        module.require_own(others)
     found = command(module.run, f"{name} {verb}")
     if asks_for_help(others):
         print(found.help())

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from mmengine.config import Config, ConfigDict
 
+from fcos_train.config import mmdet2
 from fcos_train.config.options import EvalOptions, TrainOptions
 from mmcv_overrides.errors import UserError
 
@@ -27,7 +28,7 @@ def config_folders() -> dict[str, Path]:
 
 
 def find_config(name: str) -> Path:
-    """Path of a config given by path, by name within ``configs/``, or as ``mmdet::folder/name``.
+    """Path of a config given by path, by name in ``configs/``, as ``mmdet::folder/name``, or by a name of mmdet 2.x.
 
     Raises:
         UserError: there is none; the message has the nearest names.
@@ -41,28 +42,62 @@ def find_config(name: str) -> Path:
         if candidate.is_file():
             return candidate
     known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.py") if "_base_" not in p.parts]
+    renamed = _of_mmdet2(wanted)
+    if renamed is not None:
+        return renamed
     near = difflib.get_close_matches(wanted.removesuffix(".py"), known, n=3, cutoff=0.5)
     near = near or [k for k in known if Path(k).name == Path(wanted).stem][:3]
     hint = f"; did you mean {', '.join(prefix + n for n in near)}?" if near else ""
     raise UserError(f"no config '{name}' (looked for a file and in {folder}){hint}")
 
 
+def _of_mmdet2(name: str) -> Path | None:
+    """The one config of the same words as ``name``: mmdet 3.x put the words of most names into another order.
+
+    ``dcn/cascade_rcnn_r101_fpn_dconv_c3-c5_1x_coco`` is ``dcn/cascade-rcnn_r101-dconv-c3-c5_fpn_1x_coco``. Shipped
+    configs come first.
+    """
+    words = _words(name)
+    for folder in config_folders().values():
+        found = [path for path in folder.rglob("*.py") if _words(path.name) == words and "_base_" not in path.parts]
+        # A bare name that exists in a folder gets a hint from the caller, as any other.
+        if len(found) == 1 and len(words) > 2 and ("/" in name or found[0].stem != stem(name)):
+            return found[0]
+    return None
+
+
+def _words(name: str) -> list[str]:
+    return sorted(re.split(r"[-_]", Path(name.removesuffix(".py")).name))
+
+
 def load_config(name: str, safe: bool = False) -> Config:
-    """Read a config, with one clear message when it is broken.
+    """The config of :func:`read_config`, for those who have no log for its lines."""
+    return read_config(name, safe)[0]
+
+
+def read_config(name: str, safe: bool = False) -> tuple[Config, list[str]]:
+    """Read a config, with one clear message when it is broken; one of mmdet 2.x is translated.
 
     Args:
         name: see :func:`find_config`.
         safe: read it as data, see :mod:`.safe_config`; otherwise a ``.py`` file is a program that runs.
 
+    Returns:
+        the config, and lines for the log: what was translated.
+
     Raises:
-        UserError: not found, not Python, an mmdet 2.x config, or ``safe`` and more than data.
+        UserError: not found, not Python, of mmdet 2.x with something that cannot be translated, or ``safe`` and more
+            than data.
     """
     from fcos_train.config import safe_config
-    from fcos_train.config.keys.check import reject_v2_file
 
     path = find_config(name)
+    renamed = [] if _words(name) != _words(path.name) or stem(name) == path.stem else [f"config {name} -> {path}"]
     try:
-        cfg = safe_config.load(path) if safe else Config.fromfile(str(path))
+        cfg = safe_config.read(path) if safe else Config.fromfile(str(path))
+        cfg, notes = mmdet2.modern(cfg, f"config {path}") if mmdet2.is_v2(cfg) else (cfg, [])
+        if safe:
+            safe_config.check(cfg, path)
     except UserError as error:
         message = str(error)
         if str(path) in message:
@@ -70,15 +105,17 @@ def load_config(name: str, safe: bool = False) -> Config:
         raise UserError(f"config {path}, or one of its bases: {message.removeprefix('config ')}") from error
     except Exception as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
-    reject_v2_file(cfg)
-    return cfg
+    return cfg, [*renamed, *notes]
 
 
-def configured(name: str, cfg_options: dict[str, Any], safe: bool = False) -> tuple[Config, dict[str, Any], list[str]]:
+def configured(
+    config: str | Config, cfg_options: dict[str, Any], safe: bool = False
+) -> tuple[Config, dict[str, Any], list[str]]:
     """A config with ``--cfg-options`` in it: keys of mmdet 2.x are translated, unknown ones refused.
 
     Args:
-        name, safe: see :func:`load_config`. cfg_options: dotted key -> value.
+        config: a Config, which is changed, or its name. safe: see :func:`read_config`.
+        cfg_options: dotted key -> value.
 
     Returns:
         the config; values that stand for options of the verb (``data_path``, ``loss_scale``, ``max_iters``), which
@@ -90,14 +127,14 @@ def configured(name: str, cfg_options: dict[str, Any], safe: bool = False) -> tu
     from fcos_train.config.keys.check import merge_options
     from fcos_train.config.keys.v2 import SPECIAL_KEYS, translate_v2
 
-    cfg = load_config(name, safe)
+    cfg, read = (config, []) if isinstance(config, Config) else read_config(config, safe)
     translated, notices = translate_v2(cfg_options, cfg)
     special = {
         flag.removeprefix("--").replace("-", "_"): translated.pop(key)
         for key, flag in SPECIAL_KEYS.items()
         if key in translated
     }
-    return cfg, special, notices + merge_options(cfg, translated)
+    return cfg, special, [*read, *notices, *merge_options(cfg, translated)]
 
 
 def fill(options: Options, special: dict[str, Any]) -> Options:

@@ -204,6 +204,7 @@ class TrainOptions(Options):
             "continue from this checkpoint; without a value, from the newest readable one of the work dir",
             metavar="CKPT",
             default="start anew",
+            flags=("--resume", "--resume-from"),  # the second is mmdet 2.x's
             bare="auto",
             check=_resume_fault,
         ),

@@ -38,24 +38,31 @@ BASE_VALUE = re.compile(r"(?<!['\"])\{\{\s*(_base_\.[\w.]+)\s*\}\}(?!['\"])")
 TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$|_base_|file(Dirname|Basename|BasenameNoExtension|Extname)\b)")
 
 
-def load(path: Path) -> Config:
-    """The configuration of a file and its bases.
+def read(path: Path) -> Config:
+    """The configuration of a file and its bases; what it names is not looked at.
 
     Raises:
-        UserError: anything but values (with file and line), a base that cannot be read, a name that is not a registered
-            part, or a module of another package in ``custom_imports``.
+        UserError: anything but values (with file and line), or a base that cannot be read.
     """
     where = f"config {path}"
     reader = _Reader()
     try:
         values = reader.merged(Path(path), 0)
-        config = Config(values, cfg_text="\n".join(reader.texts), filename=str(path))
+        return Config(values, cfg_text="\n".join(reader.texts), filename=str(path))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:  # from mmengine's merging
         raise UserError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def check(config: Config, path: Path) -> None:
+    """Refuse a configuration that names more than registered parts.
+
+    Raises:
+        UserError: a name that is not a registered part, or a module of another package in ``custom_imports``.
+    """
+    where = f"config {path}"
     start()
     run_custom_imports(config, where, False, WHAT, WAY_OUT)
     check_config(config.to_dict(), where, WHAT, WAY_OUT)
-    return config
 
 
 class _Reader:

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from fcos_train.config import of_checkpoint
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
 from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
@@ -129,6 +130,23 @@ def train(options: TrainOptions) -> Runner:
             return runner
 
 
+def _config_of(options: EvalOptions) -> tuple[str | Config, list[str]]:
+    """The config to evaluate with: the given one, ``config.py`` beside the checkpoint, or the one inside it.
+
+    Returns:
+        its name, or the config, and lines for the log.
+    """
+    beside = Path(options.checkpoint).resolve().parent / "config.py"
+    if options.config is not None:
+        return options.config, []
+    if beside.is_file():
+        return str(beside), [f"config: {beside} (beside the checkpoint)"]
+    state = checkpoints.load(options.checkpoint, trust=options.trust_checkpoint)
+    found = of_checkpoint.find(state, options.checkpoint, None, options.trust_checkpoint)
+    config = of_checkpoint.for_evaluation(found, options.checkpoint)
+    return config, [*found.notes, f"config: that of {options.checkpoint}"]
+
+
 def evaluate(options: EvalOptions) -> dict[str, float]:
     """Evaluate a checkpoint on the validation images.
 
@@ -140,15 +158,9 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
     """
     options = launched(options)
     with _processes(options) as (accelerator, reason):
-        beside = Path(options.checkpoint).resolve().parent / "config.py"
-        name = options.config or (str(beside) if beside.is_file() else None)
-        if name is None:
-            raise UserError(
-                f"no config given, and none beside {options.checkpoint}: name the config it was trained with"
-            )
-        if options.config is None:
-            _say([f"config: {name} (beside the checkpoint)"])
-        cfg, special, notes = configured(name, options.cfg_options, options.safe_config)
+        config, said = _config_of(options)
+        _say(said)
+        cfg, special, notes = configured(config, options.cfg_options, options.safe_config)
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))
         wanted = Path(options.work_dir) if options.work_dir else Path(options.checkpoint).absolute().parent / "eval"

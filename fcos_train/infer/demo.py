@@ -51,7 +51,8 @@ def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]
         trust=options.trust_checkpoint,
         safe=options.safe_config,
     )
-    say(detector.device_reason)
+    for line in (*detector.notices, detector.device_reason):
+        say(printable(line))
     folder = Path(options.show_dir)
     if source is None:
         path, why = default_image(detector.config, folder)

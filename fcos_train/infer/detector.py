@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from fcos_train.config.load import load_config, test_pipeline
+from fcos_train.config import of_checkpoint
+from fcos_train.config.load import test_pipeline
 from fcos_train.config.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 from fcos_train.data.coco_names import COCO_NAMES
 from fcos_train.infer.images import as_bgr
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _silent = logging.getLogger(f"{__name__}.weights")  # _require_fit reports on the weights
 _silent.setLevel(logging.CRITICAL)
+FROM_FILE = 2  # of the sources of class names, those in the checkpoint
 # Steps of a pipeline that read files; the detector is given the image instead.
 _LOADING = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam")
 
@@ -99,8 +101,9 @@ class Detector:
         """Build the model of a checkpoint and load its weights.
 
         Args:
-            ckpt: written by this trainer, mmdet 3.x, or mmdet 2.x (which needs ``config``).
-            config: a Config, its file or name; None: the one in the checkpoint, read without executing it.
+            ckpt: written by this trainer, mmdet 3.x or 2.x; or weights of FCOS from AdelaiDet, detectron2, torchvision.
+            config: a Config, its file or name; None: the one in the checkpoint, read without executing it, else one
+                that fits the names of the weights. The number of classes is that of the weights.
             device: ``auto``, ``cpu``, ``cuda``, ``npu``, or with an index: ``cuda:0``, ``npu:1``.
             trust: allow the file to run code: by unpickling, or by a configuration that is a program.
             cfg_options: changes of the configuration, dotted key -> value; keys of mmdet 2.x are translated.
@@ -115,17 +118,18 @@ class Detector:
         target, reason = _device(device)
         where = str(ckpt)
         state = files.load(ckpt, map_location="cpu", trust=trust)
-        given = config is not None
-        config = _given(config, safe) if given else embedded_config.from_checkpoint(state, where, trust)
-        if config is None:
-            raise UserError(f"{where} contains no configuration; give the one it was trained with: --config FILE")
-        vetted = given or trust
-        config, notices = _changed(config, cfg_options or {})
-        run_custom_imports(config, where, trust=vetted)
-        model = _build_model(config, where, vetted)
+        given = of_checkpoint.find(state, where, str(config) if isinstance(config, Path) else config, trust, safe)
+        changed, notices = _changed(given.config, cfg_options or {})
+        run_custom_imports(changed, where, trust=given.vetted)
+        model = _build_model(changed, where, given.vetted)
+        if counts := _class_counts(model, state):
+            changed, notes = of_checkpoint.with_classes(changed, *counts)
+            notices += notes
+            model = _build_model(changed, where, given.vetted)
         _require_fit(files.load_weights(model, state, _silent), where)
-        found = cls(model, _build_pipeline(config, where, vetted), config, _classes(state, config, model), target)
-        found.device_reason, found.notices = reason, notices
+        pipeline = _build_pipeline(changed, where, given.vetted)
+        found = cls(model, pipeline, changed, _classes(state, changed, model), target)
+        found.device_reason, found.notices = reason, [*given.notes, *notices]
         return found
 
     @torch.inference_mode()
@@ -163,13 +167,6 @@ def _device(requested: str) -> tuple[torch.device, str]:
     return accelerator.set_device(int(index)), reason
 
 
-def _given(config: str | Path | Config, safe: bool) -> Config:
-    """The configuration itself, or read from its file."""
-    if isinstance(config, Config):
-        return config
-    return load_config(str(config), safe)
-
-
 def _changed(config: Config, options: dict[str, Any]) -> tuple[Config, list[str]]:
     """A copy of the configuration with the options merged in, and lines for the user about them."""
     from fcos_train.config.keys.check import merge_options, translate_v2
@@ -179,6 +176,18 @@ def _changed(config: Config, options: dict[str, Any]) -> tuple[Config, list[str]
     config = copy.deepcopy(config)
     translated, notices = translate_v2(options, config)
     return config, notices + merge_options(config, translated)
+
+
+def _class_counts(model: torch.nn.Module, state: dict) -> tuple[int, int] | None:
+    """The numbers of classes of the model and of the weights, where they differ."""
+    from mmcv_overrides.checkpoint.class_rows import class_count
+    from mmcv_overrides.checkpoint.weights import under_names_of
+
+    found = (getattr(part, "num_classes", None) for part in model.modules())
+    counts = {number for number in found if isinstance(number, int)}
+    own = model.state_dict()
+    new = class_count(under_names_of(own, state), own, max(counts)) if counts else None
+    return None if new is None else (max(counts), new)
 
 
 def _require_fit(report: MatchReport, where: str) -> None:
@@ -279,10 +288,10 @@ def _classes(state: dict, config: Config, model: torch.nn.Module) -> list[str]:
     for name in ("test_dataloader", "val_dataloader"):
         dataset = (config.get(name) or {}).get("dataset") or {}
         sources.append((dataset.get("metainfo") or {}).get("classes"))
-    for names in sources:
-        if names:
-            return [printable(name) for name in ([names] if isinstance(names, str) else names)]
-    head = getattr(model, "bbox_head", None)
-    if getattr(head, "num_classes", None) == 80:
-        return list(COCO_NAMES)
-    return []
+    count = getattr(getattr(model, "bbox_head", None), "num_classes", None)
+    for place, found in enumerate(sources):
+        names = [found] if isinstance(found, str) else list(found or ())
+        # The names of a config are those of its data set, which may not be that of the weights.
+        if names and (place < FROM_FILE or count in (None, len(names))):
+            return [printable(name) for name in names]
+    return list(COCO_NAMES) if count == len(COCO_NAMES) else []

@@ -6,12 +6,14 @@ from fcos_train.models.fixed_shape_heads import STOCK_OF_FIXED_SHAPE, fixed_shap
 from fcos_train.models.fsaf_head import FixedShapeFSAFHead
 from fcos_train.models.level_heads import describe_norms, use_level_norms
 from fcos_train.models.preprocessor import FixedShapePreprocessor
+from fcos_train.models.sqrt_score_head import SqrtScoreFCOSHead
 
 __all__ = [
     "FixedShapeFCOSHead",
     "FixedShapeFSAFHead",
     "FixedShapePreprocessor",
     "STOCK_OF_FIXED_SHAPE",
+    "SqrtScoreFCOSHead",
     "describe_norms",
     "fixed_shape_head_of",
     "use_level_norms",

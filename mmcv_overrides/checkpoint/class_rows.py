@@ -14,6 +14,29 @@ from torch import Tensor
 _CLASS_LAYER = re.compile(r"(^|[._])(cls|cls_score|cls_logits|fc_reg)\.(weight|bias)$")
 
 
+_SOFTMAX = re.compile(r"(^|[._])fc_cls\.(weight|bias)$")  # one row more, for the background
+
+
+def class_count(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], count: int) -> int | None:
+    """Number of classes of a checkpoint, from the rows of its class layers; None if it is the model's, or unclear.
+
+    Args:
+        weights: tensors of the checkpoint by their name in the model.
+        own: tensors of the model. count: its number of classes.
+    """
+    found = set()
+    for name in weights.keys() & own.keys():
+        theirs, ours = weights[name], own[name]
+        background = int(bool(_SOFTMAX.search(name)))
+        anchors, rest = divmod(len(ours), count + background) if ours.dim() else (0, 1)
+        if not _CLASS_LAYER.search(name) or rest or not anchors or theirs.shape[1:] != ours.shape[1:]:
+            continue
+        if ".fc_reg." not in f".{name}":  # four rows a class: the layer beside it tells
+            classes, over = divmod(len(theirs), anchors)
+            found.add(0 if over else classes - background)
+    return found.pop() if len(found) == 1 and not found & {0, count} else None
+
+
 class ClassLayers:
     """Fits class layers to the model's classes; other layers are unchanged.
 

@@ -2,7 +2,8 @@
 
 ``mmengine.Config.fromstring`` executes that text, so a checkpoint could carry a program past a weights-only reader.
 Here the text is parsed, and only values are evaluated: literals, ``dict(...)``, ``list(...)``, ``tuple(...)``,
-``set(...)``, containers of them, and names bound earlier in the same text. That is all ``Config.pretty_text`` writes.
+``set(...)``, ``range(...)``, containers of them, and names bound earlier in the same text. That is all
+``Config.pretty_text`` writes.
 :func:`fromstring` replaces ``Config.fromstring``, so that ``Runner.resume`` and ``BaseInferencer`` read it this way
 too.
 """
@@ -28,6 +29,7 @@ WAY_OUT = Advice(
     f"Give the config file yourself, or, if you trust whoever made the file, {HOW_TO_TRUST}", "trust_checkpoint"
 )
 INSIDE = "the configuration in it"
+MAX_RANGE = 10_000
 T = TypeVar("T")
 _upstream = Config.fromstring
 
@@ -174,6 +176,8 @@ class Values:
 
     def _call(self, node: ast.Call) -> Any:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name == "range" and name not in self.names:
+            return self._range(node)
         if name not in self.calls or name in self.names or len(node.args) > 1:
             self._refuse(node)
         if any(keyword.arg is None for keyword in node.keywords) or (node.keywords and name != "dict"):
@@ -183,6 +187,17 @@ class Values:
             self._refuse(node)
         named = {str(keyword.arg): self._value(keyword.value) for keyword in node.keywords}
         return self._hashed(node, lambda: self.calls[name](*arguments, **named))
+
+    def _range(self, node: ast.Call) -> list[int]:
+        """``gpu_ids = range(0, 8)`` of mmdet 2.x, as a list."""
+        bounds = [self._value(item) for item in node.args]
+        if node.keywords or len(bounds) not in (1, 2) or any(type(bound) is not int for bound in bounds):
+            self._refuse(node)
+        numbers = range(*bounds)
+        if len(numbers) > MAX_RANGE:
+            self._refuse(node)
+        self._spend(len(numbers))
+        return list(numbers)
 
     def _hashed(self, node: ast.expr, make: Callable[[], T]) -> T:
         try:

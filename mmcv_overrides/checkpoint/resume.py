@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from mmengine.runner import Runner
 
 from mmcv_overrides.checkpoint.embedded_config import TRUST, parse
 from mmcv_overrides.checkpoint.reading import trusted
+from mmcv_overrides.checkpoint.same_optimizer import other_kind
 from mmcv_overrides.errors import Advice
+from mmcv_overrides.printable import printable
 
 _upstream = Runner.resume
 _LOAD = Advice("Load only its weights (load_from), or resume from a checkpoint of this training", "load_from")
@@ -32,6 +35,8 @@ def resume(
     def checked(*args: Any, **kwargs: Any) -> dict:
         found = load(*args, **kwargs)
         check_resumable(found, str(filename))
+        if resume_optimizer:
+            _check_optimizer(found, str(filename), self.optim_wrapper)
         return found
 
     self.load_checkpoint = checked  # upstream has no hook between loading and use
@@ -57,6 +62,11 @@ def check_resumable(checkpoint: dict, where: str) -> None:
     """
     meta = checkpoint.get("meta")
     state = meta if isinstance(meta, dict) else {}
+    if "message_hub" not in checkpoint and ("mmdet_version" in state or "mmcv_version" in state):
+        version = f"mmdet {state['mmdet_version']}" if "mmdet_version" in state else f"mmcv {state['mmcv_version']}"
+        raise _LOAD.error(
+            f"checkpoint {printable(where)} is of {printable(str(version))}: no training state for mmengine"
+        )
     wrong = [name for name in ("epoch", "iter") if not _is_count(state.get(name))]
     if wrong:
         raise _LOAD.error(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta)")
@@ -67,9 +77,9 @@ def check_resumable(checkpoint: dict, where: str) -> None:
         found = checkpoint.get(part)
         lacks = [key for key in keys if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
         if not isinstance(found, dict) or lacks:
+            fault = f"{part} is {type(found).__name__}{' without ' + ', '.join(lacks) if lacks else ''}"
             raise _LOAD.error(
-                f"checkpoint {where} has no training state ({part} is {type(found).__name__}"
-                f"{' without ' + ', '.join(lacks) if lacks else ''})"
+                f"checkpoint {where} has no training state ({fault if part in checkpoint else 'no ' + part})"
             )
     if "config" not in state:
         return
@@ -77,6 +87,14 @@ def check_resumable(checkpoint: dict, where: str) -> None:
         raise _LOAD.error(f"checkpoint {where}: the configuration in its meta is not text")
     if not trusted():
         parse(state["config"], where, Advice(f"{_LOAD.text}. {TRUST.text}", TRUST.setting))
+
+
+def _check_optimizer(checkpoint: dict, where: str, wrapper: Any) -> None:
+    """Refuse the state of another kind of optimizer, before anything is resumed."""
+    optimizer = getattr(wrapper, "optimizer", None)  # several optimizers, or one that is not built yet: not looked at
+    kind = other_kind(checkpoint.get("optimizer"), optimizer) if isinstance(optimizer, torch.optim.Optimizer) else None
+    if kind is not None:
+        raise _LOAD.error(f"checkpoint {where} holds the optimizer state of {kind}")
 
 
 def _is_count(value: Any) -> bool:

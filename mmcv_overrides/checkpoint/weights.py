@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmcv_overrides.checkpoint.adelaidet import is_adelaidet, mmdet_names
 from mmcv_overrides.checkpoint.class_rows import ClassLayers
+from mmcv_overrides.checkpoint.torchvision_names import is_torchvision, mmdet_names_of_torchvision
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
@@ -71,7 +72,7 @@ def _some(names: tuple[str, ...], most: int = 5) -> str:
 def load_weights(
     model: nn.Module, checkpoint: Mapping, log: Any = None, classes: tuple[str, ...] | None = None
 ) -> MatchReport:
-    """Load the weights of a checkpoint, also of mmdet 1.x and 2.x and of AdelaiDet's FCOS, by name and shape.
+    """Load the weights of a checkpoint, also of mmdet 1.x and 2.x and of other FCOS, by name and shape.
 
     A class layer of another size keeps the model's own initialisation, except rows of classes that both have.
 
@@ -86,8 +87,7 @@ def load_weights(
     """
     model = bare(model)
     own = model.state_dict()
-    source = state_dict_of(checkpoint)
-    weights = _rename(source, own)
+    weights = under_names_of(own, checkpoint)
     layers = ClassLayers(_class_names(checkpoint.get("meta")), tuple(classes or _model_classes(model)))
     mismatched = layers.adapt(weights, own)
 
@@ -130,13 +130,31 @@ def state_dict_of(checkpoint: Mapping) -> Mapping:
     return checkpoint
 
 
-def _rename(source: Mapping, own: Mapping) -> StateDict:
-    """Tensors of ``source`` under the names that the model uses."""
+def mmdet_names_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of AdelaiDet's, detectron2's and torchvision's FCOS under mmdet's names; others as they are."""
+    if is_adelaidet(weights):
+        return mmdet_names(weights)
+    return mmdet_names_of_torchvision(weights) if is_torchvision(weights) else weights
+
+
+def without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without the prefixes of DDP, torch.compile and wrappers of other trainers, where all of them have one."""
+    while prefix := _common_prefix(weights, {}):
+        weights = {k.removeprefix(prefix): v for k, v in weights.items()}
+    return weights
+
+
+def under_names_of(own: Mapping[str, Tensor], checkpoint: Mapping) -> StateDict:
+    """The weights in a checkpoint under the names that a model uses.
+
+    Args:
+        own: tensors of the model. checkpoint: see :func:`state_dict_of`.
+    """
+    source = state_dict_of(checkpoint)
     weights: dict[str, Tensor] = {str(k): v for k, v in source.items() if isinstance(v, Tensor)}
     while prefix := _common_prefix(weights, own):
         weights = {k.removeprefix(prefix): v for k, v in weights.items()}
-    if is_adelaidet(weights):
-        weights = mmdet_names(weights)
+    weights = mmdet_names_of(weights)
     for pattern, new in _RENAMES:
         weights = {_better(k, pattern.sub(new, k), own): v for k, v in weights.items()}
     renamed = StateDict(weights)

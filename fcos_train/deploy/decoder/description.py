@@ -9,7 +9,7 @@ import numpy as np
 
 from .decoder import DecoderError, DecodeRule
 
-_KEYS = ("kind", "offset", "means", "stds", "normalizer", "wh_ratio_clip")
+_KEYS = ("kind", "offset", "means", "stds", "normalizer", "wh_ratio_clip", "sqrt", "threshold_on")
 
 
 def decode_rule(description: Mapping[str, Any]) -> DecodeRule:

@@ -54,6 +54,14 @@ class DenseHead:
         """Logits [..., cls_out_channels] -> scores [..., C], 0 to 1."""
         return logits.sigmoid() if self.head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
 
+    def passes(self, classes: Tensor, score_thr: float) -> Tensor:
+        """Which class scores [..., C] count, as bool."""
+        return classes > score_thr
+
+    def final(self, classes: Tensor, factor: Tensor | None, score_thr: float) -> Tensor:
+        """Final scores [..., C] of class scores and, for some heads, a factor [..., 1]; 0 where they do not count."""
+        return classes if factor is None else classes * factor
+
     def priors(self, level: int, height: Any, width: Any) -> Tensor:
         """Points [H*W, 2] or anchors [H*W*A, 4] of a level, in px.
 
@@ -96,6 +104,20 @@ class FCOSReader(DenseHead):
     def __init__(self, head: Any) -> None:
         super().__init__(head)
         _require_coder(head, "DistancePointBBoxCoder")
+        self.sqrt = bool(getattr(head, "sqrt_score", False))
+        self.threshold_on = getattr(head, "threshold_on", "cls")
+
+    def passes(self, classes: Tensor, score_thr: float) -> Tensor:
+        """With a threshold on the square root, the probability alone must exceed its square."""
+        return super().passes(classes, score_thr**2 if self.threshold_on == "score" else score_thr)
+
+    def final(self, classes: Tensor, factor: Tensor | None, score_thr: float) -> Tensor:
+        """The product with the centerness, or its square root."""
+        product = super().final(classes, factor, score_thr)
+        if not self.sqrt:
+            return product
+        score = product.sqrt()
+        return score * (score > score_thr) if self.threshold_on == "score" else score
 
     def decode(self, priors: Tensor, box: Tensor) -> Tensor:
         """Points [N, 2] and distances [B, N, 4] -> boxes [B, N, 4]."""
@@ -104,7 +126,8 @@ class FCOSReader(DenseHead):
     def info(self) -> dict[str, Any]:
         """Distances in px."""
         offset = float(self.head.prior_generator.offset)
-        return {"kind": "distance", "order": "left top right bottom", "unit": "px", "offset": offset}
+        rule = {"sqrt": True, "threshold_on": self.threshold_on} if self.sqrt else {}
+        return {"kind": "distance", "order": "left top right bottom", "unit": "px", "offset": offset, **rule}
 
 
 class AnchorReader(DenseHead):

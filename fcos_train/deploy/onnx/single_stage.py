@@ -89,12 +89,13 @@ class SingleStage(ExportGraph):
         boxes = self.reader.decode(priors, self._rows(box, 4).float())
         if self.reader.clips:
             boxes = self._clip(boxes, images)
-        passes = classes > self.selection.score_thr
+        passes = self.reader.passes(classes, self.selection.score_thr)
         counts = passes
         if self.selection.min_bbox_size >= 0:
             sides = boxes[..., 2:] - boxes[..., :2]
             counts = passes & (sides.min(-1, keepdim=True).values > self.selection.min_bbox_size)
-        final = classes if ctr is None else classes * self._rows(ctr, 1).sigmoid()
+        factor = None if ctr is None else self._rows(ctr, 1).sigmoid()
+        final = self.reader.final(classes, factor, self.selection.score_thr)
         return boxes, classes * passes, final * counts
 
     def _clip(self, boxes: Tensor, images: Tensor) -> Tensor:

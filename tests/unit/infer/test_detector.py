@@ -89,17 +89,30 @@ def test_unusable_configurations(config, make_checkpoint, text, message):
         Detector.from_checkpoint(make_checkpoint(config, text=text))
 
 
-def test_config_of_mmdet_2(config, make_checkpoint):
+def test_configuration_without_data(config, make_checkpoint):
     config.pop("test_dataloader"), config.pop("val_dataloader")
     with pytest.raises(UserError, match="has no `test_dataloader`"):
         Detector.from_checkpoint(make_checkpoint(config))
 
 
-def test_weights_of_another_number_of_classes(config, make_checkpoint):
+@pytest.mark.parametrize("meta", [{}, {"dataset_meta": None}])
+def test_the_number_of_classes_is_that_of_the_weights(config, make_checkpoint, picture, meta):
+    """A config file has the number of its own data set: 80 in those of FCOS; a training takes it from its data."""
+    path = make_checkpoint(config, **meta)
+    other = Config(config.to_dict())
+    other.model.bbox_head.num_classes = 80
+    other.test_dataloader.dataset.metainfo = {"classes": tuple(f"class of COCO {n}" for n in range(80))}
+    detector = Detector.from_checkpoint(path, config=other)
+    assert detector.notices == ["num_classes 80 -> 3: the classes of the checkpoint"]
+    assert detector.classes == (() if meta else CLASSES) and other.model.bbox_head.num_classes == 80
+    assert np.array_equal(detector(picture).boxes, Detector.from_checkpoint(path)(picture).boxes)
+
+
+def test_weights_of_another_model(config, make_checkpoint):
     path = make_checkpoint(config)
     other = Config(config.to_dict())
-    other.model.bbox_head.num_classes = 5
-    with pytest.raises(UserError, match="does not fit the configuration"):
+    other.model.bbox_head.update(num_classes=5, feat_channels=32)
+    with pytest.raises(UserError, match="does not fit the configuration.*--config FILE"):
         Detector.from_checkpoint(path, config=other)
 
 

@@ -3,9 +3,11 @@
 import copy
 
 import pytest
+import torch
 
 from mmcv_overrides import checkpoint
 from mmcv_overrides.checkpoint.resume import check_resumable
+from mmcv_overrides.checkpoint.same_optimizer import other_kind
 from mmcv_overrides.errors import UserError
 
 WHOLE = {
@@ -45,3 +47,51 @@ def test_a_program_in_the_configuration_needs_trust():
         check_resumable(found, "a.pth")
     with checkpoint.trust_checkpoints():
         check_resumable(found, "a.pth")
+
+
+WITHOUT_STATE = {
+    "weights alone": ({"layer.weight": torch.ones(1)}, "epoch and iter in its meta"),
+    "mmdet 2.x": (
+        {"meta": {"epoch": 12, "iter": 9, "mmdet_version": "2.28.0"}, "state_dict": {}, "optimizer": {}},
+        "is of mmdet 2.28.0: no training state for mmengine",
+    ),
+    "mmcv 1.x": ({"meta": {"epoch": 1, "iter": 9, "mmcv_version": "1.2.7"}, "state_dict": {}}, "is of mmcv 1.2.7"),
+    "published": ({"meta": {"epoch": 12, "iter": 9}, "state_dict": {}}, r"no training state \(no message_hub\)"),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_STATE)
+def test_a_file_of_weights_is_named_and_load_from_is_offered(kind):
+    found, says = WITHOUT_STATE[kind]
+    with pytest.raises(UserError, match=rf"a\.pth.*{says}.*Load only its weights") as caught:
+        check_resumable(found, "a.pth")
+    assert caught.value.setting == "load_from"
+
+
+def state_of(kind, **settings):
+    return kind([torch.nn.Parameter(torch.ones(2))], lr=0.1, **settings).state_dict()
+
+
+@pytest.mark.parametrize(
+    "saved, now, says",
+    [
+        (torch.optim.AdamW, torch.optim.SGD, "Adam or AdamW, this run has SGD (no dampening, momentum, nesterov in"),
+        (torch.optim.SGD, torch.optim.AdamW, "SGD, this run has AdamW (no betas, eps in"),
+        (torch.optim.RMSprop, torch.optim.Adam, "RMSprop, this run has Adam (no betas in"),
+        (torch.optim.Rprop, torch.optim.SGD, "an optimizer with etas, step_sizes, this run has SGD"),
+        (torch.optim.SGD, torch.optim.SGD, None),
+        (torch.optim.Adam, torch.optim.AdamW, None),  # the same state
+    ],
+)
+def test_the_state_of_another_kind_of_optimizer(saved, now, says):
+    found = other_kind(state_of(saved), now([torch.nn.Parameter(torch.ones(2))], lr=0.1))
+    assert found is None if says is None else found.startswith(says)
+
+
+def test_the_state_of_an_older_torch_is_of_the_same_kind():
+    state = state_of(torch.optim.SGD, momentum=0.9)
+    for key in ("maximize", "foreach", "differentiable", "fused"):
+        state["param_groups"][0].pop(key)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    assert other_kind(state, optimizer) is None
+    assert other_kind({"param_groups": []}, optimizer) is None and other_kind([1], optimizer) is None

@@ -67,13 +67,12 @@ class Decoded(End):
         for image in range(len(images)):
             own = head.bbox_coder.decode(priors, flat(maps[1], image, 4), max_shape=tuple(images.shape[-2:]))
             classes = graph.reader.scores(flat(maps[0], image, head.cls_out_channels))
-            passes = classes > select.score_thr
+            passes = graph.reader.passes(classes, select.score_thr)
             if select.min_bbox_size >= 0:
                 passes = passes & ((own[:, 2:] - own[:, :2]) > select.min_bbox_size).all(1, keepdim=True)
-            if len(maps) > 2:
-                classes = classes * flat(maps[2], image, 1).sigmoid()
+            factor = flat(maps[2], image, 1).sigmoid() if len(maps) > 2 else None
             boxes.append(own)
-            scores.append(classes * passes)
+            scores.append(graph.reader.final(classes, factor, select.score_thr) * passes)
         return torch.stack(boxes), torch.stack(scores)
 
 
