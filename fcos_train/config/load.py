@@ -88,6 +88,7 @@ def configured(name: str, cfg_options: dict[str, Any], safe: bool = False) -> tu
         UserError: as :func:`load_config`, or an unknown key with the nearest known one.
     """
     from fcos_train.config.keys.check import merge_options
+    from fcos_train.config.keys.forms import require_forms
     from fcos_train.config.keys.v2 import SPECIAL_KEYS, translate_v2
 
     cfg = load_config(name, safe)
@@ -97,7 +98,9 @@ def configured(name: str, cfg_options: dict[str, Any], safe: bool = False) -> tu
         for key, flag in SPECIAL_KEYS.items()
         if key in translated
     }
-    return cfg, special, notices + merge_options(cfg, translated)
+    notices += merge_options(cfg, translated)
+    require_forms(cfg)
+    return cfg, special, notices
 
 
 def fill(options: Options, special: dict[str, Any]) -> Options:
