@@ -26,6 +26,7 @@ LEFT_OUT = {
 }
 # Folders in which the rule below would take an untypical or a heavy config.
 REPRESENTATIVES = {
+    "cascade_rpn": "cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco",
     "centernet": "centernet_r18_8xb16-crop512-140e_coco",
     "dcn": "faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco",
     "dcnv2": "faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco",
@@ -34,7 +35,7 @@ REPRESENTATIVES = {
     "faster_rcnn": "faster-rcnn_r50_fpn_1x_coco",
     "fcos": "fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco",
     "fpg": "faster-rcnn_r50_fpg-chn128_crop640-50e_coco",
-    "gcnet": "mask-rcnn_r50-r4-gcb-c3-c5_fpn_1x_coco",
+    "gcnet": "mask-rcnn_r50-gcb-r4-c3-c5_fpn_1x_coco",
     "glip": "glip_atss_swin-t_a_fpn_dyhead_16xb2_ms-2x_funtune_coco",
     "grounding_dino": "grounding_dino_r50_scratch_8xb2_1x_coco",
     "guided_anchoring": "ga-retinanet_r50-caffe_fpn_1x_coco",

@@ -26,8 +26,9 @@ CORNER_SIDE = 127  # px; an hourglass halves (side + 1) seven times
 BASE_SIZES = {"RandomCenterCropPad": CORNER_SIDE}
 # Keys of transforms and of batch augmentations whose value is a size in px, or a list of them.
 SIZES = ("scale", "scales", "img_scale", "crop_size", "size", "random_size_range", "random_sizes", "resize_scale")
+# Numbers of boxes that a detector keeps or samples, and the most that are needed at this size.
+MOST = {"nms_pre": 200, "max_per_img": 100, "num": 64}
 FIXED_INPUT = ("SSDVGG", "SSDHead")  # anchors and layers are those of the input size
-UNEXPORTABLE = "export: "
 
 
 def shrink(node: Any, side: int = SIDE) -> None:
@@ -42,6 +43,19 @@ def shrink(node: Any, side: int = SIDE) -> None:
     elif isinstance(node, (list, tuple)):
         for value in node:
             shrink(value, side)
+
+
+def thin_out(node: Any) -> None:
+    """Lower in place the numbers of boxes in the ``train_cfg`` and ``test_cfg`` of a model: fewer RoIs, the same code."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in MOST and isinstance(value, int):
+                node[key] = min(value, MOST[key])
+            else:
+                thin_out(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            thin_out(value)
 
 
 def _small(value: Any, side: int) -> Any:
@@ -67,6 +81,9 @@ def small_config(name: str, path: Path) -> None:
         for key in [key for key in cfg if "pipeline" in key or key.endswith("_dataloader") or key == "model"]:
             part = cfg[key] if key != "model" else (cfg.model.get("data_preprocessor") or {})
             shrink(part)
+    for key in ("train_cfg", "test_cfg"):
+        thin_out((cfg.get("model") or {}).get(key))
+    cfg["load_from"] = None  # like --pretrained none: no weights are downloaded
     cfg.dump(str(path))
 
 

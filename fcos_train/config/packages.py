@@ -21,7 +21,6 @@ MMPRETRAIN = "onedl-mmpretrain"
 # Module -> (what pip installs, the parts of a config that need it).
 PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "albumentations": ("albumentations", ("Albu",)),
-    "imagecorruptions": ("imagecorruptions", ("Corrupt",)),
     "instaboostfast": ("instaboostfast", ("InstaBoost",)),
     "sklearn": ("scikit-learn", ("PAA", "PAAHead", "LAD", "LADHead")),
     "transformers": (

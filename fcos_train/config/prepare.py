@@ -25,7 +25,7 @@ from fcos_train.config.evaluators import reported_names, translate_monitors
 from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import inline_teachers, require_annotations
 from fcos_train.config.options import TrainOptions
-from fcos_train.config.packages import require_packages_of_run
+from fcos_train.config.packages import require_packages
 from fcos_train.config.pretrained import settle_pretrained
 from fcos_train.config.schedule import safe_schedule, scale_learning_rate, set_length, total_iterations
 from fcos_train.config.step_mode import set_step
@@ -58,7 +58,7 @@ def prepare(
         notes += spec.report.lines() if options.check else []
     if not options.validate:
         drop_validation(cfg)
-    require_packages_of_run(cfg)
+    require_packages(cfg.model, cfg.train_dataloader)  # of the rest, build_runner asks
     if spec is not None:
         require_annotations(cfg, spec, given=options.data_path is not None)
     use_clear_loading(cfg)

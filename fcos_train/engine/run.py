@@ -19,7 +19,7 @@ from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import TRAINING, inline_teachers, require_sections
 from fcos_train.config.options import EvalOptions, TrainOptions, launched
-from fcos_train.config.packages import missing_packages_named, require_packages_of_run
+from fcos_train.config.packages import missing_packages_named
 from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
@@ -170,7 +170,6 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             cfg["launcher"] = options.launcher
             cfg["load_from"], cfg["resume"] = options.checkpoint, False
             _say([*where, reason, *notes])
-            require_packages_of_run(cfg)
             runner = build_runner(cfg, "evaluation")
             start = time.perf_counter()
             with missing_packages_named():
