@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmcv_overrides.errors import UserError
+
 SIDE = 96  # px
 ITERATIONS = 2
 CORNER_SIDE = 127  # px; an hourglass halves (side + 1) seven times
@@ -46,7 +48,7 @@ def shrink(node: Any, side: int = SIDE) -> None:
 
 
 def thin_out(node: Any) -> None:
-    """Lower in place the numbers of boxes in the ``train_cfg`` and ``test_cfg`` of a model: fewer RoIs, the same code."""
+    """Lower in place the numbers of boxes in a model's ``train_cfg`` and ``test_cfg``: fewer RoIs, the same code."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in MOST and isinstance(value, int):
@@ -132,7 +134,10 @@ def step(log: Path, words: list[str]) -> dict[str, Any]:
 def trial(name: str, data: Path, folder: Path) -> dict[str, Any]:
     """All steps of one config; the first that is not ok ends them, but for the export, which may be refused."""
     config, run = folder / "small.py", folder / "run"
-    small_config(name, config)
+    try:
+        small_config(name, config)
+    except UserError as error:  # as the command would answer
+        return {"train": {"status": "refused", "message": f"error: {error}"[:600], "seconds": 0.0}}
     common = ["--data-path", str(data), "--device", "cpu", "--workers", "0", "--seed", "0", "--pretrained", "none"]
     common += ["--work-dir", str(run), "--batch-size", "2", "--opt-level", "O0"]
     image = str(next((data / "val2017").glob("*.jpg")))

@@ -121,11 +121,11 @@ def table(results: dict[str, dict[str, Any]], day: str, versions: str) -> str:
     left = [f"| {family} | {why} |" for family, why in sorted(LEFT_OUT.items())]
     head = f"""# Models of mmdet
 
-One config of every family (folder) of mmdet's `configs/`, tried by `scripts/try_models.py` on {day} with {versions}, on a
-CPU: images of 96 px, batch 2, fp32, random weights. **works** means that it trained two iterations, was validated, wrote
-a checkpoint, resumed from it for one more, and drew the detections of that checkpoint. **needs an extra** means that
-the command named a missing package and the line that installs it before anything was built. The column *ONNX* says
-whether `fcos-train export` wrote and verified the model; other heads are refused with the reason, see
+One config of every family (folder) of mmdet's `configs/`, tried by `scripts/try_models.py` on {day} with {versions}, on
+a CPU: images of 96 px, batch 2, fp32, random weights. **works** means that it trained two iterations, was validated,
+wrote a checkpoint, resumed from it for one more, and drew the detections of that checkpoint. **needs an extra** means
+that the command named a missing package and the line that installs it before anything was built. The column *ONNX*
+says whether `fcos-train export` wrote and verified the model; other heads are refused with the reason, see
 [deployment](deployment.md).
 
 {len(verdicts)} families: {counts[WORKS]} work, {counts[EXTRA]} need an extra, {counts[UNSUPPORTED]} are not supported.

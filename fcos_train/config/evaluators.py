@@ -1,7 +1,8 @@
 """The metrics of a config: pointed at the data set of the run, with the settings that the user wrote; and their names.
 
 mmdet's ``CocoMetric`` becomes :class:`fcos_train.evaluation.FastCocoMetric` for boxes, which reports the same numbers
-without the ``coco/`` in front; masks and proposals stay with ``CocoMetric``. Hooks and schedulers that name a metric are translated, so that ``save_best="coco/bbox_mAP"`` and
+without the ``coco/`` in front; masks and proposals stay with ``CocoMetric``. Hooks and schedulers that name a metric
+are translated, so that ``save_best="coco/bbox_mAP"`` and
 ``EarlyStoppingHook(monitor="coco/bbox_mAP")`` go on working.
 """
 

@@ -68,6 +68,10 @@ def load_config(name: str, safe: bool = False) -> Config:
         if str(path) in message:
             raise
         raise UserError(f"config {path}, or one of its bases: {message.removeprefix('config ')}") from error
+    except ImportError as error:
+        from fcos_train.config.packages import said_by
+
+        raise UserError(f"config {path} needs a package that is missing: {said_by(error)}") from error
     except Exception as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     reject_v2_file(cfg)

@@ -125,22 +125,32 @@ def missing_packages_named() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"a package is missing: {_line(error)}") from error
+        raise UserError(f"a package is missing: {said_by(error)}") from error
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         if not SAYS_SO.search(str(error)):
             raise
-        raise UserError(f"a package is missing: {_line(error)}") from error
+        raise UserError(f"a package is missing: {said_by(error)}") from error
 
 
-def _line(error: BaseException) -> str:
-    """What the exception says, in one line that ends with the command that installs the package."""
-    text = " ".join(str(error).split()).rstrip(".")
-    named = re.search(r"(?:No module named|cannot import name .* from) '([\w.]+)'", text)
-    module = getattr(error, "name", None) or (named.group(1) if named else None)
-    if module and not is_installed(module.partition(".")[0]):
-        return f"{text}: {install_line(module.partition('.')[0])}"
-    quoted = PIP.search(text)
-    if quoted:
-        return text
+def said_by(error: BaseException) -> str:
+    """What an exception says of a missing package, in one line that ends with the command that installs it."""
+    absent = next((one for one in _chain(error) if isinstance(one, ImportError) and _absent(one)), None)
+    text = " ".join(str(absent or error).split()).rstrip(".")
+    if absent is not None:
+        return f"{text}: {install_line(_absent(absent))}"
     bare = re.search(r"(\w+) is not installed", text)
-    return f"{text}: {install_line(bare.group(1))}" if bare else text
+    return text if PIP.search(text) or not bare else f"{text}: {install_line(bare.group(1))}"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it was raised from, the first cause first."""
+    earlier = error.__cause__ or error.__context__
+    if earlier is not None:
+        yield from _chain(earlier)
+    yield error
+
+
+def _absent(error: ImportError) -> str:
+    """The top-level module that an import did not find; empty where the module is there, but not what it should hold."""
+    module = (error.name or "").partition(".")[0]
+    return "" if not module or is_installed(module) else module

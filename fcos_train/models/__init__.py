@@ -1,12 +1,14 @@
 """Fixed-shape heads and their preprocessor, registered in mmdet's ``MODELS``. The import activates the overrides."""
 
 import mmcv_overrides.auto  # noqa: F401  the overrides come before mmdet
-import fcos_train.models.upstream  # noqa: F401  mends classes of mmdet
 from fcos_train.models.fcos_head import FixedShapeFCOSHead
 from fcos_train.models.fixed_shape_heads import STOCK_OF_FIXED_SHAPE, fixed_shape_head_of
 from fcos_train.models.fsaf_head import FixedShapeFSAFHead
 from fcos_train.models.level_heads import describe_norms, use_level_norms
 from fcos_train.models.preprocessor import FixedShapePreprocessor
+from fcos_train.models.upstream import mend
+
+mend()
 
 __all__ = [
     "FixedShapeFCOSHead",

@@ -15,7 +15,7 @@ ABSENT: tuple[tuple[type, str, Any, str], ...] = (
         SSDHead,
         "loss_cls",
         None,
-        "BaseDenseHead.predict_by_feat asks every head for the channels of its loss_cls; SSDHead computes its loss itself",
+        "BaseDenseHead.predict_by_feat asks every head for the channels of loss_cls; SSDHead computes its loss itself",
     ),
 )
 
@@ -28,6 +28,3 @@ def mend() -> list[str]:
             setattr(owner, name, value)
             added.append(f"{owner.__name__}.{name}: {why}")
     return added
-
-
-mend()

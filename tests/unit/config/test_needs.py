@@ -71,8 +71,14 @@ def test_validation_without_masks_counts_boxes(tmp_path, masked):
 
 def test_counted_masks(tmp_path):
     path = tmp_path / "x.json"
-    boxes = [{"image_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]}, {"image_id": 2, "segmentation": []}, {"image_id": 2}]
-    path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "b"}], "annotations": boxes}))
+    boxes = [
+        {"image_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]},
+        {"image_id": 2, "segmentation": []},
+        {"image_id": 2},
+    ]
+    path.write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "b"}], "annotations": boxes})
+    )
     assert count_masks(path) == (3, 2, "b")
 
 
