@@ -2,6 +2,7 @@
 
     python scripts/try_models.py                         # families without a result yet; goes on after an interruption
     python scripts/try_models.py --only htc ssd --again  # these, whether they have a result or not
+    python scripts/try_models.py --only paa --extras     # with the packages installed that it needs
     python scripts/try_models.py --table                 # only write the table from the results
 
 Every family runs in a process of its own (scripts/model_trial.py) with limits of time and memory, on four generated
@@ -100,18 +101,35 @@ def exported(result: dict[str, Any]) -> str:
     step = result["steps"].get("export")
     if step is None:
         return ""
-    return {"ok": "verified", "refused": "no"}.get(step["status"], step["status"])
+    return {"ok": "verified", "refused": "refused"}.get(step["status"], step["status"])
 
 
-def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """The last result of every family."""
+def read_results(path: Path, extras: bool = False) -> dict[str, dict[str, Any]]:
+    """The last result of every family.
+
+    Args:
+        extras: of those that were tried with the optional packages installed, instead of those without.
+    """
     lines = path.read_text().splitlines() if path.is_file() else []
-    return {result["family"]: result for result in map(json.loads, lines)}
+    results = [json.loads(line) for line in lines]
+    return {result["family"]: result for result in results if result.get("extras", False) == extras}
 
 
-def table(results: dict[str, dict[str, Any]], day: str, versions: str) -> str:
+def verdicts_of(results: dict[str, dict], with_extras: dict[str, dict]) -> dict[str, tuple[str, str]]:
+    """The verdict on every family; the remark on one that needs an extra says how it went with it."""
+    found = {}
+    for family, result in results.items():
+        kind, remark = verdict(result)
+        if kind == EXTRA and family in with_extras:
+            again, why = verdict(with_extras[family])
+            remark += f"; with it: {again}" + (f" ({why})" if why else "")
+        found[family] = (kind, remark)
+    return found
+
+
+def table(results: dict[str, dict[str, Any]], with_extras: dict[str, dict[str, Any]], day: str, versions: str) -> str:
     """docs/models.md."""
-    verdicts = {family: verdict(result) for family, result in results.items()}
+    verdicts = verdicts_of(results, with_extras)
     counts = Counter(kind for kind, _ in verdicts.values())
     rows = [
         f"| {family} | `{results[family]['config'].split('/')[-1]}` | {kind} | {exported(results[family])} "
@@ -125,8 +143,8 @@ One config of every family (folder) of mmdet's `configs/`, tried by `scripts/try
 a CPU: images of 96 px, batch 2, fp32, random weights. **works** means that it trained two iterations, was validated,
 wrote a checkpoint, resumed from it for one more, and drew the detections of that checkpoint. **needs an extra** means
 that the command named a missing package and the line that installs it before anything was built. The column *ONNX*
-says whether `fcos-train export` wrote and verified the model; other heads are refused with the reason, see
-[deployment](deployment.md).
+says, for the families whose export is promised, that `fcos-train export` wrote and verified the model, and for two
+others that it is refused with the reason; see [deployment](deployment.md).
 
 {len(verdicts)} families: {counts[WORKS]} work, {counts[EXTRA]} need an extra, {counts[UNSUPPORTED]} are not supported.
 
@@ -158,7 +176,8 @@ def run_all(wanted: dict[str, str], options: argparse.Namespace) -> None:
 
     def one(item: tuple[str, str]) -> dict[str, Any]:
         family, config = item
-        return run_one(family, f"{family}/{config}", data, folder / family, options.seconds, options.gigabytes)
+        result = run_one(family, f"{family}/{config}", data, folder / family, options.seconds, options.gigabytes)
+        return result | {"extras": options.extras}
 
     with ThreadPoolExecutor(options.jobs) as pool, (folder / "results.jsonl").open("a") as file:
         for result in pool.map(one, wanted.items()):
@@ -172,6 +191,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="FAMILY", help="these families")
     parser.add_argument("--again", action="store_true", help="also families that have a result")
+    parser.add_argument("--extras", action="store_true", help="the optional packages are installed; noted as such")
     parser.add_argument("--table", action="store_true", help="run nothing, write the table")
     parser.add_argument("--folder", default="work_dirs/try_models", help="for data, logs and results (%(default)s)")
     parser.add_argument("--output", default=str(ROOT / "docs" / "models.md"), help="the table (%(default)s)")
@@ -186,13 +206,16 @@ def main(words: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"no family {', '.join(unknown)}; families: {', '.join(known)}")
     results = Path(options.folder) / "results.jsonl"
-    done = {} if options.again else read_results(results)
+    done = {} if options.again else read_results(results, options.extras)
     wanted = {f: c for f, c in known.items() if f in (options.only or known) and f not in done}
     if not options.table:
         Path(options.folder).mkdir(parents=True, exist_ok=True)
         run_all(wanted, options)
-    found = {family: result for family, result in read_results(results).items() if family in known}
-    Path(options.output).write_text(table(found, date.today().isoformat(), _versions()))
+    found, extra = (
+        {family: result for family, result in read_results(results, extras).items() if family in known}
+        for extras in (False, True)
+    )
+    Path(options.output).write_text(table(found, extra, date.today().isoformat(), _versions()))
     print(f"{len(found)} of {len(known)} families are in {options.output}")
     return 0
 

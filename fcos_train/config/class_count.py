@@ -11,6 +11,7 @@ from mmcv_overrides.errors import UserError
 
 # Parts with a count of their own: a region proposal network knows one class, a semantic branch those of its maps.
 OTHER_CLASSES = ("rpn_head", "semantic_head", "semantic_branch")
+ONE_CLASS = ("MultiInstanceBBoxHead", "mmdet.MultiInstanceBBoxHead")
 KEYS = ("num_classes", "num_things_classes")
 
 
@@ -18,10 +19,16 @@ def set_class_count(model: ConfigDict, count: int) -> list[str]:
     """Set the number of classes in a model's config. Returns lines for the log.
 
     Raises:
-        UserError: weights of the classes that are not as many, and not all the same.
+        UserError: weights of the classes that are not as many, and not all the same; more than the one class of
+            CrowdDet.
     """
     notes = []
     for part in _parts(model):
+        if part.get("type") in ONE_CLASS and count != 1:
+            raise UserError(
+                f"{part.type} (CrowdDet) tells one class from the background, and the data set has {count} classes: "
+                "train on one of them (--classes NAME), or take another config"
+            )
         for key in KEYS:
             old = part.get(key)
             if not isinstance(old, int) or old == count:

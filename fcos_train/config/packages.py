@@ -151,6 +151,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _absent(error: ImportError) -> str:
-    """The top-level module that an import did not find; empty where the module is there, but not what it should hold."""
+    """The top-level module that an import did not find; empty where the module is there, but not a name in it."""
     module = (error.name or "").partition(".")[0]
     return "" if not module or is_installed(module) else module

@@ -35,3 +35,12 @@ def test_own_weights_are_not_guessed():
     with pytest.raises(UserError, match="loss_cls.class_weight has 2 weights for 2 classes, but the data set has 3"):
         set_class_count(model, 3)
     assert set_class_count(ConfigDict(bbox_head={"num_classes": 3, "loss_cls": loss}), 3) == []
+
+
+def test_crowddet_knows_one_class():
+    model = load_config("mmdet::crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman").model
+    assert set_class_count(model, 1) == []
+    with pytest.raises(
+        UserError, match=r"one class from the background, and the data set has 3 classes: .*--classes NAME"
+    ):
+        set_class_count(model, 3)

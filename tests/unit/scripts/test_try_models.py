@@ -68,7 +68,7 @@ def outcome(**steps: str | tuple[str, str]) -> dict:
 FINE = {"train": "ok", "resume": "ok", "demo": "ok"}
 VERDICTS = {
     "works": (outcome(**FINE, export="ok"), "works", "", "verified"),
-    "works without export": (outcome(**FINE, export=("refused", "error: masks")), "works", "", "no"),
+    "works without export": (outcome(**FINE, export=("refused", "error: masks")), "works", "", "refused"),
     "extra": (
         outcome(train=("refused", "error: PAA needs sklearn, which is not installed: pip install scikit-learn")),
         "needs an extra",
@@ -108,13 +108,24 @@ def test_table_counts_and_results_go_on(tmp_path):
     lines = [{**result, "family": family} for family, result in results.items()]
     again = {**outcome(**FINE), "family": "b", "config": "b/later"}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = table(read_results(path), "2026-01-01", "torch 0")
+    text = table(read_results(path), {}, "2026-01-01", "torch 0")
     assert "3 families: 2 work, 0 need an extra, 1 are not supported." in text
     assert "| b | `c` | not supported |  | train: error: a / b c |" in text
     assert "| reid | re-identification of persons, not detection |" in text
     with path.open("a") as file:
         file.write(json.dumps(again) + "\n")
     assert read_results(path)["b"]["config"] == "b/later"
+
+
+def test_a_family_tried_with_its_extra(tmp_path):
+    from try_models import read_results, table
+
+    lacking = outcome(train=("refused", "error: PAA needs sklearn, which is not installed: pip install scikit-learn"))
+    path = tmp_path / "results.jsonl"
+    lines = [{**lacking, "family": "paa"}, {**outcome(**FINE), "family": "paa", "extras": True}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = table(read_results(path), read_results(path, extras=True), "2026-01-01", "torch 0")
+    assert "| paa | `c` | needs an extra |  | `pip install scikit-learn`; with it: works |" in text
 
 
 def test_a_process_that_takes_too_long_or_dies_is_a_result(tmp_path, monkeypatch):
@@ -143,7 +154,6 @@ def test_one_family_is_tried(tmp_path):
         "train": "ok",
         "resume": "ok",
         "demo": "ok",
-        "export": "refused",
     }
     assert try_models.verdict(result) == (try_models.WORKS, "")
-    assert (tmp_path / "t" / "run" / "latest.pth").is_file()
+    assert [path.suffix for path in (tmp_path / "t" / "drawn").iterdir()] == [".jpg"]
