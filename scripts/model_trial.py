@@ -86,8 +86,10 @@ def small_config(name: str, path: Path) -> None:
         for key in [key for key in cfg if "pipeline" in key or key.endswith("_dataloader") or key == "model"]:
             part = cfg[key] if key != "model" else (cfg.model.get("data_preprocessor") or {})
             shrink(part)
+    if isinstance(cfg.model.get("num_queries"), int):  # images of 96 px have fewer positions than 900
+        cfg.model.num_queries = min(cfg.model.num_queries, 100)
     for key in ("train_cfg", "test_cfg"):
-        thin_out((cfg.get("model") or {}).get(key))
+        thin_out(cfg.model.get(key))
     cfg["load_from"] = None  # like --pretrained none: no weights are downloaded
     cfg.dump(str(path))
 

@@ -46,6 +46,8 @@ PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "aim": ("aim", ("AimVisBackend",)),
 }
 NEEDS = {part: module for module, (_, parts) in PACKAGES.items() for part in parts}
+# Settings that need a package when they are on: activation checkpointing of transformers, RoIAlign of torchvision.
+SETTINGS = {"num_cp": "fairscale", "use_torchvision": "torchvision"}
 # Scope of a part, as in ``mmpretrain.ConvNeXt`` -> module.
 SCOPES = {"mmpretrain": "mmpretrain", "mmcls": "mmpretrain"}
 # Modules that are imported under another name than that of their distribution, or come with one.
@@ -77,10 +79,8 @@ def needed_by(part: dict[str, Any]) -> str | None:
     scope, _, name = kind.rpartition(".")
     if scope in SCOPES or part.get("_scope_") in SCOPES:
         return SCOPES.get(scope) or SCOPES[str(part["_scope_"])]
-    checkpointed = part.get("num_cp")  # activation checkpointing of transformer layers
-    if isinstance(checkpointed, int) and checkpointed > 0:
-        return "fairscale"
-    return NEEDS.get(name)
+    asked = next((module for key, module in SETTINGS.items() if part.get(key)), None)
+    return asked or NEEDS.get(name)
 
 
 def require_packages(*nodes: Any) -> None:
@@ -96,7 +96,7 @@ def require_packages(*nodes: Any) -> None:
     for part in walk(nodes):
         module = needed_by(part)
         if module is not None and not is_installed(module):
-            lacking.setdefault(module, str(part.get("type") or "num_cp (activation checkpointing)"))
+            lacking.setdefault(module, str(part.get("type") or ", ".join(key for key in SETTINGS if part.get(key))))
     if lacking:
         who = ", ".join(f"{part} needs {module}" for module, part in lacking.items())
         raise UserError(f"{who}, which is not installed: {install_line(*lacking)}")
