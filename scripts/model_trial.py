@@ -30,6 +30,7 @@ BASE_SIZES = {"RandomCenterCropPad": CORNER_SIDE}
 # Keys of transforms and of batch augmentations whose value is a size in px, or a list of them.
 SIZES = ("scale", "scales", "img_scale", "crop_size", "size", "random_size_range", "random_sizes", "resize_scale")
 # Numbers of boxes that a detector keeps or samples, and the most that are needed at this size.
+CHANNELS = (256, 512, 1024, 2048)  # of the stages of ResNet-50 and 101
 MOST = {"nms_pre": 200, "max_per_img": 100, "num": 64}
 # Families whose export docs/deployment.md promises; two whose refusal must give the reason.
 EXPORTED = ("fcos", "fsaf", "retinanet", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "rpn")
@@ -63,6 +64,20 @@ def thin_out(node: Any) -> None:
             thin_out(value)
 
 
+def slim(model: Any) -> None:
+    """Give a plain ResNet a quarter of its channels in place, where only the first neck reads them."""
+    backbone = model.get("backbone")
+    neck = model.get("neck")
+    first = neck[0] if isinstance(neck, (list, tuple)) else neck
+    if not isinstance(backbone, dict) or not isinstance(first, dict) or backbone.get("type") != "ResNet":
+        return
+    channels = first.get("in_channels")
+    usual = isinstance(channels, list) and set(channels) <= set(CHANNELS) and backbone.get("depth") in (50, 101)
+    if usual and backbone.get("plugins") is None and (backbone.get("norm_cfg") or {}).get("type") in ("BN", "SyncBN"):
+        backbone["base_channels"] = 16
+        first["in_channels"] = [count // 4 for count in channels]
+
+
 def _small(value: Any, side: int) -> Any:
     """A size, a range of sizes or a list of sizes with every number of pixels replaced; factors stay."""
     if isinstance(value, (list, tuple)):
@@ -88,6 +103,7 @@ def small_config(name: str, path: Path) -> None:
             shrink(part)
     if isinstance(cfg.model.get("num_queries"), int):  # images of 96 px have fewer positions than 900
         cfg.model.num_queries = min(cfg.model.num_queries, 100)
+    slim(cfg.model)
     for key in ("train_cfg", "test_cfg"):
         thin_out(cfg.model.get(key))
     cfg["load_from"] = None  # like --pretrained none: no weights are downloaded

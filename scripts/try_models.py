@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,8 @@ def run_all(wanted: dict[str, str], options: argparse.Namespace) -> None:
         return result | {"extras": options.extras}
 
     with ThreadPoolExecutor(options.jobs) as pool, (folder / "results.jsonl").open("a") as file:
-        for result in pool.map(one, wanted.items()):
+        for future in as_completed([pool.submit(one, item) for item in wanted.items()]):
+            result = future.result()
             file.write(json.dumps(result) + "\n")
             file.flush()
             print(f"{result['family']}: {' '.join(verdict(result))} ({result['seconds']} s)", flush=True)

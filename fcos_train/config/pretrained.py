@@ -23,7 +23,8 @@ def pretrained_sources(cfg: Config) -> list[ConfigDict]:
 def _sources(cfg: Config) -> list[tuple[ConfigDict, str, str]]:
     """Weights that the model loads when it is built: the dict, the key to clear, and the file or address."""
     found = [(part, "init_cfg", part["init_cfg"]["checkpoint"]) for part in pretrained_sources(cfg)]
-    found += [(p, "teacher_ckpt", p["teacher_ckpt"]) for p in walk(cfg.model) if p.get("teacher_ckpt")]
+    for key in ("teacher_ckpt", "pretrained"):  # the older way of backbones, which DetectoRS still uses
+        found += [(part, key, part[key]) for part in walk(cfg.model) if isinstance(part.get(key), str)]
     return found
 
 

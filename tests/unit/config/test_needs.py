@@ -145,6 +145,27 @@ def test_a_teacher_is_read_from_mmdets_configs():
     assert str(find_config("mmdet::gfl/gfl_r101_fpn_ms-2x_coco")) in note
 
 
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        ("ld/ld_r18-gflv1-r101_fpn_1x_coco", lambda model: model.teacher_ckpt),
+        ("detectors/cascade-rcnn_r50-rfp_1x_coco", lambda model: model.neck.rfp_backbone.pretrained),
+        ("retinanet/retinanet_r18_fpn_1x_coco", lambda model: model.backbone.init_cfg),
+    ],
+)
+def test_every_kind_of_pretrained_weights_is_left_out(config, where):
+    """Of a teacher, of the second backbone of DetectoRS, of a backbone."""
+    from fcos_train.config.pretrained import forget_pretrained, settle_pretrained
+
+    cfg = load_config(f"mmdet::{config}")
+    assert where(cfg.model)
+    assert "from random weights" in settle_pretrained(cfg, "none")[0]
+    assert where(cfg.model) is None
+    cfg = load_config(f"mmdet::{config}")
+    forget_pretrained(cfg)
+    assert where(cfg.model) is None
+
+
 def test_a_teacher_that_is_not_there():
     with pytest.raises(UserError, match="no config '.*/no/teacher.py'"):
         inline_teachers(Config({"model": {"teacher_config": "no/teacher.py"}}))

@@ -58,6 +58,21 @@ def test_sizes_shrink_and_factors_stay():
     assert cfg == {"rpn_proposal": {"nms_pre": 200, "max_per_img": 50}, "rcnn": [{"sampler": {"num": 64}}]}
 
 
+def test_a_resnet_gets_a_quarter_of_its_channels():
+    from model_trial import slim
+
+    def model(**backbone):
+        backbone = {"type": "ResNet", "depth": 50, "norm_cfg": {"type": "BN"}, **backbone}
+        return {"backbone": backbone, "neck": [{"type": "FPN", "in_channels": [256, 512, 1024, 2048]}, {"type": "BFP"}]}
+
+    plain = model()
+    slim(plain)
+    assert plain["backbone"]["base_channels"] == 16 and plain["neck"][0]["in_channels"] == [64, 128, 256, 512]
+    for other in (model(depth=18), model(type="Res2Net"), model(norm_cfg={"type": "GN"}), model(plugins=[{}])):
+        slim(other)
+        assert "base_channels" not in other["backbone"] and other["neck"][0]["in_channels"][0] == 256
+
+
 def outcome(**steps: str | tuple[str, str]) -> dict:
     """A result: step -> status, or (status, message)."""
     pairs = {k: (v, "") if isinstance(v, str) else v for k, v in steps.items()}
