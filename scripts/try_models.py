@@ -16,6 +16,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,8 +51,8 @@ def draw_data(folder: Path) -> Path:
 
 def run_one(family: str, config: str, data: Path, folder: Path, seconds: int, gigabytes: int) -> dict[str, Any]:
     """Try a config in a process of its own, which is ended with its children when the time is over."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trial.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of a trial that was interrupted
+    folder.mkdir(parents=True)
     words = [sys.executable, str(ROOT / "scripts" / "model_trial.py"), config, str(data), str(folder)]
 
     def limit() -> None:
@@ -66,6 +67,7 @@ def run_one(family: str, config: str, data: Path, folder: Path, seconds: int, gi
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    shutil.rmtree(folder / "run", ignore_errors=True)  # checkpoints of some hundred MB
     return {"family": family, "config": config, **_outcome(folder, process.returncode, seconds)}
 
 

@@ -249,6 +249,11 @@ def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable[[dict]
             f"{where}: the configuration has no `test_dataloader` (mmdet 2.x writes `data`); "
             "give one of mmdet 3.x with the same model: --config FILE"
         )
+    if any(_is(step, "LoadProposals") for step in steps):
+        raise UserError(
+            f"{where}: this model (Fast R-CNN) needs proposals of another model for every image (LoadProposals), so it "
+            "cannot be given an image alone; evaluate it on a data set with a proposal_file"
+        )
     steps = [step for step in steps if not _is(step, "LoadAnnotations")]
     if not steps or not _is(steps[0], *_LOADING):
         raise UserError(f"{where}: the test pipeline does not begin with loading an image, so it cannot be fed one")

@@ -95,6 +95,23 @@ def test_config_of_mmdet_2(config, make_checkpoint):
         Detector.from_checkpoint(make_checkpoint(config))
 
 
+def test_a_model_that_needs_proposals_is_not_given_an_image_alone(config, make_checkpoint):
+    path = make_checkpoint(config)
+    config.test_dataloader.dataset.pipeline.insert(1, {"type": "LoadProposals", "num_max_proposals": 10})
+    with pytest.raises(UserError, match="needs proposals of another model for every image"):
+        Detector.from_checkpoint(path, config=config, device="cpu")
+
+
+def test_a_model_that_needs_a_package_names_it(config, make_checkpoint, monkeypatch):
+    from fcos_train.config import packages
+
+    path = make_checkpoint(config)
+    monkeypatch.setattr(packages, "is_installed", lambda module: False)
+    config.model.bbox_head.type = "PAAHead"
+    with pytest.raises(UserError, match="PAAHead needs sklearn, which is not installed: pip install scikit-learn"):
+        Detector.from_checkpoint(path, config=config, device="cpu")
+
+
 def test_weights_of_another_number_of_classes(config, make_checkpoint):
     path = make_checkpoint(config)
     other = Config(config.to_dict())
