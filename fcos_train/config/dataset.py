@@ -7,13 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 
-from fcos_train.config.evaluators import point_evaluators
+from fcos_train.config.class_count import set_class_count
+from fcos_train.config.evaluators import counts_voc, point_evaluators
 from fcos_train.config.load import leaf_datasets, walk
 from fcos_train.config.loaders import LOADERS
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.data import DataReport, DataSpec, Split, check, resolve
+from fcos_train.data.dataset import BoxDataset
 from fcos_train.data.frames import misfits
 from fcos_train.data.headers import read_headers
 from fcos_train.data.inside import Boundary, require_inside, survey
@@ -122,37 +125,40 @@ def point_at_data(cfg: Config, spec: DataSpec) -> list[str]:
     classes = tuple(spec.classes)
     for loader, split in zip(LOADERS, (spec.train, spec.val, spec.val), strict=True):
         for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) is not None else []:
-            notes += _point_leaf(leaf, split, classes)
+            notes += _point_leaf(leaf, split, classes, counts_voc(cfg))
     notes += point_evaluators(cfg, spec.val.ann_file)
-    for part in walk(cfg.model):
-        if part.get("num_classes", len(classes)) != len(classes):
-            notes.append(f"num_classes {part['num_classes']} -> {len(classes)}: the classes of the data set")
-            part["num_classes"] = len(classes)
+    notes += set_class_count(cfg.model, len(classes))
     return list(dict.fromkeys(notes))
 
 
-def _point_leaf(leaf: ConfigDict, split: Split, classes: tuple[str, ...]) -> list[str]:
-    """One data set that reads files; what else the config says of it (pipeline, filter, ...) stays."""
+def _point_leaf(leaf: ConfigDict, split: Split, classes: tuple[str, ...], voc: bool) -> list[str]:
+    """One data set that reads files; what else the config says of it (pipeline, filter, ...) stays.
+
+    Args:
+        voc: a metric of Pascal VOC reads the year of its protocol from the data set.
+    """
     notes = []
     meta = ConfigDict(leaf.get("metainfo") or {})
     named = tuple([meta["classes"]] if isinstance(meta.get("classes"), str) else meta.get("classes") or ())
     if named and named != classes:
         notes.append(f"classes {', '.join(named)} of the config -> {', '.join(classes)} of the data set")
         meta.pop("palette", None)  # colours of the other classes
-    if str(leaf.get("type", "")).removeprefix("mmdet.") == "VOCDataset":  # VOCMetric asks which protocol to follow
+    if voc or str(leaf.get("type", "")).removeprefix("mmdet.") == "VOCDataset":
         meta.setdefault("dataset_type", "VOC2007" if "VOC2007" in str(leaf.get("data_prefix")) else "VOC2012")
     meta["classes"] = classes
+    notes += _drop_options(leaf)
+    root, prefix = Path(leaf.get("data_root") or ""), ConfigDict(leaf.get("data_prefix") or {})
+    same = isinstance(prefix.get("img"), str) and root / prefix.img == split.img_dir  # maps beside these very images
+    others = {key: str(root / path) for key, path in prefix.items() if key != "img" and isinstance(path, str)}
     values = {
         "type": "BoxDataset",
         "data_root": None,
         "ann_file": str(split.ann_file),
-        "data_prefix": ConfigDict(img=str(split.img_dir)),
+        "data_prefix": ConfigDict(img=str(split.img_dir), **(others if same else {})),
         "metainfo": meta,
     }
     for key, value in values.items():  # ConfigDict.update would merge the dicts
         leaf[key] = value
-    for key in ("img_subdir", "ann_subdir"):  # of XMLDataset
-        leaf.pop(key, None)
     return notes
 
 
@@ -161,6 +167,29 @@ def _loading_steps(cfg: Config) -> Iterator[ConfigDict]:
     for part in walk({k: v for k, v in cfg.items() if k.endswith("_dataloader")}):
         if str(part.get("type")).removeprefix("mmdet.") in ("LoadImageFromFile", "LoadImage"):
             yield part
+
+
+def _drop_options(leaf: ConfigDict) -> list[str]:
+    """Remove what only the class takes that :class:`BoxDataset` replaces. Returns lines for the log.
+
+    An option that neither takes is left, so that the check of keys finds the misspelling.
+    """
+    from fcos_train.config.keys.signature import legal_kwargs
+
+    name = str(leaf.get("type", "")).rpartition(".")[2]
+    old = DATASETS.get(name)
+    theirs = (legal_kwargs(old) if old is not None else None) or frozenset(leaf)
+    gone = sorted(key for key in leaf if key in theirs and key not in (*_taken(), "type", "_scope_"))
+    for key in gone:
+        del leaf[key]
+    return [f"{', '.join(gone)} of {name}: left out, BoxDataset reads this data set"] if gone else []
+
+
+def _taken() -> frozenset[str]:
+    """Options of the class that ``--data-path`` puts in."""
+    from fcos_train.config.keys.signature import legal_kwargs
+
+    return legal_kwargs(BoxDataset) or frozenset()
 
 
 def use_clear_loading(cfg: Config) -> None:

@@ -1,7 +1,8 @@
 """The metrics of a config: pointed at the data set of the run, with the settings that the user wrote; and their names.
 
-mmdet's ``CocoMetric`` becomes :class:`fcos_train.evaluation.FastCocoMetric`, which reports the same numbers without the
-``coco/`` in front. Hooks and schedulers that name a metric are translated, so that ``save_best="coco/bbox_mAP"`` and
+mmdet's ``CocoMetric`` becomes :class:`fcos_train.evaluation.FastCocoMetric` for boxes, which reports the same numbers
+without the ``coco/`` in front; masks and proposals stay with ``CocoMetric``. Hooks and schedulers that name a metric
+are translated, so that ``save_best="coco/bbox_mAP"`` and
 ``EarlyStoppingHook(monitor="coco/bbox_mAP")`` go on working.
 """
 
@@ -17,9 +18,22 @@ from mmengine.config import Config, ConfigDict
 from fcos_train.config.load import walk
 from fcos_train.evaluation.coco import UNSUPPORTED, metric_names
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.regular_files import read_json
 
 EVALUATORS = ("val_evaluator", "test_evaluator")
 COCO = ("CocoMetric", "FastCocoMetric")
+# Metrics that read annotations which no COCO or VOC layout holds: where --data-path replaces the data set, they go too.
+OTHER_ANNOTATIONS = (
+    "CityScapesMetric",
+    "CocoPanopticMetric",
+    "COCOCaptionMetric",
+    "CrowdHumanMetric",
+    "LVISMetric",
+    "LVISFixedAPMetric",
+    "OpenImagesMetric",
+    "SemSegMetric",
+)
+LVIS = ("LVISMetric", "LVISFixedAPMetric")
 PLATEAU = "ReduceOnPlateau"  # its monitor is val_loss when none is given
 
 
@@ -37,6 +51,13 @@ def _kinds(part: dict[str, Any]) -> list[str]:
     return [metric] if isinstance(metric, str) else list(metric or ["bbox"])
 
 
+def _kind_names(part: dict[str, Any], kind: str) -> list[str]:
+    """Names that mmdet's ``CocoMetric`` reports for one kind."""
+    if kind == "proposal_fast":
+        return [f"AR@{number}" for number in part.get("proposal_nums") or (100, 300, 1000)]
+    return [f"{kind}_{size}" for size in ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")]
+
+
 def point_evaluators(cfg: Config, ann_file: Path) -> list[str]:
     """Let every COCO metric count against ``ann_file``; a config without one gets one. Returns lines for the log.
 
@@ -47,24 +68,58 @@ def point_evaluators(cfg: Config, ann_file: Path) -> list[str]:
     for key in EVALUATORS:
         if cfg.get(key) is None:
             continue
-        metrics = [_fast(key, part, ann_file, notes) if _type(part) in COCO else part for part in _listed(cfg[key])]
-        others = [_type(part) for part in metrics if _type(part) not in COCO]
-        if len(others) == len(metrics):
+        metrics: list[ConfigDict] = []
+        for part in _listed(cfg[key]):
+            kind = _type(part)
+            if kind in COCO:
+                metrics += _pointed(key, part, ann_file, notes)
+            elif kind in LVIS and _has_lvis_fields(ann_file):
+                part["ann_file"] = str(ann_file)
+                metrics.append(part)
+            elif kind not in OTHER_ANNOTATIONS:
+                metrics.append(part)
+            else:
+                notes.append(f"{key}: {kind} is left out: it reads annotations of another kind than this data set's")
+        if not any(_type(part) in COCO for part in metrics):
+            others = ", ".join(_type(part) for part in metrics)
+            notes += [f"{key}: {others} is kept; FastCocoMetric is added for bbox_mAP"] if others else []
             metrics.append(ConfigDict(type="FastCocoMetric", ann_file=str(ann_file)))
-            notes.append(f"{key}: {', '.join(others)} is kept; FastCocoMetric is added for bbox_mAP")
         cfg[key] = metrics[0] if len(metrics) == 1 else metrics
     return list(dict.fromkeys(notes))
 
 
-def _fast(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> ConfigDict:
-    """A COCO metric of a config as ours. Settings that boxes alone cannot have are left out, with a line."""
-    kept = ConfigDict({k: v for k, v in part.items() if k not in UNSUPPORTED})
-    dropped = {k: part[k] for k in UNSUPPORTED if part.get(k) not in (None, UNSUPPORTED[k])}
+def _pointed(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> list[ConfigDict]:
+    """A COCO metric of a config, pointed at ``ann_file``: ours for boxes, mmdet's for masks and proposals."""
     kinds = _kinds(part)
-    if kinds != ["bbox"]:
-        dropped["metric"] = kinds
-    for name, value in dropped.items():
-        notes.append(f"{key}: {name}={value!r} is left out: only boxes are evaluated (FastCocoMetric)")
+    others = [kind for kind in kinds if kind != "bbox"]
+    if "segm" in others and not _has_masks(ann_file):
+        others.remove("segm")
+        notes.append(f"{key}: metric segm is left out: no box in {ann_file} has a segmentation")
+    found = [_fast(key, part, ann_file, notes)] if "bbox" in kinds or not others else []
+    if others:
+        kept = ConfigDict(part)
+        kept.update(type="CocoMetric", ann_file=str(ann_file), metric=others)
+        kept.pop("backend_args", None)
+        found.append(kept)
+    return found
+
+
+def _has_masks(ann_file: Path) -> bool:
+    annotations = read_json(ann_file, "annotation file")["annotations"]
+    return any(annotation.get("segmentation") for annotation in annotations)
+
+
+def _has_lvis_fields(ann_file: Path) -> bool:
+    images = read_json(ann_file, "annotation file")["images"]
+    return bool(images) and all("neg_category_ids" in image for image in images)
+
+
+def _fast(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> ConfigDict:
+    """A COCO metric of a config as ours. Settings that it does not take are left out, with a line."""
+    kept = ConfigDict({k: v for k, v in part.items() if k not in UNSUPPORTED})
+    for name in UNSUPPORTED:
+        if part.get(name) not in (None, UNSUPPORTED[name]):
+            notes.append(f"{key}: {name}={part[name]!r} is left out for boxes (FastCocoMetric)")
     numbers = list(kept.get("proposal_nums") or ())
     if numbers != sorted(numbers):
         kept["proposal_nums"] = tuple(sorted(numbers))
@@ -74,19 +129,25 @@ def _fast(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> Confi
     return kept
 
 
+def counts_voc(cfg: Config) -> bool:
+    """Whether a metric of Pascal VOC is asked for, which reads the protocol to follow from the data set."""
+    return any(_type(part) == "VOCMetric" for key in EVALUATORS for part in _listed(cfg.get(key)))
+
+
 def reported_names(cfg: Config) -> tuple[list[str], bool]:
     """Names that the validation reports, and whether these are all of them (metrics of other types are not known)."""
     names: list[str] = []
     complete = True
     for part in _listed(cfg.get("val_evaluator")):
-        kind = _type(part)
-        if kind not in COCO or _kinds(part) != ["bbox"] or part.get("metric_items"):
+        kind, prefix = _type(part), part.get("prefix")
+        if kind not in COCO or part.get("metric_items"):
             complete = False
             continue
-        if kind == "CocoMetric":  # mmdet reports six numbers
-            found, prefix = [n for n in metric_names((1, 10, 100)) if "_AR_" not in n], part.get("prefix") or "coco"
+        if kind == "FastCocoMetric":
+            found = metric_names(part.get("proposal_nums") or (1, 10, 100))
         else:
-            found, prefix = metric_names(part.get("proposal_nums") or (1, 10, 100)), part.get("prefix")
+            found, prefix = [name for k in _kinds(part) for name in _kind_names(part, k)], prefix or "coco"
+        complete = complete and "proposal" not in _kinds(part)  # its names depend on the numbers of proposals
         names += [f"{prefix}/{name}" if prefix else name for name in found]
     return names, complete
 

@@ -103,6 +103,10 @@ def read_config(name: str, safe: bool = False) -> tuple[Config, list[str]]:
         if str(path) in message:
             raise
         raise UserError(f"config {path}, or one of its bases: {message.removeprefix('config ')}") from error
+    except ImportError as error:
+        from fcos_train.config.packages import said_by
+
+        raise UserError(f"config {path} needs a package that is missing: {said_by(error)}") from error
     except Exception as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     return cfg, [*renamed, *notes]
@@ -125,6 +129,7 @@ def configured(
         UserError: as :func:`load_config`, or an unknown key with the nearest known one.
     """
     from fcos_train.config.keys.check import merge_options
+    from fcos_train.config.keys.forms import require_forms
     from fcos_train.config.keys.v2 import SPECIAL_KEYS, translate_v2
 
     cfg, read = (config, []) if isinstance(config, Config) else read_config(config, safe)
@@ -134,7 +139,9 @@ def configured(
         for key, flag in SPECIAL_KEYS.items()
         if key in translated
     }
-    return cfg, special, [*read, *notices, *merge_options(cfg, translated)]
+    notices += merge_options(cfg, translated)
+    require_forms(cfg)
+    return cfg, special, [*read, *notices]
 
 
 def fill(options: Options, special: dict[str, Any]) -> Options:

@@ -23,7 +23,9 @@ from mmengine.config import Config, ConfigDict
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
 from fcos_train.config.loaders import set_loaders
+from fcos_train.config.needs import inline_teachers, require_annotations
 from fcos_train.config.options import TrainOptions
+from fcos_train.config.packages import require_packages
 from fcos_train.config.pretrained import settle_pretrained
 from fcos_train.config.schedule import safe_schedule, scale_learning_rate, set_length, total_iterations
 from fcos_train.config.step_mode import set_step
@@ -47,21 +49,24 @@ def prepare(
     Raises:
         UserError: anything that would make the run fail later.
     """
-    notes: list[str] = []
+    notes = inline_teachers(cfg)
     spec = checked_data(cfg, options, folder)
     images = 0
     if spec is not None:
         notes += point_at_data(cfg, spec)
         images = spec.report.counts[spec.train.name]["images"]
         notes += spec.report.lines() if options.check else []
+    if not options.validate:
+        drop_validation(cfg)
+    require_packages(cfg.model, cfg.train_dataloader)  # of the rest, build_runner asks
+    if spec is not None:
+        require_annotations(cfg, spec, given=options.data_path is not None)
     use_clear_loading(cfg)
     # The level of precision first: the step depends on it.
     level = set_precision(cfg, options, accelerator)
     notes += set_step(cfg, options, accelerator)
     notes += set_loaders(cfg, options, accelerator)
     set_length(cfg, options)
-    if not options.validate:
-        drop_validation(cfg)
     world = dist.get_world_size()
     notes += [level, scale_learning_rate(cfg, options, world)]
     notes += safe_schedule(cfg, total_iterations(cfg, images, world))

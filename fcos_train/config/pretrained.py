@@ -7,6 +7,7 @@ import socket
 from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.load import walk
+from fcos_train.config.packages import install_line
 from mmcv_overrides.errors import UserError
 
 
@@ -19,6 +20,20 @@ def pretrained_sources(cfg: Config) -> list[ConfigDict]:
     ]
 
 
+def _sources(cfg: Config) -> list[tuple[ConfigDict, str, str]]:
+    """Weights that the model loads when it is built: the dict, the key to clear, and the file or address."""
+    found = [(part, "init_cfg", part["init_cfg"]["checkpoint"]) for part in pretrained_sources(cfg)]
+    for key in ("teacher_ckpt", "pretrained"):  # the older way of backbones, which DetectoRS still uses
+        found += [(part, key, part[key]) for part in walk(cfg.model) if isinstance(part.get(key), str)]
+    return found
+
+
+def forget_pretrained(cfg: Config) -> None:
+    """Load no weights when the model is built: a checkpoint replaces them all."""
+    for part, key, _ in _sources(cfg):
+        part[key] = None
+
+
 def settle_pretrained(cfg: Config, mode: str) -> list[str]:
     """Decide on the pretrained weights before the run starts, not after the data were read.
 
@@ -28,8 +43,7 @@ def settle_pretrained(cfg: Config, mode: str) -> list[str]:
     from mmengine.runner import CheckpointLoader
 
     notes = []
-    for part in pretrained_sources(cfg):
-        source = part["init_cfg"]["checkpoint"]
+    for part, key, source in _sources(cfg):
         fault = "--pretrained none" if mode == "none" else None
         if fault is None:
             before = socket.getdefaulttimeout()
@@ -38,6 +52,8 @@ def settle_pretrained(cfg: Config, mode: str) -> list[str]:
                 CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
             except (OSError, KeyError, UserError) as error:
                 fault = f"{type(error).__name__}: {error}"
+            except ImportError as error:  # torchvision://... without torchvision
+                fault = f"{error}: {install_line(error.name or 'torchvision')}"
             finally:
                 socket.setdefaulttimeout(before)
         if fault is None:
@@ -48,6 +64,6 @@ def settle_pretrained(cfg: Config, mode: str) -> list[str]:
                 "network into $TORCH_HOME/hub/checkpoints, or name a file: "
                 "--cfg-options model.backbone.init_cfg.checkpoint=FILE; --pretrained none trains from random weights"
             )
-        part["init_cfg"] = None
+        part[key] = None
         notes.append(f"WARNING: training {part.get('type')} from random weights: {source} not used ({fault})")
     return notes

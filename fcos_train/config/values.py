@@ -11,12 +11,25 @@ from mmcv_overrides.errors import UserError
 WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
+class _DictCalls(ast.NodeTransformer):
+    """``dict(type='EMAHook', ...)``, the way configs are written, as a literal. Other calls are left as they are."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802  the name that ast calls
+        """A call of ``dict`` with keywords only becomes the dict that it returns."""
+        self.generic_visit(node)
+        named = all(keyword.arg is not None for keyword in node.keywords)
+        if not (isinstance(node.func, ast.Name) and node.func.id == "dict" and named and not node.args):
+            return node
+        keys: list[ast.expr | None] = [ast.Constant(keyword.arg) for keyword in node.keywords]
+        return ast.Dict(keys, [keyword.value for keyword in node.keywords])
+
+
 def parse_value(text: str) -> Any:
-    """One value: ``[1,2]`` and ``1,2`` are lists, ``(a,b)`` is a tuple of texts."""
+    """One value: ``[1,2]`` and ``1,2`` are lists, ``(a,b)`` is a tuple of texts, ``dict(a=1)`` is a dict."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(_DictCalls().visit(ast.parse(text.strip(), mode="eval")))
     except (ValueError, SyntaxError):
         pass
     bare = text.strip()

@@ -18,11 +18,28 @@ from mmcv_overrides.errors import Advice, UserError
 
 PACKAGES = ("mmcv_overrides", "fcos_train", "mmdet", "mmcv", "mmengine")
 # They load, or download, weights that the checkpoint then replaces.
-DROPPED = ("init_cfg", "pretrained")
+DROPPED = ("init_cfg", "pretrained", "teacher_ckpt")
 # Options for which a model unpickles or executes another file.
 LOADERS = re.compile(r".*(teacher_config|ckpt|checkpoint|_file)$")
 # Keys whose value mmengine looks up in a registry.
 NAMES = ("type", "constructor")
+# Parts of a model that are chosen by a word of their class, not by a registered name: key of the dict -> words.
+WORDS = {
+    "adapt_cfg": ("dilation", "offset"),  # of StageCascadeRPNHead
+    **dict.fromkeys(
+        # of FPG
+        (
+            "same_down_trans",
+            "same_up_trans",
+            "across_lateral_trans",
+            "across_down_trans",
+            "across_up_trans",
+            "across_skip_trans",
+            "output_trans",
+        ),
+        ("conv", "identity", "interpolation_conv", "last_conv"),
+    ),
+}
 # Outside the model: np.load of pickled objects (OpenImages Challenge).
 UNPICKLED = ("hierarchy_file",)
 # Paths and names, which may have any character; other text could reach an `eval` (for example in mmcv's RF-search).
@@ -98,7 +115,7 @@ def check_parts(node: Any, path: str, where: str, what: str = INSIDE, way_out: A
         if isinstance(value, str) and key not in (*NAMES, "_scope_"):
             fine = not (LOADERS.fullmatch(str(key)) or _is_code(value) or "://" in value)
         else:
-            fine = _is_fine(key, value, known)
+            fine = _is_fine(key, value, known) or _is_word(place, value)
         if not fine:
             raise way_out.error(_asks_for(place, value, where, what))
 
@@ -120,7 +137,7 @@ def check_config(config: Any, where: str, what: str, way_out: Advice) -> None:
     for place, key, value in _leaves(config, ""):
         names = initialisers if ".init_cfg" in place else known
         scope = key in ("_scope_", "default_scope")
-        fine = _is_fine("_scope_" if scope else key, value, names)
+        fine = _is_fine("_scope_" if scope else key, value, names) or _is_word(place, value)
         code = isinstance(value, str) and key not in TEXTS and _is_code(value)
         if not fine or code or (key in UNPICKLED and value is not None):
             raise way_out.error(_asks_for(place.lstrip("."), value, where, what))
@@ -130,6 +147,12 @@ def _is_fine(key: object, value: object, known: dict[str, set]) -> bool:
     if isinstance(value, str):
         return _is_part(value, known) if key in NAMES else key != "_scope_" or value in PACKAGES
     return value is None or isinstance(value, (bool, int, float, complex, bytes))
+
+
+def _is_word(place: str, value: object) -> bool:
+    """Whether a `type` is a word of the class that has the dict: it is looked up nowhere."""
+    keys = re.findall(r"[A-Za-z_]\w*", place)
+    return keys[-1:] == ["type"] and len(keys) > 1 and value in WORDS.get(keys[-2], ())
 
 
 def _is_code(text: str) -> bool:

@@ -18,9 +18,11 @@ from fcos_train.config import of_checkpoint
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
 from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
+from fcos_train.config.needs import TRAINING, inline_teachers, require_sections
 from fcos_train.config.options import EvalOptions, TrainOptions, launched
+from fcos_train.config.packages import missing_packages_named
 from fcos_train.config.prepare import prepare, set_visualizer
-from fcos_train.config.pretrained import pretrained_sources
+from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
 from fcos_train.engine.runner import build_runner
 from fcos_train.models import describe_norms, use_level_norms
@@ -113,6 +115,7 @@ def train(options: TrainOptions) -> Runner:
         os.environ["NPUID"] = str(options.npu_ids)
     with _processes(options) as (accelerator, reason):
         cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
+        require_sections(cfg, options.config, TRAINING)
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))
         resume = _wanted_resume(options, cfg)
@@ -126,7 +129,8 @@ def train(options: TrainOptions) -> Runner:
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
-            runner.train()
+            with missing_packages_named():
+                runner.train()
             return runner
 
 
@@ -161,18 +165,19 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         config, said = _config_of(options)
         _say(said)
         cfg, special, notes = configured(config, options.cfg_options, options.safe_config)
+        require_sections(cfg, options.config or options.checkpoint, ("model", "test_dataloader"))
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))
         wanted = Path(options.work_dir) if options.work_dir else Path(options.checkpoint).absolute().parent / "eval"
         with _folder(lambda: work_dir.claim_evaluation(wanted)) as (folder, where):
+            notes += inline_teachers(cfg)
             spec = checked_data(cfg, options, folder)
             if spec is not None:
                 notes += [f"data: {line}" for line in spec.report.faults_of(spec.val.name)]
                 notes += point_at_data(cfg, spec)
             notes += use_level_norms(cfg.model)
             use_clear_loading(cfg)
-            for part in pretrained_sources(cfg):
-                part["init_cfg"] = None
+            forget_pretrained(cfg)
             cfg["work_dir"] = str(folder)
             notes += _only_test(cfg, options, accelerator)
             cfg["launcher"] = options.launcher
@@ -180,7 +185,8 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             _say([*where, reason, *notes])
             runner = build_runner(cfg, "evaluation")
             start = time.perf_counter()
-            metrics = runner.test()
+            with missing_packages_named():
+                metrics = runner.test()
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             return metrics
 

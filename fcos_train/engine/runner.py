@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 import mmcv_overrides
 from fcos_train.config.keys.check import check_keys
+from fcos_train.config.packages import missing_packages_named, require_packages_of_run
 from fcos_train.engine.fixed_step import FixedStepHook
 from fcos_train.start import MODULES
 from mmcv_overrides import device, precision
@@ -141,9 +142,11 @@ def build_runner(cfg: Config, name: str) -> DetectionRunner:
         name: of the run; mmengine hands out loggers and writers by it, so it gets a suffix of its own.
 
     Raises:
-        UserError: unknown keys, all of them, each with the nearest known one.
+        UserError: unknown keys, all of them, each with the nearest known one; a package that is not installed.
     """
+    require_packages_of_run(cfg)
     check_keys(cfg)
     cfg = Config(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
     cfg["experiment_name"] = f"{name}_{secrets.token_hex(4)}"
-    return DetectionRunner.from_cfg(cfg)
+    with missing_packages_named():
+        return DetectionRunner.from_cfg(cfg)

@@ -123,7 +123,7 @@ class FastCocoMetric(BaseMetric):
                     "img_id": plain_id(sample["img_id"]),
                     "boxes": boxes[sound],
                     "scores": scores[sound],
-                    "labels": found["labels"].cpu().numpy()[sound],
+                    "labels": found["labels"].cpu().numpy()[sound].astype(np.int64),  # CrowdDet's are floats
                     "dropped": int((~sound).sum()),
                 }
             )

@@ -15,6 +15,8 @@ from mmengine.config import Config
 
 from fcos_train.config import of_checkpoint
 from fcos_train.config.load import test_pipeline
+from fcos_train.config.needs import inline_teachers
+from fcos_train.config.packages import missing_packages_named, require_packages
 from fcos_train.config.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 from fcos_train.data.coco_names import COCO_NAMES
 from fcos_train.infer.images import as_bgr
@@ -235,12 +237,14 @@ def _build_model(config: Config, where: str, vetted: bool) -> torch.nn.Module:
     _scope(config, where, vetted)
     from fcos_train.models import use_level_norms
 
+    inline_teachers(config)
     settings = without_pretrained(config.model)
     use_level_norms(settings)
     if "data_preprocessor" not in settings and "data_preprocessor" in config:
         settings["data_preprocessor"] = config.data_preprocessor
     if not vetted:
         check_parts(settings, "model", where)
+    require_packages(settings)
     return _built(lambda: revert_sync_batchnorm(MODELS.build(settings)), where, "model")
 
 
@@ -254,6 +258,11 @@ def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable[[dict]
             f"{where}: the configuration has no `test_dataloader` (mmdet 2.x writes `data`); "
             "give one of mmdet 3.x with the same model: --config FILE"
         )
+    if any(_is(step, "LoadProposals") for step in steps):
+        raise UserError(
+            f"{where}: this model (Fast R-CNN) needs proposals of another model for every image (LoadProposals), so it "
+            "cannot be given an image alone; evaluate it on a data set with a proposal_file"
+        )
     steps = [step for step in steps if not _is(step, "LoadAnnotations")]
     if not steps or not _is(steps[0], *_LOADING):
         raise UserError(f"{where}: the test pipeline does not begin with loading an image, so it cannot be fed one")
@@ -261,6 +270,7 @@ def _build_pipeline(config: Config, where: str, vetted: bool) -> Callable[[dict]
     steps = [{"type": "mmdet.LoadImageFromNDArray", "to_float32": to_float32}, *steps[1:]]
     if not vetted:
         check_parts(steps, "test_pipeline", where)
+    require_packages(steps)
     return _built(lambda: Compose(steps), where, "test pipeline")
 
 
@@ -272,7 +282,8 @@ def _is(step: dict, *names: str) -> bool:
 def _built(make: Callable[[], T], where: str, what: str) -> T:
     """Call ``make``, and report a configuration that does not fit the installed mmdet as a user error."""
     try:
-        return make()
+        with missing_packages_named():
+            return make()
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
         raise UserError(
             f"{where}: cannot build the {what} of this configuration: {error}. "

@@ -7,6 +7,9 @@ from fcos_train.models.fsaf_head import FixedShapeFSAFHead
 from fcos_train.models.level_heads import describe_norms, use_level_norms
 from fcos_train.models.preprocessor import FixedShapePreprocessor
 from fcos_train.models.sqrt_score_head import SqrtScoreFCOSHead
+from fcos_train.models.upstream import mend
+
+mend()
 
 __all__ = [
     "FixedShapeFCOSHead",

@@ -101,7 +101,7 @@ class _Walk:
                 self.child(child, path, key, kind_name, owner)
             return
         name = value.get("type", default)
-        target = None if "_scope_" in value else self.resolve(name, kind)
+        target = self.resolve(name, kind) if _in_scope(value) else None
         if target is None:
             self.note_unknown(value, path, name, kind)
             self.add(path, value, None, str(name))
@@ -138,7 +138,7 @@ class _Walk:
     def note_unknown(self, value: dict, path: str, name: Any, kind: Kind) -> None:
         """An unregistered type: a fault if the dictionary is certainly built by the registry."""
         certain = kind.certain or _is_component(path)
-        if self.scope and certain and isinstance(name, str) and "." not in name and "_scope_" not in value:
+        if self.scope and certain and isinstance(name, str) and "." not in name and _in_scope(value):
             known = frozenset(n for r in self.registries(kind) for n in r)
             self.unknown.append(UnknownType(path, name, kind.registries[0], known))
 
@@ -305,6 +305,11 @@ _SECTIONS: dict[str, Callable[[_Walk, Any, str], None]] = {
     "log_processor": _kind("log_processor", "LogProcessor"),
     "visualizer": _kind("visualizer", "Visualizer"),
 }
+
+
+def _in_scope(value: dict) -> bool:
+    """Whether a part is looked up in registries that are known here. Below a base ``mmdet::...`` every part says so."""
+    return value.get("_scope_", "mmdet") in ("mmdet", "mmengine")
 
 
 def _is_component(path: str) -> bool:

@@ -18,6 +18,13 @@ DETECTORS: dict[str, Callable[[Any, GraphSpec], ExportGraph]] = {
 }
 
 
+def predicts_masks(model: Any) -> bool:
+    """Whether an mmdet detector returns a mask for each box."""
+    roi_head = getattr(model, "roi_head", None)
+    owners = (model, roi_head, getattr(model, "bbox_head", None))
+    return any(getattr(owner, "mask_head", None) is not None for owner in owners)
+
+
 def build_graph(model: Any, spec: GraphSpec) -> ExportGraph:
     """Build the graph of an mmdet detector with the requested end, in evaluation mode.
 
@@ -25,14 +32,20 @@ def build_graph(model: Any, spec: GraphSpec) -> ExportGraph:
         UserError: this detector or head cannot be exported, or not with this end.
     """
     names = [base.__name__ for base in type(model).__mro__]
+    if predicts_masks(model):
+        raise UserError(
+            f"{type(model).__name__} cannot be exported: it predicts masks, and the exported graphs return boxes only. "
+            "Train a config without a mask head for deployment, such as faster_rcnn or cascade_rcnn"
+        )
     for name in names:
         if name in DETECTORS:
             return DETECTORS[name](model, spec).eval()
     reader = reader_of(getattr(model, "bbox_head", None)) if "SingleStageDetector" in names else None
     if reader is None:
-        head = type(getattr(model, "bbox_head", None)).__name__
+        head = getattr(model, "bbox_head", None)
+        what = type(model).__name__ + (f" (head {type(head).__name__})" if head is not None else "")
         raise UserError(
-            f"{type(model).__name__} (head {head}) cannot be exported; single-stage detectors with "
-            f"{', '.join(HEADS)} or a head derived from one of them can"
+            f"{what} cannot be exported; single-stage detectors with {', '.join(HEADS)} or a head derived from one of "
+            f"them can, and two-stage detectors derived from {' or '.join(DETECTORS)}"
         )
     return SingleStage(model, reader, spec).eval()

@@ -163,6 +163,23 @@ def test_typo_is_found(fcos, key, value, expected):
     assert expected in message_of(check_keys, changed(fcos, key, value))
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("model = dict(bbox_head=dict(feat_chanels=64))", "feat_channels"),
+        ("train_dataloader = dict(dataset=dict(fliter_cfg=dict()))", "filter_cfg"),
+        ("model = dict(backbone=dict(type='ResNett'))", "ResNet"),
+    ],
+)
+def test_typo_below_a_base_of_mmdet(text, right, tmp_path):
+    """mmengine writes the scope into the parts of a base that is named by its package."""
+    path = tmp_path / "mine.py"
+    path.write_text(f"_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n{text}")
+    cfg = Config.fromfile(str(path))
+    assert "'_scope_': 'mmdet'" in str(cfg.to_dict())
+    assert f"did you mean '{right}'?" in message_of(check_keys, cfg)
+
+
 def test_all_faults_in_one_message(fcos):
     cfg = changed(fcos, "optim_wrapper.grad_clip", dict(max_norm=1))
     cfg.train_cfg.max_epoch = 2

@@ -273,7 +273,7 @@ CHANGES = {
         "classes cat, dog of the config -> ",
     ),
     "num_classes": ("model = dict(bbox_head=dict(num_classes=80))", {}, "num_classes 80 -> 3"),
-    "masks": ("val_evaluator = dict(metric=['bbox', 'segm'])", {}, "metric=['bbox', 'segm'] is left out"),
+    "masks": ("val_evaluator = dict(metric=['bbox', 'segm'])", {}, "metric segm is left out: no box in "),
     "limits": ("val_evaluator = dict(proposal_nums=(100, 1, 10))", {}, "proposal_nums (100, 1, 10) -> (1, 10, 100)"),
     "metric name": (
         "default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP_50'))",

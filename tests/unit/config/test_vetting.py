@@ -69,6 +69,31 @@ def test_full_names_of_registered_classes_are_parts():
     check_parts({"roi_layer": {"type": "RoIAlign"}, "nms": {"type": "soft_nms"}}, "model", "x")
 
 
+WORDS = {
+    "of a cascaded RPN": {"stages": [{"adapt_cfg": {"type": "dilation", "dilation": 3}}]},
+    "of FPG": {"across_skip_trans": {"type": "identity"}, "same_up_trans": {"type": "conv"}},
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words_that_no_registry_knows(name):
+    """Own checkpoints of Cascade RPN and FPG: their classes read these words themselves."""
+    check_parts(WORDS[name], "model.rpn_head", "x")
+
+
+@pytest.mark.parametrize("part", [{"adapt_cfg": {"type": "antigravity"}}, {"neck": {"type": "dilation"}}])
+def test_a_word_counts_only_where_its_class_reads_it(part):
+    with pytest.raises(UserError, match="which is not a part"):
+        check_parts(part, "model", "x")
+
+
+@pytest.mark.parametrize(
+    "name", ["cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco", "fpg/mask-rcnn_r50_fpg_crop640-50e_coco"]
+)
+def test_models_with_such_words(name):
+    check_parts(without_pretrained(load_config(f"mmdet::{name}").model), "model", "x")
+
+
 def test_pretrained_weights_are_not_asked_for(config):
     before = copy.deepcopy(config.model.to_dict() if hasattr(config.model, "to_dict") else dict(config.model))
     model = without_pretrained(config.model)

@@ -168,6 +168,14 @@ def test_what_has_no_graph_is_refused():
         build_graph(model, GraphSpec(end="nms", shape=SHAPE))
 
 
+def test_a_mask_head_is_the_reason_that_is_given():
+    """Boxes alone would be another model than the one that was trained; the class alone would not say why."""
+    model = _detector(FASTER)
+    model.roi_head.mask_head = torch.nn.Identity()
+    with pytest.raises(UserError, match="predicts masks, and the exported graphs return boxes only"):
+        build_graph(model, GraphSpec(end="nms", shape=SHAPE))
+
+
 CONVOLUTIONS = [
     {},
     {"stride": (2, 1)},

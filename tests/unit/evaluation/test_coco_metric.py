@@ -140,6 +140,16 @@ def test_no_detection_at_all_is_zero(gt, log_lines):
     assert any("detected nothing" in line for line in log_lines)
 
 
+def test_labels_that_are_floats(gt, tmp_path):
+    """CrowdDet's heads return zeros in the type of the scores."""
+    metric = build(gt, work_dir=str(tmp_path / "run"))
+    found = perfect()
+    for item in found:
+        item["pred_instances"]["labels"] = item["pred_instances"]["labels"].float()
+    metric.process({}, found)
+    assert metric.evaluate(size=2)["bbox_mAP"] == pytest.approx(1.0)
+
+
 def test_labels_follow_class_names_not_file_order(gt, log_lines):
     metric = build(gt, classes=["plum", "pear", "apple"])
     swapped = perfect()

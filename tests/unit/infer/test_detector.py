@@ -108,6 +108,23 @@ def test_the_number_of_classes_is_that_of_the_weights(config, make_checkpoint, p
     assert np.array_equal(detector(picture).boxes, Detector.from_checkpoint(path)(picture).boxes)
 
 
+def test_a_model_that_needs_proposals_is_not_given_an_image_alone(config, make_checkpoint):
+    path = make_checkpoint(config)
+    config.test_dataloader.dataset.pipeline.insert(1, {"type": "LoadProposals", "num_max_proposals": 10})
+    with pytest.raises(UserError, match="needs proposals of another model for every image"):
+        Detector.from_checkpoint(path, config=config, device="cpu")
+
+
+def test_a_model_that_needs_a_package_names_it(config, make_checkpoint, monkeypatch):
+    from fcos_train.config import packages
+
+    path = make_checkpoint(config)
+    monkeypatch.setattr(packages, "is_installed", lambda module: False)
+    config.model.bbox_head.type = "PAAHead"
+    with pytest.raises(UserError, match="PAAHead needs sklearn, which is not installed: pip install scikit-learn"):
+        Detector.from_checkpoint(path, config=config, device="cpu")
+
+
 def test_weights_of_another_model(config, make_checkpoint):
     path = make_checkpoint(config)
     other = Config(config.to_dict())

@@ -1,0 +1,81 @@
+"""Faults of mmdet that would end a training, an evaluation or a demo; mended where mmdet itself reads the wrong thing.
+
+Every entry says what fails. Attributes are added only where a class lacks them; methods go through the checks of
+:mod:`mmcv_overrides.seams`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from mmdet.models import SSDHead
+from mmdet.models.roi_heads import MultiInstanceRoIHead
+from mmdet.structures import SampleList
+from mmdet.utils import InstanceList
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmcv_overrides.seams import Override, apply
+
+# Class, attribute, value, why. The attribute is set only where the class lacks it.
+ABSENT: tuple[tuple[type, str, Any, str], ...] = (
+    (
+        SSDHead,
+        "loss_cls",
+        None,
+        "BaseDenseHead.predict_by_feat asks every head for the channels of loss_cls; SSDHead computes its loss itself",
+    ),
+)
+_crowd_loss = MultiInstanceRoIHead.loss
+
+
+def loss_with_enough_boxes(
+    self: Any, x: tuple[Tensor], rpn_results_list: InstanceList, batch_data_samples: SampleList
+) -> dict[str, Tensor]:
+    """CrowdDet's loss for images with any number of boxes.
+
+    Every proposal is assigned ``num_instance`` boxes (2), which fails in an image with fewer boxes. Empty boxes marked
+    as ignored, which overlap nothing, fill up the number; boxes of the data set that are ignored get the label -1,
+    which the assigner takes for ignored.
+    """
+    for sample in batch_data_samples:
+        fill_up(sample, int(self.bbox_head.num_instance))
+    return _crowd_loss(self, x, rpn_results_list, batch_data_samples)
+
+
+def fill_up(sample: Any, count: int) -> None:
+    """Give a data sample at least ``count`` boxes, ignored ones among them."""
+    boxes = sample.gt_instances.bboxes
+    ignored = sample.ignored_instances.bboxes if "ignored_instances" in sample else boxes[:0]
+    lacking = max(count - len(boxes) - len(ignored), 0)
+    ignored = torch.cat((ignored, boxes.new_zeros(lacking, 4)))
+    labels = torch.full((len(ignored),), -1, dtype=torch.long, device=boxes.device)
+    sample.ignored_instances = InstanceData(bboxes=ignored, labels=labels)
+
+
+OVERRIDES = [
+    Override(
+        "mmdet.models.roi_heads.multi_instance_roi_head:MultiInstanceRoIHead.loss",
+        loss_with_enough_boxes,
+        "fails in an image with fewer boxes than instances per proposal",
+    )
+]
+
+
+def add_absent() -> list[str]:
+    """Add what classes of mmdet lack. Returns one line per attribute that was added."""
+    added = []
+    for owner, name, value, why in ABSENT:
+        if not hasattr(owner, name):
+            setattr(owner, name, value)
+            added.append(f"{owner.__name__}.{name}: {why}")
+    return added
+
+
+@cache
+def mend() -> None:
+    """Install everything in this module; a second call does nothing."""
+    add_absent()
+    apply(OVERRIDES)

@@ -1,0 +1,227 @@
+"""Train, validate, resume, draw and export one config of every family of mmdet, and write docs/models.md.
+
+    python scripts/try_models.py                         # families without a result yet; goes on after an interruption
+    python scripts/try_models.py --only htc ssd --again  # these, whether they have a result or not
+    python scripts/try_models.py --only paa --extras     # with the packages installed that it needs
+    python scripts/try_models.py --table                 # only write the table from the results
+
+Every family runs in a process of its own (scripts/model_trial.py) with limits of time and memory, on four generated
+images of 96 px with boxes and masks. Results are lines of JSON; of several for a family the last counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from model_families import LEFT_OUT, families
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKS, EXTRA, UNSUPPORTED = "works", "needs an extra", "not supported"
+INSTALL = re.compile(r"pip install [\w.\[\]+:/-]*[\w\]]")
+STEPS = ("train", "resume", "demo")
+
+
+def draw_data(folder: Path) -> Path:
+    """Four training and two validation images of 96 px, every box with a polygon around it."""
+    from fcos_train.data.shapes import make_shapes
+
+    make_shapes(folder, train=4, val=2, size=(96, 96))
+    for path in (folder / "annotations").glob("*.json"):
+        data = json.loads(path.read_text())
+        for annotation in data["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        path.write_text(json.dumps(data))
+    return folder
+
+
+def run_one(family: str, config: str, data: Path, folder: Path, seconds: int, gigabytes: int) -> dict[str, Any]:
+    """Try a config in a process of its own, which is ended with its children when the time is over."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a trial that was interrupted
+    folder.mkdir(parents=True)
+    words = [sys.executable, str(ROOT / "scripts" / "model_trial.py"), config, str(data), str(folder)]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (gigabytes << 30, gigabytes << 30))
+
+    with (folder / "trial.log").open("wb") as log:
+        process = subprocess.Popen(
+            words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=limit
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    shutil.rmtree(folder / "run", ignore_errors=True)  # checkpoints of some hundred MB
+    return {"family": family, "config": config, **_outcome(folder, process.returncode, seconds)}
+
+
+def _outcome(folder: Path, code: int, seconds: int) -> dict[str, Any]:
+    """What the process left; a step that was under way when it ended is named."""
+    path = folder / "trial.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    if "steps" in found:
+        return found
+    steps = {**found}
+    under_way = next((name for name in (*STEPS, "export") if name not in steps), "export")
+    why = f"not done after {seconds} s" if code == -signal.SIGKILL else f"the process ended with status {code}"
+    steps[under_way] = {"status": "ended", "message": why, "seconds": seconds}
+    return {"steps": steps, "seconds": seconds, "peak_mb": 0}
+
+
+def verdict(result: dict[str, Any]) -> tuple[str, str]:
+    """``works``, ``needs an extra`` or ``not supported``, and the remark for the table."""
+    steps = result["steps"]
+    failed = [name for name in STEPS if steps.get(name, {}).get("status") != "ok"]
+    if not failed:
+        return WORKS, ""
+    step = steps.get(failed[0], {"status": "ended", "message": "not run"})
+    install = INSTALL.findall(step["message"])
+    if step["status"] == "refused" and install:
+        return EXTRA, ", ".join(f"`{line}`" for line in dict.fromkeys(install))
+    clear = step["message"] if step["status"] == "refused" else f"{step['status']}: {step['message']}"
+    return UNSUPPORTED, f"{failed[0]}: {clear}"
+
+
+def exported(result: dict[str, Any]) -> str:
+    """The column of the export: ``verified``, ``refused`` or empty where it was not reached."""
+    step = result["steps"].get("export")
+    if step is None:
+        return ""
+    return {"ok": "verified", "refused": "refused"}.get(step["status"], step["status"])
+
+
+def read_results(path: Path, extras: bool = False) -> dict[str, dict[str, Any]]:
+    """The last result of every family.
+
+    Args:
+        extras: of those that were tried with the optional packages installed, instead of those without.
+    """
+    lines = path.read_text().splitlines() if path.is_file() else []
+    results = [json.loads(line) for line in lines]
+    return {result["family"]: result for result in results if result.get("extras", False) == extras}
+
+
+def verdicts_of(results: dict[str, dict], with_extras: dict[str, dict]) -> dict[str, tuple[str, str]]:
+    """The verdict on every family; the remark on one that needs an extra says how it went with it."""
+    found = {}
+    for family, result in results.items():
+        kind, remark = verdict(result)
+        if kind == EXTRA and family in with_extras:
+            again, why = verdict(with_extras[family])
+            remark += f"; with it: {again}" + (f" ({why})" if why else "")
+        found[family] = (kind, remark)
+    return found
+
+
+def table(results: dict[str, dict[str, Any]], with_extras: dict[str, dict[str, Any]], day: str, versions: str) -> str:
+    """docs/models.md."""
+    verdicts = verdicts_of(results, with_extras)
+    counts = Counter(kind for kind, _ in verdicts.values())
+    rows = [
+        f"| {family} | `{results[family]['config'].split('/')[-1]}` | {kind} | {exported(results[family])} "
+        f"| {_cell(remark)} |"
+        for family, (kind, remark) in sorted(verdicts.items())
+    ]
+    left = [f"| {family} | {why} |" for family, why in sorted(LEFT_OUT.items())]
+    head = f"""# Models of mmdet
+
+One config of every family (folder) of mmdet's `configs/`, tried by `scripts/try_models.py` on {day} with {versions}, on
+a CPU: images of 96 px, batch 2, fp32, random weights. **works** means that it trained two iterations, was validated,
+wrote a checkpoint, resumed from it for one more, and drew the detections of that checkpoint. **needs an extra** means
+that the command named a missing package and the line that installs it before anything was built. The column *ONNX*
+says, for the families whose export is promised, that `fcos-train export` wrote and verified the model, and for two
+others that it is refused with the reason; see [deployment](deployment.md).
+
+{len(verdicts)} families: {counts[WORKS]} work, {counts[EXTRA]} need an extra, {counts[UNSUPPORTED]} are not supported.
+
+| family | config | result | ONNX | remark |
+|---|---|---|---|---|
+"""
+    tail = "\n\nLeft out:\n\n| folder | why |\n|---|---|\n"
+    return head + "\n".join(rows) + tail + "\n".join(left) + "\n"
+
+
+def _cell(text: str) -> str:
+    """A remark as a cell of a table: one line, without the columns' separator."""
+    return " ".join(text.replace("|", "/").split())[:300]
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    import mmdet
+    import torch
+
+    return f"torch {torch.__version__}, mmdet {mmdet.__version__}, numpy {version('numpy')}"
+
+
+def run_all(wanted: dict[str, str], options: argparse.Namespace) -> None:
+    """Try the families and append a line per result, ``--jobs`` at a time."""
+    folder = Path(options.folder)
+    data = draw_data(folder / "data")
+
+    def one(item: tuple[str, str]) -> dict[str, Any]:
+        family, config = item
+        result = run_one(family, f"{family}/{config}", data, folder / family, options.seconds, options.gigabytes)
+        return result | {"extras": options.extras}
+
+    with ThreadPoolExecutor(options.jobs) as pool, (folder / "results.jsonl").open("a") as file:
+        for future in as_completed([pool.submit(one, item) for item in wanted.items()]):
+            result = future.result()
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            print(f"{result['family']}: {' '.join(verdict(result))} ({result['seconds']} s)", flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Parse the command line, run what lacks a result, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="FAMILY", help="these families")
+    parser.add_argument("--again", action="store_true", help="also families that have a result")
+    parser.add_argument("--extras", action="store_true", help="the optional packages are installed; noted as such")
+    parser.add_argument("--table", action="store_true", help="run nothing, write the table")
+    parser.add_argument("--folder", default="work_dirs/try_models", help="for data, logs and results (%(default)s)")
+    parser.add_argument("--output", default=str(ROOT / "docs" / "models.md"), help="the table (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=240, help="limit of time per family (%(default)s)")
+    parser.add_argument("--gigabytes", type=int, default=12, help="limit of memory per family (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="families at a time (%(default)s)")
+    options = parser.parse_args(words)
+    import mmdet
+
+    known = families(Path(mmdet.__file__).parent / ".mim" / "configs")
+    unknown = [family for family in options.only or () if family not in known]
+    if unknown:
+        parser.error(f"no family {', '.join(unknown)}; families: {', '.join(known)}")
+    results = Path(options.folder) / "results.jsonl"
+    done = {} if options.again else read_results(results, options.extras)
+    wanted = {f: c for f, c in known.items() if f in (options.only or known) and f not in done}
+    if not options.table:
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
+        run_all(wanted, options)
+    found, extra = (
+        {family: result for family, result in read_results(results, extras).items() if family in known}
+        for extras in (False, True)
+    )
+    Path(options.output).write_text(table(found, extra, date.today().isoformat(), _versions()))
+    print(f"{len(found)} of {len(known)} families are in {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

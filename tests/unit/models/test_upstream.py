@@ -1,0 +1,81 @@
+"""Faults of mmdet that are mended: what failed works, and nothing is overwritten."""
+
+import pytest
+import torch
+from mmdet.models import SSDHead
+from mmdet.registry import TASK_UTILS
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+
+from fcos_train.models import upstream
+
+
+def test_ssd_predicts_and_does_not_learn_less():
+    """``predict_by_feat`` of the base class reads ``loss_cls``, which SSDHead does not have."""
+    head = SSDHead(
+        num_classes=3,
+        in_channels=(8,),
+        anchor_generator={
+            "type": "SSDAnchorGenerator",
+            "basesize_ratio_range": (0.15, 0.9),
+            "strides": [32],
+            "ratios": [[2]],
+            "min_sizes": [48],
+            "max_sizes": [80],
+            "input_size": 96,
+        },
+        test_cfg=ConfigDict(nms_pre=100, nms={"type": "nms", "iou_threshold": 0.45}, score_thr=0.02, max_per_img=5),
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        maps = head((torch.randn(1, 8, 3, 3),))
+        meta = {"img_shape": (96, 96), "ori_shape": (96, 96), "scale_factor": (1.0, 1.0)}
+        (found,) = head.predict_by_feat(*maps, batch_img_metas=[meta])
+    assert isinstance(found, InstanceData) and found.bboxes.shape == (5, 4)
+    assert head.loss_cls is None and "loss_cls" not in dict(head.named_children())
+
+
+def test_what_is_there_is_not_replaced(monkeypatch):
+    class Mended:
+        loss_cls = "of mmdet"
+
+    class Lacking:
+        pass
+
+    rows = tuple((owner, "loss_cls", None, "why") for owner in (Mended, Lacking))
+    monkeypatch.setattr(upstream, "ABSENT", rows)
+    assert upstream.add_absent() == ["Lacking.loss_cls: why"]
+    assert (Mended.loss_cls, Lacking.loss_cls) == ("of mmdet", None)
+
+
+BOX, CROWD = [10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]
+
+
+def sample(boxes: list[list[float]], ignored: list[list[float]]) -> DetDataSample:
+    """As the data preprocessor gives it: tensors, and labels of the class for ignored boxes too."""
+    found = DetDataSample()
+    for name, rows in (("gt_instances", boxes), ("ignored_instances", ignored)):
+        tensor = torch.tensor(rows).reshape(-1, 4)
+        setattr(found, name, InstanceData(bboxes=tensor, labels=torch.zeros(len(rows), dtype=torch.long)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("boxes", "ignored", "filled"),
+    [([BOX], [], [[0.0] * 4]), ([BOX], [CROWD], [CROWD]), ([BOX, CROWD], [], []), ([], [], [[0.0] * 4] * 2)],
+)
+def test_crowddet_has_two_boxes_in_every_image(boxes, ignored, filled):
+    """The assigner fails on fewer; what fills up is ignored and overlaps nothing."""
+    data = sample(boxes, ignored)
+    upstream.fill_up(data, 2)
+    assert data.gt_instances.bboxes.tolist() == boxes
+    assert data.ignored_instances.bboxes.tolist() == filled
+    assert data.ignored_instances.labels.tolist() == [-1] * len(filled)
+    assigner = TASK_UTILS.build(
+        {"type": "MultiInstanceAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.5, "min_pos_iou": 0.3}
+    )
+    priors = InstanceData(priors=torch.tensor([BOX, [100.0, 100.0, 120.0, 120.0]]))
+    result = assigner.assign(priors, data.gt_instances, data.ignored_instances)
+    expected = [[1, 0], [0, 0]] if boxes else [[0, 0], [0, 0]]
+    assert result.labels[:2].tolist() == expected
