@@ -28,11 +28,13 @@ rank = os.environ.get("RANK", "0")
 call = {"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}
 (record / f"call{rank}.json").write_text(json.dumps(call))
 work_dir = record.parent / os.environ.get("FAKE_WORK_DIR", "chosen work dir")
-if "FAKE_BATCH" in os.environ or "FAKE_JSON" in os.environ:
+if {"FAKE_BATCH", "FAKE_CONFIG", "FAKE_JSON"} & set(os.environ):
     work_dir.mkdir(parents=True, exist_ok=True)
     print(f"work dir: {work_dir} (--overwrite: the run in it is replaced)", flush=True)
 if "FAKE_BATCH" in os.environ:
     (work_dir / "config.py").write_text(f"train_dataloader = dict(batch_size={os.environ['FAKE_BATCH']})\\n")
+if "FAKE_CONFIG" in os.environ:
+    (work_dir / "config.py").write_text(os.environ["FAKE_CONFIG"])
 if rank == "0":
     log = pathlib.Path(os.environ["FAKE_LOG"]).read_text() if "FAKE_LOG" in os.environ else "a line of the log"
     print(log, flush=True)
