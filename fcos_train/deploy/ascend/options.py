@@ -74,6 +74,9 @@ class OmOptions(Options):
         ),
     ] = None
     dry_run: Annotated[bool, Option("write the command, do not run it")] = False
+    unchecked: Annotated[
+        bool, Option("do not check the graph's operators, its opset and --out-nodes against what atc takes")
+    ] = False
 
     @property
     def target(self) -> Path:
