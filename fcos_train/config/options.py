@@ -206,6 +206,7 @@ class TrainOptions(Options):
             default="start anew",
             bare="auto",
             check=_resume_fault,
+            flags=("--resume", "--resume-from"),
         ),
     ] = None
     load_from: Annotated[
