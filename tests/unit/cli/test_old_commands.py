@@ -13,7 +13,8 @@ from fcos_train.cli.generate import command
 from fcos_train.cli.main import VERBS, main
 from tests.support.commands import ROOT
 
-OLD = ("demo.py", "pthtar2onx.py", "setup.py", "fcos_train/__init__.py", *map(str, ROOT.glob("scripts/ascend/*.py")))
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for folder in ("scripts/ascend", "tools") for path in ROOT.rglob(f"{folder}/**/*.py"))
+OLD = ("demo.py", "pthtar2onx.py", "setup.py", "fcos_train/__init__.py", *SCRIPTS)
 SAID = "FCOS-Train needs Python 3.11 or newer; this is Python"
 
 
