@@ -74,7 +74,7 @@ def interface_of(address: str) -> str | None:
 
 
 def addresses() -> dict[str, IPv4Interface]:
-    """The interfaces of this machine that have an IPv4 address, each with its first one; empty where the system is not Linux."""
+    """The interfaces of this machine that have an IPv4 address, each with its first one; empty if this is no Linux."""
     if not sys.platform.startswith("linux"):
         return {}
     import fcntl

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """``python tools/pytorch2onnx.py CONFIG CHECKPOINT [--output-file FILE --shape H W ...]``: ``fcos-train export``.
 
-As mmdet's script it writes tmp.onnx with opset 11 (or what the model needs) and the outputs ``dets`` and ``labels``. For
-atc add ``--end ascend``.
+As mmdet's script it writes tmp.onnx with opset 11 (or what the model needs) and the outputs ``dets`` and ``labels``.
+For atc add ``--end ascend``.
 """
 
 import sys

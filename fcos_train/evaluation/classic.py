@@ -54,7 +54,5 @@ def lines(numbers: Sequence[float], iou_thrs: Sequence[float] = COCO_IOU_THRS) -
     for (precision, iou, area, limit), value in zip(LINES, numbers, strict=True):
         title = "Average Precision  (AP)" if precision else "Average Recall     (AR)"
         overlap = f"{iou_thrs[0]:0.2f}:{iou_thrs[-1]:0.2f}" if iou is None else f"{iou:0.2f}"
-        found.append(
-            f" {title} @[ IoU={overlap:<9} | area={area:>6s} | maxDets={MAX_DETS[limit]:>3d} ] = {value:0.3f}"
-        )
+        found.append(f" {title} @[ IoU={overlap:<9} | area={area:>6s} | maxDets={MAX_DETS[limit]:>3d} ] = {value:0.3f}")
     return found

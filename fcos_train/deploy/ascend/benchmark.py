@@ -1,8 +1,8 @@
 """Speed of one or several models over several batch sizes, as a table: batch sizes x runners, the best batch of each.
 
-An ``.onnx`` runs in onnxruntime on this machine, an ``.om`` with ais_bench on a card; inputs are zeros, nothing is read
-or written between the calls. Where a card has several chips, each chip runs a model of its own, so that the speed of the
-card is that of a chip times their number.
+An ``.onnx`` runs in onnxruntime on this machine, an ``.om`` with ais_bench on a card; inputs are zeros, nothing is
+read or written between the calls. Where a card has several chips, each chip runs a model of its own, so that the speed
+of the card is that of a chip times their number.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def measure(options: BenchmarkOptions, say: Callable[[str], None] = print) -> li
         for batch in options.batch_sizes:
             if not file_of(model, batch).is_file():
                 raise UserError(f"--model {model}: no such file: {file_of(model, batch)}")
-    rows = [Row(batch, tuple(_rate(model, batch, options, say) for model in options.model)) for batch in options.batch_sizes]
+    rows = [
+        Row(batch, tuple(_rate(model, batch, options, say) for model in options.model)) for batch in options.batch_sizes
+    ]
     for place, model in enumerate(options.model):
         if all(row.rates[place] is None for row in rows):
             raise UserError(f"--model {model}: it runs none of the batch sizes; export it with --dynamic batch")

@@ -132,9 +132,7 @@ class ExportOptions(Options):
     ] = ("dets", "labels")
     allow_untrained: Annotated[
         bool,
-        Option(
-            "weights that are not trained, for measuring speed: where detections differ at ties, compare the maps instead"
-        ),
+        Option("for weights that are not trained: where detections differ at ties, compare the maps instead"),
     ] = False
     trust_checkpoint: TrustCheckpoint = False
     safe_config: SafeConfig = False

@@ -171,7 +171,7 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: ConvParams, onto: T
 
 
 def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: ConvParams) -> Tensor:
-    """Gradient of a convolution with respect to its weight, laid out as the weight; arguments as in :func:`by_input`."""
+    """Gradient of a convolution with respect to its weight, laid out as it; arguments as in :func:`by_input`."""
     return laid_out_as(_by_weight(grad, x, weight, where), weight)
 
 

@@ -13,7 +13,9 @@ from fcos_train.cli.generate import command
 from fcos_train.cli.main import VERBS, main
 from tests.support.commands import ROOT
 
-SCRIPTS = sorted(str(path.relative_to(ROOT)) for folder in ("scripts/ascend", "tools") for path in ROOT.rglob(f"{folder}/**/*.py"))
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT)) for folder in ("scripts/ascend", "tools") for path in ROOT.rglob(f"{folder}/**/*.py")
+)
 OLD = ("demo.py", "pthtar2onx.py", "setup.py", "fcos_train/__init__.py", *SCRIPTS)
 SAID = "FCOS-Train needs Python 3.11 or newer; this is Python"
 
@@ -68,9 +70,9 @@ def test_a_flag_of_the_past_names_its_replacement(name, flag, advice, capsys):
 def test_the_build_requirements_are_those_of_the_project():
     lines = (ROOT / "requirements" / "build.txt").read_text().splitlines()
     named = [line for line in lines if line and not line.startswith("#")]
-    assert named == re.search(r"\[build-system\]\nrequires = \[(.*)\]", (ROOT / "pyproject.toml").read_text())[1].replace(
-        '"', ""
-    ).split(", ")
+    assert named == re.search(r"\[build-system\]\nrequires = \[(.*)\]", (ROOT / "pyproject.toml").read_text())[
+        1
+    ].replace('"', "").split(", ")
 
 
 def test_the_newest_checkpoint_is_drawn_with_when_none_is_named(tmp_path, monkeypatch, capsys):

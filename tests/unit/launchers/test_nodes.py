@@ -21,7 +21,8 @@ def test_environment_of_a_node(sandbox) -> None:
     ]  # fmt: skip
     env = sandbox.call()["env"]
     expected = {
-        "HCCL_IF_IP": "10.9.8.8", "FCOS_LOCAL_ADDR": "10.9.8.8", "RANK_SIZE": "4", "WORLD_SIZE": "8", "HCCL_CONNECT_TIMEOUT": "600",
+        "HCCL_IF_IP": "10.9.8.8", "FCOS_LOCAL_ADDR": "10.9.8.8", "RANK_SIZE": "4", "WORLD_SIZE": "8",
+        "HCCL_CONNECT_TIMEOUT": "600",
         "GLOO_SOCKET_IFNAME": "eth7", "NCCL_SOCKET_IFNAME": "eth7", "HCCL_SOCKET_IFNAME": "eth7",
     }  # fmt: skip
     assert {key: env.get(key) for key in expected} == expected

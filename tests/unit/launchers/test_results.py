@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 HEAD = "2026-01-01 12:00:00,000 - mmdet - INFO - "
-LOG = f"device npu: found 1, chosen by 'auto'\n{HEAD}Epoch [1][50/100]\tlr: 1.250e-03, eta: 1:02:03, time: 0.310, FPS: 48.10, loss: 1.8000\n"
+DEVICE = "device npu: found 1, chosen by 'auto'\n"
+LOG = f"{DEVICE}{HEAD}Epoch [1][50/100]\tlr: 1.250e-03, eta: 1:02:03, time: 0.310, FPS: 48.10, loss: 1.8000\n"
 
 
 def train(step: int, **numbers) -> dict:

@@ -30,7 +30,7 @@ def work(tmp_path, monkeypatch):
     tool = tmp_path / "bin" / "ais_bench"
     tool.parent.mkdir()
     tool.write_text(
-        '#!/bin/sh\nwhile [ $# -gt 0 ]; do case $1 in --batchsize) n=$2 ;; --model) m=$2 ;; esac; shift; done\n'
+        "#!/bin/sh\nwhile [ $# -gt 0 ]; do case $1 in --batchsize) n=$2 ;; --model) m=$2 ;; esac; shift; done\n"
         'echo "[INFO] throughput 1000*batchsize.mean($n)/NPU_compute_time.mean(100.0): $((n * 10)).0"\n'
         "[ $m != fails_bs1.om ]\n"
     )
@@ -77,7 +77,10 @@ def test_a_batch_that_a_model_cannot_run_is_left_out_with_a_line(work, capsys) -
     [
         (["--model", "none.onnx"], "--model none.onnx: no such file: none.onnx"),
         (["--model", "m_bs{}.om", "--batch-sizes", "2"], "--model m_bs{}.om: no such file: m_bs2.om"),
-        (["--model", "bs4.onnx", "--batch-sizes", "1", "2"], "it runs none of the batch sizes; export it with --dynamic"),
+        (
+            ["--model", "bs4.onnx", "--batch-sizes", "1", "2"],
+            "it runs none of the batch sizes; export it with --dynamic",
+        ),
         (["--model", "fails_bs1.om", "--batch-sizes", "1"], "ais_bench on fails_bs1.om ended with status 1"),
     ],
 )
@@ -88,6 +91,6 @@ def test_refusals(work, capsys, words, message) -> None:
 
 
 def test_speed_is_images_over_seconds() -> None:
-    assert benchmark.THROUGHPUT.findall("[INFO] throughput 1000*batchsize.mean(8)/NPU_compute_time.mean(9): 8.5e+02") == [
-        "8.5e+02"
-    ]
+    assert benchmark.THROUGHPUT.findall(
+        "[INFO] throughput 1000*batchsize.mean(8)/NPU_compute_time.mean(9): 8.5e+02"
+    ) == ["8.5e+02"]
