@@ -131,7 +131,7 @@ def _scale(layer: torch.nn.Module, wish: tuple[float, float], run) -> None:
     layer.bias.mul_(factor).add_(wish[0] - factor * float(seen[0].mean()))
 
 
-def write_checkpoint(path: Path, config: Config, seed: int = 0) -> Path:
+def write_checkpoint(path: Path, config: Config, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> Path:
     """Build, fill and save as mmengine does."""
     from mmdet.registry import MODELS
     from mmengine.registry import DefaultScope
@@ -141,6 +141,6 @@ def write_checkpoint(path: Path, config: Config, seed: int = 0) -> Path:
     with DefaultScope.overwrite_default_scope("mmdet"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of what `lively` leaves: biases
         model = lively(MODELS.build(config.model), seed)
-    meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
+    meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": classes}}
     torch.save({"meta": meta, "state_dict": model.state_dict()}, path)
     return path

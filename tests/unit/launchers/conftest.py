@@ -145,6 +145,9 @@ def real_torchrun(tmp_path) -> Sandbox:
         (root / package).mkdir()
         (root / package / "__init__.py").touch()
     (root / "fcos_train" / "__main__.py").write_text(FAKE_TRAINER)
+    (root / "fcos_train" / "cli").mkdir()
+    (root / "fcos_train" / "cli" / "__init__.py").touch()
+    shutil.copy(ROOT / "fcos_train" / "cli" / "newest.py", root / "fcos_train" / "cli")
     (root / "mmcv_overrides" / "errors.py").write_text("class UserError(Exception): ...\n")
     (root / "mmcv_overrides" / "device.py").write_text(FAKE_DEVICE)
     config = root / "configs" / "fcos" / "fcos_r50_caffe_fpn_4x4_1x_coco.py"
