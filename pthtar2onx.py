@@ -16,10 +16,10 @@ DEFAULTS = {
 }
 
 
-def arguments(given: list[str]) -> list[str]:
+def arguments(given: list[str], defaults: dict[str, list[str]] = DEFAULTS) -> list[str]:
     """The given arguments, and the defaults of what is not among them. Positional arguments come first."""
     flags = {argument.partition("=")[0].replace("_", "-") for argument in given}
-    return given + [part for flag, values in DEFAULTS.items() if flag not in flags for part in (flag, *values)]
+    return given + [part for flag, values in defaults.items() if flag not in flags for part in (flag, *values)]
 
 
 if __name__ == "__main__":

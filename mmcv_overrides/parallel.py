@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmcv_overrides.device import current
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.network import choose_interface
 from mmcv_overrides.seams import Override
 
 T = TypeVar("T")
@@ -35,7 +36,8 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
     because most configs have ``backend="nccl"``, with which a CPU run could not start.
 
     Raises:
-        UserError: torchrun's environment is missing, or this node has more ranks than devices.
+        UserError: torchrun's environment is missing, this node has more ranks than devices, or the ranks cannot reach
+            each other.
     """
     if init_backend != "torch":
         raise UserError(f"init_backend={init_backend!r} is not supported; use 'torch'")
@@ -56,7 +58,19 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
     os.environ.setdefault("TORCH_DISTRIBUTED_DEBUG", "INFO")
     timeout = float(os.environ.get("FCOS_DIST_TIMEOUT", TIMEOUT_S))
     kwargs.setdefault("timeout", datetime.timedelta(seconds=timeout))
-    dist.init_process_group(backend=os.environ.get("FCOS_DIST_BACKEND", accelerator.backend), **kwargs)
+    backend = os.environ.get("FCOS_DIST_BACKEND", accelerator.backend)
+    interface = choose_interface(backend)
+    try:
+        dist.init_process_group(backend=backend, **kwargs)
+    except RuntimeError as error:
+        if "connectFullMesh" not in str(error):
+            raise
+        raise UserError(
+            f"rank {os.environ['RANK']} cannot reach the other ranks ({str(error).strip().splitlines()[-1][:200]}). "
+            f"gloo uses the interface {interface or os.environ.get('GLOO_SOCKET_IFNAME') or 'of the host name'}; "
+            "give the address that the other machines reach with --local_addr, or the interface with --ifname "
+            "(FCOS_LOCAL_ADDR, GLOO_SOCKET_IFNAME)"
+        ) from error
 
 
 def set_multi_processing(mp_start_method: str = "fork", opencv_num_threads: int = 0, distributed: bool = False) -> None:

@@ -20,7 +20,7 @@ if ((${#positional[@]} == 1)); then
     [[ -f $checkpoint ]] || die "no checkpoint ${positional[0]} ($checkpoint)"
 else
     # Speed runs are one level deeper and do not count.
-    checkpoint=$("$PYTHON" -m fcos_train.cli.newest "$root/work_dirs") ||
+    checkpoint=$(cd "$root" && "$PYTHON" -m fcos_train.cli.newest "$root/work_dirs") ||
         die "no work_dirs/*/latest.pth yet; train first (bash test/train_full_1p.sh --data_path=...) or name a checkpoint"
 fi
 beside=$(dirname "$checkpoint")/config.py

@@ -23,7 +23,7 @@ shell_scripts() {
     if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
         git ls-files '*.sh' .ci/run
     else
-        find scripts test .ci -name '*.sh' -o -path '.ci/run'
+        find scripts test tools .ci -name '*.sh' -o -path '.ci/run'
     fi
 }
 

@@ -18,6 +18,7 @@ source "$root/test/lib_output.sh"
 
 default_config=configs/fcos/fcos_r50_caffe_fpn_4x4_1x_coco.py
 default_batch=""   # images per device when neither --batch_size nor --config is given
+default_pretrained="" # --pretrained when the flag is not given; empty: the trainer's default
 default_epochs=""  # epochs when neither --max_epochs nor --max_iters is given
 train_defaults=()  # what a launcher adds to every training, e.g. --no-validate
 speed_run=""       # non-empty: a measurement of speed; its work dir and results are kept apart from those of trainings
@@ -28,7 +29,7 @@ child=""
 # The flags and their defaults; an empty value means "not given".
 declare -A opt=(
     [data_path]="" [device_id]="" [nproc]=1 [config]="" [device]=auto [port]="" [batch_size]="" [learning_rate]=""
-    [max_iters]="" [max_epochs]="" [work_dir]="" [opt_level]=O1 [loss_scale]=32.0 [seed]=0
+    [max_iters]="" [max_epochs]="" [work_dir]="" [opt_level]=O1 [loss_scale]=32.0 [seed]=0 [pretrained]=""
 )
 
 die() {
@@ -92,6 +93,8 @@ check_numbers() {
         [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^[1-9][0-9]*$ ]] ||
             die "--$key=${opt[$key]} is not a positive whole number"
     done
+    [[ ${opt[pretrained]:-none} =~ ^(require|auto|none)$ ]] ||
+        die "--pretrained=${opt[pretrained]}: choose require, auto or none"
     for key in device_id node_rank port master_port seed; do
         [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^(0|[1-9][0-9]*)$ ]] || die "--$key=${opt[$key]} is not a whole number"
     done
@@ -171,6 +174,9 @@ npu_environment() {
 }
 
 check_install() {
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "$("$PYTHON" --version 2>&1) is too old: FCOS-Train needs Python 3.11 or newer; activate an environment that has it,\
+ or name it with PYTHON=/path/to/python"
     "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "mmengine"))))' ||
         die "torch or mmengine is missing in $("$PYTHON" -c 'import sys; print(sys.executable)');\
  bash scripts/quickstart.sh installs them (or activate the environment that has them)"
@@ -250,6 +256,7 @@ build_command() {
     add --batch-size "${opt[batch_size]}"
     add --max-iters "${opt[max_iters]}"
     add --max-epochs "${opt[max_epochs]}"
+    add --pretrained "${opt[pretrained]:-$default_pretrained}"
     command+=(${train_defaults[@]+"${train_defaults[@]}"}) # in bash < 4.4 an empty array counts as unbound
     add_learning_rate
     command+=(${extra[@]+"${extra[@]}"})

@@ -50,18 +50,25 @@ cluster_environment() {
     ((node_rank < nnodes)) || die "--node_rank=$node_rank, but the ranks of $nnodes nodes are 0 to $((nnodes - 1))"
     local address=${opt[local_addr]}
     if ((nnodes > 1)); then
-        case $master_addr in
-        127.* | localhost | ::1)
-            die "--nnodes=$nnodes, but --master_addr=$master_addr is only reachable from this machine;\
- give an address of node 0 that the other nodes can reach" ;;
-        esac
+        if is_loopback "$master_addr"; then
+            is_loopback "$address" ||
+                die "--nnodes=$nnodes, but --master_addr=$master_addr is only reachable from this machine;\
+ give an address of node 0 that the other nodes can reach (to rehearse several nodes on this one machine, give\
+ --local_addr=$master_addr too)"
+            echo "note: all $nnodes nodes are on this machine (--local_addr=$address): a rehearsal, its speed means nothing"
+        fi
         address=${address:-$(route_address "$master_addr")}
         echo "node $node_rank of $nnodes, this node $address, master $master_addr"
+        export FCOS_LOCAL_ADDR="$address" # mmcv_overrides/network.py finds the interface that has it
     fi
     export HCCL_IF_IP="${address:-127.0.0.1}" WORLD_SIZE=$((nnodes * opt[nproc]))
     if [[ -n ${opt[ifname]} ]]; then
         export GLOO_SOCKET_IFNAME="${opt[ifname]}" NCCL_SOCKET_IFNAME="${opt[ifname]}" HCCL_SOCKET_IFNAME="${opt[ifname]}"
     fi
+}
+
+is_loopback() {
+    [[ $1 == 127.* || $1 == localhost || $1 == ::1 ]]
 }
 
 # HCCL listens on 16 ports from a fixed base port, so two jobs on one host need two different ones.

@@ -36,9 +36,12 @@ find_work_dir() {
 
 # report SECONDS: prints the final block and writes the case log and the losses, from the JSON log in the work dir.
 report() {
-    local network=${stem%%_*}
+    local network=${stem%%_*} kind
+    # The training prints its device before anything that a data set could say.
+    kind=$(sed -n '/^device \(cpu\|cuda\|npu\): /{s/^device //;s/:.*//;p;q}' "$log")
     "$PYTHON" -m fcos_train summary "$work_dir" --format launcher --case-dir "$output" --network "${network^^}" \
-        --rank-size "$RANK_SIZE" --batch-size "${opt[batch_size]:-${default_batch:-1}}" --seconds "$1"
+        --rank-size "$RANK_SIZE" --batch-size "${opt[batch_size]:-${default_batch:-1}}" --seconds "$1" \
+        --nodes "$nnodes" ${kind:+--device-kind "$kind"}
 }
 
 # torchrun exits with 1 whatever the status of its ranks; its error summary has that of the rank that failed first.

@@ -9,5 +9,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 default_batch=16
 default_epochs=1
 speed_run=1
-train_defaults=(--no-validate --pretrained auto)  # speed does not depend on the weights
+default_pretrained=auto # speed does not depend on the weights
+train_defaults=(--no-validate)
 launch "$@"

@@ -10,5 +10,6 @@ opt[nproc]=8
 default_batch=2
 default_epochs=1
 speed_run=1
-train_defaults=(--no-validate --pretrained auto)  # speed does not depend on the weights
+default_pretrained=auto # speed does not depend on the weights
+train_defaults=(--no-validate)
 launch "$@"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measure the speed of training on several machines: one epoch, no evaluation. To be started on each machine.
 #   bash test/train_performance_multinodes.sh --data_path=/path/to/coco --nnodes=2 --node_rank=0 --master_addr=10.0.0.1
-# --nproc is per machine. --local_addr is this machine's address for HCCL (default: from the route to the master).
-# --ifname=eth0 names the network interface for gloo, NCCL and HCCL. The default of --master_port is 23333.
+# --nproc is per machine. --local_addr is this machine's address for gloo, NCCL and HCCL (default: from the route to the
+# master); --ifname=eth0 names the network interface instead. The default of --master_port is 23333.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -12,5 +12,6 @@ opt[nproc]=8
 opt[batch_size]=2
 default_epochs=1
 speed_run=1
-train_defaults=(--no-validate --pretrained auto)  # speed does not depend on the weights
+default_pretrained=auto # speed does not depend on the weights
+train_defaults=(--no-validate)
 launch "$@"

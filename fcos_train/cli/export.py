@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from fcos_train.cli.newest import newest_checkpoint
+from fcos_train.cli.newest import require_newest
 from fcos_train.config.fields import Option, existing
 from fcos_train.deploy.onnx.options import AXES, ExportOptions, axis_faults
 from mmcv_overrides.errors import UserError
@@ -105,8 +105,4 @@ def _default_checkpoint() -> str:
     """The checkpoint that is meant when none is named."""
     if DEFAULT.is_file():
         return str(DEFAULT)
-    found = newest_checkpoint()
-    if found is None:
-        raise UserError(f"give a checkpoint; there is neither {DEFAULT} nor another work_dirs/*/latest.pth")
-    print(f"no checkpoint given: {found}, the newest")
-    return str(found)
+    return require_newest()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from mmcv_overrides.errors import UserError
+
 WORK_DIRS = Path("work_dirs")
 
 
@@ -15,6 +17,19 @@ def newest_checkpoint(folder: Path = WORK_DIRS) -> Path | None:
     """The newest of the trainings in ``folder``, by the time of the checkpoint that ``latest.pth`` links to."""
     found = [path for path in folder.glob("*/latest.pth") if path.is_file()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def require_newest() -> str:
+    """The newest checkpoint, with a line that names it.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = newest_checkpoint()
+    if found is None:
+        raise UserError(f"give a checkpoint; there is no {WORK_DIRS}/*/latest.pth in {Path.cwd()}")
+    print(f"no checkpoint given: {found}, the newest")
+    return str(found)
 
 
 def main(arguments: list[str]) -> int:

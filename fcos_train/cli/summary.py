@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 from fcos_train.config.fields import Option, Options
-from fcos_train.report.summary import Case, as_json, as_text, summarise, write_case
+from fcos_train.report.case import Case, write_case
+from fcos_train.report.summary import NONE, as_json, as_text, summarise
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable_lines
 
 FORMATS = ("text", "json", "launcher")
+KINDS = ("cpu", "cuda", "npu")
 _LAUNCHER = "for --format launcher: "
 
 
@@ -35,6 +37,10 @@ class SummaryOptions(Options):
         int, Option(_LAUNCHER + "images per device, if the run's config.py is absent", metavar="N", least=1)
     ] = 1
     seconds: Annotated[int, Option(_LAUNCHER + "duration of the training", metavar="S", least=0)] = 0
+    nodes: Annotated[int, Option(_LAUNCHER + "number of machines", metavar="N", least=1)] = 1
+    device_kind: Annotated[
+        str | None, Option(_LAUNCHER + "kind of the devices", metavar="KIND", default="not known", choices=KINDS)
+    ] = None
 
 
 def run(options: SummaryOptions) -> int:
@@ -51,7 +57,15 @@ def _output(options: SummaryOptions) -> str:
     """
     if options.format == "launcher":
         folder = Path(options.case_dir)
-        case = Case(options.network, options.rank_size, options.batch_size, options.seconds, folder)
+        case = Case(
+            options.network,
+            options.rank_size,
+            options.batch_size,
+            options.seconds,
+            folder,
+            options.nodes,
+            options.device_kind or NONE,
+        )
         try:
             return write_case(summarise(options.work_dir, last_session=True), case)
         except OSError as error:

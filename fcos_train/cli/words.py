@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+from fcos_train.cli.old_flags import replacement
 from fcos_train.config.fields import Declared
 from mmcv_overrides.errors import UserError
 
@@ -43,7 +44,8 @@ def arranged(words: Sequence[str], options: Iterable[Declared], name: str) -> li
             continue
         one = next((known[spelling] for spelling in spellings(flag) if spelling in known), None)
         if one is None:
-            faults.append(f"unknown flag {flag}; {nearest(flag, {*known, *HELP_FLAGS}) or f'see {name} --help'}")
+            advice = replacement(name, flag) or nearest(flag, {*known, *HELP_FLAGS}) or f"see {name} --help"
+            faults.append(f"unknown flag {flag}; {advice}")
             continue
         if not equals and one.option.bare is not None and not _values(words, index, 1):
             equals, value = "=", one.option.bare

@@ -47,7 +47,12 @@ class PlainFormatter(logging.Formatter):
         super().__init__("%(asctime)s - mmdet - %(levelname)s - %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Without control characters: names from files must not steer the terminal that shows the log."""
+        """Without control characters: names from files must not steer the terminal that shows the log.
+
+        A record with the attribute ``plain`` is its text alone, as other programs print that line.
+        """
+        if getattr(record, "plain", False):
+            return printable_lines(record.getMessage())
         return printable_lines(super().format(record))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 
+from fcos_train.evaluation import classic
 from fcos_train.evaluation.coco_scores import (
     COCO_IOU_THRS,
     LARGE,
@@ -46,7 +48,8 @@ class FastCocoMetric(BaseMetric):
     **-1 means undefined**: the annotations have no box of that size (-1 in pycocotools and mmdet too). Without any
     detection all twelve are 0.
 
-    The per-class table is logged. Metrics, classes and timing are written to ``<outfile_prefix>.metrics.json``, the
+    The twelve lines that mmdet 2.x printed (limits of 100, 300 and 1000 detections) and the per-class table are logged.
+    Metrics, classes and timing are written to ``<outfile_prefix>.metrics.json``, the
     detections in COCO result format to ``<outfile_prefix>.bbox.json``. All images of ``ann_file`` count, even if the
     data set does not contain them.
 
@@ -141,9 +144,11 @@ class FastCocoMetric(BaseMetric):
             log.info(f"detections written to {write_json(f'{self.outfile_prefix}.bbox.json', detections)}")
         if self.format_only:
             return {}
-        metrics, library = self._count(log, classes, cat_ids, detections)
+        metrics, twelve, library = self._count(log, classes, cat_ids, detections)
         seconds = time.perf_counter() - start
         log.info(f"evaluated {len(detections)} detections in {len(results)} images in {seconds:.2f} s ({library})")
+        for line in classic.lines(twelve, self.iou_thrs):
+            log.info(line, extra={"plain": True})
         if self.classwise:
             # One record per row: the logger hides long records from the terminal.
             for row in class_table([{"name": k, **v} for k, v in self.per_class.items()]).splitlines():
@@ -154,17 +159,28 @@ class FastCocoMetric(BaseMetric):
 
     def _count(
         self, log: logging.Logger, classes: list[str], cat_ids: list[Id], detections: list[dict]
-    ) -> tuple[dict[str, float], str]:
+    ) -> tuple[dict[str, float], Sequence[float], str]:
+        """The named numbers, those of the classic lines, and what computed them."""
         if detections:
             scores = evaluate_boxes(self._truth, detections, cat_ids, self.proposal_nums, self.iou_thrs)
             self.per_class = self._by_class(classes, cat_ids, scores)
-            return self._twelve(scores), scores.evaluator
+            return self._twelve(scores), self._classic(scores, cat_ids, detections), scores.evaluator
         log.warning(
             "the model detected nothing in any image, so every score is 0. This is normal early in training; "
             "later, check the learning rate and the score threshold (model.test_cfg.score_thr)."
         )
         self.per_class = self._by_class(classes, cat_ids, None)
-        return dict.fromkeys(metric_names(self.proposal_nums), 0.0), "nothing to count"
+        return dict.fromkeys(metric_names(self.proposal_nums), 0.0), (0.0,) * 12, "nothing to count"
+
+    def _classic(self, scores: Scores, cat_ids: list[Id], detections: list[dict]) -> Sequence[float]:
+        """The numbers of the classic lines. Their limits mean the same as ours if no image has more of a category."""
+        most = max(Counter((found["image_id"], found["category_id"]) for found in detections).values())
+        limits = []
+        for limit in classic.MAX_DETS:
+            limits += [i for i, own in enumerate(self.proposal_nums) if min(own, most) == min(limit, most)][:1]
+        if len(limits) == len(classic.MAX_DETS):
+            return classic.twelve(scores, limits)
+        return classic.twelve(evaluate_boxes(self._truth, detections, cat_ids, classic.MAX_DETS, self.iou_thrs))
 
     def _twelve(self, scores: Scores) -> dict[str, float]:
         sizes = (SMALL, MEDIUM, LARGE)

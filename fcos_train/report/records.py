@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,41 @@ def run_record(work_dir: Path) -> Record:
     return found if isinstance(found, dict) else {}
 
 
-def batch_size(work_dir: Path) -> int | None:
-    """Images per device and step, from the ``config.py`` of a training, which is read and not executed."""
+@dataclass(frozen=True)
+class Settings:
+    """What the ``config.py`` of a training says; None where it does not.
+
+    Attributes:
+        batch_size: images per device and step. opt_level: of mixed precision. loss_scale: a number or ``dynamic``.
+    """
+
+    batch_size: int | None = None
+    opt_level: str | None = None
+    loss_scale: str | None = None
+
+
+def settings(work_dir: Path) -> Settings:
+    """The settings of a training from its ``config.py``, which is read and not executed."""
     try:
         tree = ast.parse((Path(work_dir) / "config.py").read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
+        return Settings()
+    batch = _constant(tree, "train_dataloader", "batch_size")
+    level = _constant(tree, "optim_wrapper", "opt_level")
+    scale = _constant(tree, "optim_wrapper", "loss_scale")
+    return Settings(
+        batch if isinstance(batch, int) else None,
+        level if isinstance(level, str) else None,
+        str(scale) if isinstance(scale, (int, float, str)) else None,
+    )
+
+
+def _constant(tree: ast.Module, variable: str, key: str) -> Any:
+    """The constant that ``variable = dict(key=...)`` gives; None if there is none."""
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and any(ast.unparse(t) == "train_dataloader" for t in statement.targets):
-            value = _entry(statement.value, "batch_size")
-            if isinstance(value, ast.Constant) and isinstance(value.value, int):
+        if isinstance(statement, ast.Assign) and any(ast.unparse(t) == variable for t in statement.targets):
+            value = _entry(statement.value, key)
+            if isinstance(value, ast.Constant):
                 return value.value
     return None
 

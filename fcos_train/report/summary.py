@@ -1,4 +1,4 @@
-"""The final numbers of a run: speed, accuracy, losses. For people, as JSON, and in the format of the launchers.
+"""The final numbers of a run: speed, accuracy, losses. For people and as JSON; :mod:`.case` has the launchers' format.
 
 FPS is the value of the training's own clocks (``mmcv_overrides.timer``), which every train record carries: images per
 second over the whole run and all ranks. A run whose iterations were all warm-up has none.
@@ -7,7 +7,6 @@ second over the whole run and all ranks. A run whose iterations were all warm-up
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from fcos_train.report.records import Record, number
 
 METRIC = "bbox_mAP"
 NONE = "n/a"
+WARM_UP = "no epoch had more than 5 iterations, and the first 5 are warm-up"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class Summary:
     Attributes:
         started: when the last session began, ISO 8601, UTC. sessions: starts and resumes that wrote a log.
         epoch, steps: how far the training is. batch_size: images per device and step.
+        opt_level, loss_scale: of mixed precision, from the run's ``config.py``.
         fps: images per second of all ranks over the whole run, without warm-up, evaluation and checkpoint writing.
+        no_fps: why there is none, where the log tells.
         losses: total loss of each logged iteration, as text with four decimal places. last_losses: last ones, by name.
         accuracy: largest bbox_mAP of all evaluations during training. accuracy_epoch: its epoch.
         validation: numbers of the last evaluation during training. evaluation: of the last ``fcos-train eval``.
@@ -38,6 +40,9 @@ class Summary:
     steps: int | None = None
     batch_size: int | None = None
     fps: float | None = None
+    no_fps: str | None = None
+    opt_level: str | None = None
+    loss_scale: str | None = None
     losses: list[str] = field(default_factory=list)
     last_losses: dict[str, float] = field(default_factory=dict)
     accuracy: float | None = None
@@ -65,6 +70,8 @@ def summarise(work_dir: str | Path, last_session: bool = False) -> Summary:
     val = [record for record in records if record.get("mode") == "val"]
     test = [record for record in _evaluations(folder) + records if record.get("mode") == "test"]
     last = train[-1] if train else {}
+    fps = next((r["fps"] for r in reversed(train) if (number(r.get("fps")) or 0) > 0), None)
+    settings = logs.settings(folder)
     best = max((r for r in val if number(r.get(METRIC)) is not None), key=lambda r: r[METRIC], default={})
     return Summary(
         work_dir=str(work_dir),
@@ -72,8 +79,11 @@ def summarise(work_dir: str | Path, last_session: bool = False) -> Summary:
         sessions=len(sessions),
         epoch=last.get("epoch"),
         steps=last.get("step"),
-        batch_size=logs.batch_size(folder),
-        fps=next((r["fps"] for r in reversed(train) if (number(r.get("fps")) or 0) > 0), None),
+        batch_size=settings.batch_size,
+        fps=fps,
+        no_fps=WARM_UP if fps is None and last.get("fps") == 0 else None,
+        opt_level=settings.opt_level,
+        loss_scale=settings.loss_scale,
         losses=[_four_digits(record["loss"]) for record in train if "loss" in record],
         last_losses={name: value for name, value in last.items() if "loss" in name},
         accuracy=best.get(METRIC),
@@ -109,7 +119,8 @@ def as_text(summary: Summary) -> str:
         steps = "" if summary.steps is None else f", step {summary.steps}"
         batch = f", {summary.batch_size} images per device and step" if summary.batch_size else ""
         rows.append(("trained", f"to epoch {summary.epoch}{steps}{batch}"))
-        rows.append(("images/s", NONE if summary.fps is None else f"{summary.fps:.2f}"))
+        why = f" ({summary.no_fps})" if summary.no_fps else ""
+        rows.append(("images/s", NONE + why if summary.fps is None else f"{summary.fps:.2f}"))
         parts = [f"{name} {_four_digits(v)}" for name, v in summary.last_losses.items() if name != "loss"]
         rows.append(("loss", summary.losses[-1] + (f" ({', '.join(parts)})" if parts else "")))
     if summary.accuracy is not None:
@@ -124,60 +135,3 @@ def as_text(summary: Summary) -> str:
 def as_json(summary: Summary) -> str:
     """All fields of :class:`Summary` as one JSON object."""
     return json.dumps(asdict(summary), indent=1)
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a launcher knows about its training, for the files that it writes.
-
-    Attributes:
-        network: first part of the config's name, upper case. rank_size: devices per machine. seconds: wall time.
-        batch_size: images per device, where the work dir does not tell.
-        folder: where the files go.
-    """
-
-    network: str
-    rank_size: int
-    batch_size: int
-    seconds: int
-    folder: Path
-
-
-def write_case(summary: Summary, case: Case) -> str:
-    """Write the case log and the file of losses; the format is that of the Ascend training recipes.
-
-    Returns:
-        the lines that a launcher prints.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    batch = summary.batch_size or case.batch_size
-    name = f"{case.network}_bs{batch}_{case.rank_size}p_acc"
-    fps = NONE if summary.fps is None else f"{summary.fps:.2f}"
-    accuracy = NONE if summary.accuracy is None else f"{summary.accuracy:.4f}"
-    entries = {
-        "Network": case.network,
-        "RankSize": case.rank_size,
-        "BatchSize": batch,
-        "DeviceType": platform.machine(),
-        "CaseName": name,
-        "ActualFPS": fps,
-        "TrainingTime": f"{batch * 1000 / float(fps):.2f}" if fps not in (NONE, "0.00") else NONE,  # ms
-        "TrainAccuracy": accuracy,
-        "ActualLoss": summary.losses[-1] if summary.losses else "",
-        "E2ETrainingTime": case.seconds,
-    }
-    losses = case.folder / f"train_{name}_loss.txt"
-    losses.write_text("".join(f"{loss}\n" for loss in summary.losses), encoding="utf-8")
-    log = case.folder / f"{name}.log"
-    log.write_text("".join(f"{key} = {value}\n" for key, value in entries.items()), encoding="utf-8")
-    return "\n".join(
-        [
-            "------------------ Final result ------------------",
-            f"Final Performance images/sec : {fps}",
-            f"Final Train Accuracy : {accuracy}",
-            f"E2E Training Duration sec : {case.seconds}",
-            f"case log: {log}",
-        ]
-    )

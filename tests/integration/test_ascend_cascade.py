@@ -3,32 +3,12 @@
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 
 from fcos_train.cli.main import main
 from tests.support.self_labelled import label_with, table
-from tests.support.small_detectors import CLASSES, shipped, write_checkpoint
+from tests.support.small_detectors import small_cascade, write_checkpoint
 
 pytest.importorskip("onnxruntime")
-
-
-def small_cascade() -> Config:
-    """mmdet's Cascade R-CNN with ResNet-18 of 8 channels and few proposals that do not suppress each other.
-
-    CANN suppresses all levels of the RPN together, PyTorch level by level. Boxes of different levels hardly ever have
-    an IoU of 0.95, even with random weights.
-    """
-    config = Config.fromfile(str(shipped("cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py")))
-    model = config.model
-    model.backbone.update(depth=18, base_channels=8, init_cfg=None, style="pytorch")
-    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=32)
-    model.rpn_head.update(in_channels=32, feat_channels=32)
-    model.roi_head.bbox_roi_extractor.out_channels = 32
-    for head in model.roi_head.bbox_head:
-        head.update(in_channels=32, fc_out_channels=64, num_classes=len(CLASSES))
-    model.test_cfg.rpn.update(nms_pre=40, nms={"type": "nms", "iou_threshold": 0.95})
-    config.test_dataloader.dataset.pipeline[1].scale = (128, 96)
-    return config
 
 
 @pytest.fixture(scope="module")

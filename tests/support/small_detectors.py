@@ -42,6 +42,25 @@ def small_config(name: str, fixed_shape: bool = False) -> Config:
     return config
 
 
+def small_cascade() -> Config:
+    """mmdet's Cascade R-CNN with ResNet-18 of 8 channels and few proposals that do not suppress each other.
+
+    CANN suppresses all levels of the RPN together, PyTorch level by level. Boxes of different levels hardly ever have
+    an IoU of 0.95, even with random weights.
+    """
+    config = Config.fromfile(str(shipped("cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py")))
+    model = config.model
+    model.backbone.update(depth=18, base_channels=8, init_cfg=None, style="pytorch")
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=32)
+    model.rpn_head.update(in_channels=32, feat_channels=32)
+    model.roi_head.bbox_roi_extractor.out_channels = 32
+    for head in model.roi_head.bbox_head:
+        head.update(in_channels=32, fc_out_channels=64, num_classes=len(CLASSES))
+    model.test_cfg.rpn.update(nms_pre=40, nms={"type": "nms", "iou_threshold": 0.95})
+    config.test_dataloader.dataset.pipeline[1].scale = (128, 96)
+    return config
+
+
 def lively(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Weights drawn so that scores reach from 0.01 to 0.9 and boxes have sides of many sizes."""
     generator = torch.Generator().manual_seed(seed)
@@ -112,7 +131,7 @@ def _scale(layer: torch.nn.Module, wish: tuple[float, float], run) -> None:
     layer.bias.mul_(factor).add_(wish[0] - factor * float(seen[0].mean()))
 
 
-def write_checkpoint(path: Path, config: Config, seed: int = 0) -> Path:
+def write_checkpoint(path: Path, config: Config, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> Path:
     """Build, fill and save as mmengine does."""
     from mmdet.registry import MODELS
     from mmengine.registry import DefaultScope
@@ -122,6 +141,6 @@ def write_checkpoint(path: Path, config: Config, seed: int = 0) -> Path:
     with DefaultScope.overwrite_default_scope("mmdet"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of what `lively` leaves: biases
         model = lively(MODELS.build(config.model), seed)
-    meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
+    meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": classes}}
     torch.save({"meta": meta, "state_dict": model.state_dict()}, path)
     return path

@@ -7,6 +7,7 @@ STEPS = {
     "info": ("fcos_train.cli.ascend.info", "list .bin files or images with their sizes (get_info.py)"),
     "om": ("fcos_train.cli.ascend.om", "print the atc or aoe command, and run it where CANN is installed"),
     "infer": ("fcos_train.cli.ascend.infer", "run a model over .bin files (benchmark, ais_infer, ais_bench)"),
+    "benchmark": ("fcos_train.cli.ascend.benchmark", "speed over several batch sizes, as a table"),
     "postprocess": ("fcos_train.cli.ascend.postprocess", "results of the runner to one text file per image"),
     "txt-to-json": ("fcos_train.cli.ascend.txt_to_json", "text files to a COCO result file"),
     "coco-eval": ("fcos_train.cli.ascend.coco_eval", "the twelve COCO numbers of a result file"),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import shlex
 
 from fcos_train.deploy.ascend.options import OmOptions
+from mmcv_overrides.errors import UserError
 
 
 def run(options: OmOptions) -> int:
-    """Print the atc or aoe command, and run it where CANN is installed."""
+    """Print the atc or aoe command, and run it where CANN is installed.
+
+    Where it is not, nothing is converted: exit status 2, unless --dry-run says that the command is enough.
+    """
     from fcos_train.deploy.ascend.om import convert
     from fcos_train.deploy.ascend.rules import RULES
     from fcos_train.deploy.parts.description import beside, read_rule
@@ -23,5 +27,8 @@ def run(options: OmOptions) -> int:
     elif options.dry_run:
         print(f"the command is in {script}")
     else:
-        print(f"{words[0]} is not on PATH (it comes with CANN), so nothing was converted; the command is in {script}")
+        raise UserError(
+            f"nothing was converted: {words[0]} is not on PATH (it comes with CANN). The command is in {script}; "
+            "run it where CANN is installed (--dry-run only writes it)"
+        )
     return 0

@@ -26,6 +26,9 @@ class PostprocessOptions(Options):
     bin_data_path: Annotated[str, Option("results of the runner", metavar="DIR")] = "./result/dumpOutput_device0/"
     det_results_path: Annotated[str, Option("folder for the text files", metavar="DIR")] = "./detection-results/"
     net_out_num: Annotated[int | None, Option("accepted for old scripts; the outputs are counted", hidden=True)] = None
+    val2017_path: Annotated[
+        str | None, Option("accepted for old scripts; the info file has the paths of the images", hidden=True)
+    ] = None
     width: Annotated[
         int | None,
         Option("as in preprocess", metavar="W", default="the rule's", flags=("--net-input-width",), least=1),
@@ -75,6 +78,8 @@ def run(options: PostprocessOptions) -> int:
     from fcos_train.deploy.parts.coco_numbers import evaluate
     from fcos_train.deploy.parts.description import read_classes, read_rule
 
+    if options.val2017_path:
+        print("note: --val2017-path has no effect: the info file (--test-annotation) has the paths of the images")
     rule = RULES[options.model]
     classes: Sequence[str] = COCO_NAMES
     if options.sidecar:

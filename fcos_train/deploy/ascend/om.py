@@ -6,72 +6,29 @@ import json
 import shlex
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from fcos_train.deploy.ascend.aipp import aipp_text
+from fcos_train.deploy.ascend.model_file import input_shape, require_convertible, require_nodes, signature
 from fcos_train.deploy.ascend.options import OmOptions
 from fcos_train.deploy.parts.input_rule import InputRule
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
 
-@dataclass(frozen=True)
-class Signature:
-    """Name and shape of the input and names of the outputs of an ONNX file; None for dynamic axes."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    outputs: tuple[str, ...]
-
-
-def signature(model: Path) -> Signature:
-    """Read the signature of an ONNX file without its external weights.
-
-    Raises:
-        UserError: no such file, or not an ONNX model of one image input.
-    """
-    try:
-        import onnx
-    except ImportError:
-        raise UserError("reading an ONNX file needs onnx: pip install onnx") from None
-    if not model.is_file():
-        raise UserError(f"--model {model}: no such file")
-    try:
-        graph = onnx.load(str(model), load_external_data=False).graph
-    except Exception as error:  # protobuf's decoding error
-        raise UserError(f"{model} is not an ONNX file: {error}") from None
-    weights = {weight.name for weight in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
-        raise UserError(f"{model}: expected one input of the form (N, 3, H, W), found {[v.name for v in inputs]}")
-    sides = inputs[0].type.tensor_type.shape.dim
-    shape = tuple(side.dim_value if side.HasField("dim_value") and side.dim_value else None for side in sides)
-    return Signature(inputs[0].name, shape, tuple(value.name for value in graph.output))
-
-
 def command(options: OmOptions, aipp_file: Path | None = None) -> list[str]:
     """Compose the atc or aoe command.
 
     Raises:
-        UserError: a dynamic axis without a value, or a value that contradicts the model.
+        UserError: a dynamic axis without a value, a value or an output that contradicts the model, or a graph that is
+            not for atc.
     """
     found = signature(options.model)
-    sides = []
-    for flag, fixed, wanted in zip(
-        ("--batch-size", "", "--input-height", "--input-width"),
-        found.shape,
-        (options.batch, None, options.height, options.width),
-        strict=True,
-    ):
-        if fixed and wanted and fixed != wanted:
-            raise UserError(
-                f"{options.model} has a fixed size of {fixed}, not {wanted} as {flag} says; export it for that size"
-            )
-        side = wanted or fixed or {"--batch-size": 1, "": 3}.get(flag)
-        if not side:
-            raise UserError(f"{options.model} takes inputs of any size, an .om needs a fixed one: give {flag}")
-        sides.append(side)
+    sides = input_shape(found, options.model, (options.batch, options.height, options.width))
+    if not options.unchecked:
+        require_convertible(found, options.model)
+        if options.out_nodes:
+            require_nodes(found, options.out_nodes, options.model)
     words = ["aoe" if options.aoe else "atc", "--framework=5", f"--model={options.model}", f"--output={options.target}"]
     if options.aoe:
         words.append("--job_type=2")

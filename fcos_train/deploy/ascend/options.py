@@ -74,6 +74,9 @@ class OmOptions(Options):
         ),
     ] = None
     dry_run: Annotated[bool, Option("write the command, do not run it")] = False
+    unchecked: Annotated[
+        bool, Option("do not check the graph's operators, its opset and --out-nodes against what atc takes")
+    ] = False
 
     @property
     def target(self) -> Path:
@@ -208,6 +211,31 @@ class InferOptions(Options):
     def folder(self) -> Path:
         """Where the results of the layout ais go."""
         return Path(self.output) / (self.dirname or time.strftime("%Y_%m_%d-%H_%M_%S"))
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions(Options):
+    """What to measure.
+
+    Raises:
+        UserError: invalid values; all are reported in one message.
+    """
+
+    model: Annotated[
+        tuple[str, ...], Option("models to compare, .onnx or .om; {} in a name is the batch size", metavar="FILE")
+    ]
+    batch_sizes: Annotated[tuple[int, ...], Option("images per call", metavar="N", least=1)] = (1, 4, 8, 16, 32, 64)
+    rounds: Annotated[int, Option("calls per batch size", metavar="N", flags=("--rounds", "--round"), least=1)] = 20
+    chips: Annotated[
+        int, Option("chips of a card, whose speeds add up (an Ascend 310 card has 4)", metavar="N", least=1)
+    ] = 1
+    height: Annotated[
+        int | None, Option("input height", metavar="H", default="the model's", flags=("--input-height",), least=1)
+    ] = None
+    width: Annotated[
+        int | None, Option("input width", metavar="W", default="the model's", flags=("--input-width",), least=1)
+    ] = None
+    device: Annotated[int, Option("card of an .om", metavar="ID", flags=("--device-id", "--device"), least=0)] = 0
 
 
 @dataclass(frozen=True)

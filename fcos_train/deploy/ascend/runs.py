@@ -14,10 +14,11 @@ from pathlib import Path
 
 from fcos_train.deploy.ascend.aipp import AippSession
 from fcos_train.deploy.ascend.ais_flags import Sides, sides
-from fcos_train.deploy.ascend.infer import inputs_of, run_empty, run_files
+from fcos_train.deploy.ascend.infer import Outcome, inputs_of, run_empty, run_files
 from fcos_train.deploy.ascend.info import read_info
 from fcos_train.deploy.ascend.options import Calls, InferOptions
 from fcos_train.deploy.ascend.perf import write_benchmark, write_pure, write_summary
+from fcos_train.deploy.parts.files import some
 from fcos_train.deploy.parts.session import OnnxSession, Session
 from mmcv_overrides.errors import UserError
 
@@ -58,8 +59,16 @@ def infer(options: InferOptions) -> tuple[Path, list[str]]:
         else:
             outcome = run_empty(session, options.calls, folder, options.fmt)
         path, figures = write_summary(outcome, session.batch)
+    lines += _older(folder, outcome)
     count = outcome.clocks.samples if options.inputs else "pure inference:"
     return folder, [*lines, *figures, f"[INFO] {count} results in {folder}, figures in {path}"]
+
+
+def _older(folder: Path, outcome: Outcome) -> list[str]:
+    """A line if the folder also has results of an earlier run, which steps that read the folder would take too."""
+    written = {Path(path).name for _, paths in outcome.calls for path in paths}
+    older = sorted(path.name for path in folder.iterdir() if path.name not in written) if folder.is_dir() else []
+    return [f"note: {folder} also has {len(older)} files of an earlier run: {some(older)}"] if older else []
 
 
 def _session(options: InferOptions) -> Session:

@@ -38,6 +38,7 @@ class Difference:
         fault: what is out of tolerance, or None.
         count: number of values, or of matched detections.
         note: further information for the user.
+        apart: number of detections that one side lacks; unexplained: of these, no tie or threshold explains.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Difference:
     fault: str | None
     count: int
     note: str = ""
+    apart: int = 0
+    unexplained: int = 0
 
 
 def compare(
@@ -151,7 +154,8 @@ def _detections(
         )
     elif explained > max(2 if pairs else 0, TIES * (pairs + explained)):
         fault = f"{explained} of {pairs + explained} detections differ by ties, which is too many"
-    return [Difference(outputs[0].name, box, fault, pairs, note), Difference(outputs[1].name, 0.0, None, pairs)]
+    found = Difference(outputs[0].name, box, fault, pairs, note, explained + len(lost), len(lost))
+    return [found, Difference(outputs[1].name, 0.0, None, pairs)]
 
 
 def limit_of_boxes(dets: np.ndarray, half: bool) -> float:

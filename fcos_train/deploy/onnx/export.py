@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.opset import choose
 from fcos_train.deploy.onnx.options import ExportOptions
 from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec
+from fcos_train.deploy.onnx.untrained import faults_beside_ties
 from fcos_train.deploy.onnx.verify import beside_mmdet, verify
 from fcos_train.deploy.onnx.writing import write
 from fcos_train.infer.detector import Detector
@@ -28,6 +30,7 @@ from mmcv_overrides.files import replacing
 
 DOCUMENTED_SHAPE = (800, 1216)
 PICTURES = 2
+UNTRAINED = " (weights that are not trained have many ties: --allow-untrained compares the maps instead)"
 
 
 class NotTheSame(UserError):
@@ -102,10 +105,19 @@ def export_detector(
     content = metadata.describe(graph, model, detector.model, detector.config, detector.classes)
     metadata.embed(model, content)
     differences, fault = _verified(graph, model, opset, images, source, say)
+    if fault and options.allow_untrained:
+        fault = faults_beside_ties(graph, opset, images, differences, say, partial(_report, say=say))
+        if fault is None:
+            content["compared"] = "maps"
+            metadata.embed(model, content)
+            say("The maps are the same between Pytorch and ONNX; detections at ties are not")
     if fault:
         failed = path.with_name(f"{path.stem}.failed.onnx")
         _put(failed, model.SerializeToString(deterministic=True))
-        raise NotTheSame(f"the outputs of the ONNX model differ from PyTorch's ({fault}); the file is kept as {failed}")
+        hint = "" if options.allow_untrained or not any(found.apart for found in differences) else UNTRAINED
+        raise NotTheSame(
+            f"the outputs of the ONNX model differ from PyTorch's ({fault}); the file is kept as {failed}{hint}"
+        )
     description = path.with_suffix(".json")
     _put(path, model.SerializeToString(deterministic=True))
     _put(description, metadata.as_json(content).encode())
@@ -226,6 +238,7 @@ def _verified(
             graph.selection = selection
         _report(more, say)
         fault = _fault(more)
+        differences = more if fault else differences
     if fault is None and not graph.end.selects_as_mmdet:
         shared, own, mmdets = beside_mmdet(graph, images)
         why = "" if shared == own == mmdets else " (order of selection and half precision; see docs/deployment.md)"

@@ -130,6 +130,10 @@ class ExportOptions(Options):
     output_names: Annotated[
         tuple[str, str], Option("names of the two outputs of nms and ascend", metavar="DETS LABELS")
     ] = ("dets", "labels")
+    allow_untrained: Annotated[
+        bool,
+        Option("for weights that are not trained: where detections differ at ties, compare the maps instead"),
+    ] = False
     trust_checkpoint: TrustCheckpoint = False
     safe_config: SafeConfig = False
     cfg_options: CfgOptions = field(default_factory=dict)

@@ -143,4 +143,12 @@ def _worse(old: Difference | None, new: Difference) -> Difference:
     if old is None:
         return new
     note = new.note if new.largest >= old.largest or not old.note else old.note
-    return Difference(new.name, max(old.largest, new.largest), old.fault or new.fault, old.count + new.count, note)
+    return Difference(
+        new.name,
+        max(old.largest, new.largest),
+        old.fault or new.fault,
+        old.count + new.count,
+        note,
+        old.apart + new.apart,
+        old.unexplained + new.unexplained,
+    )

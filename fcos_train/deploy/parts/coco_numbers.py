@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fcos_train.deploy.parts.files import some
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
@@ -16,23 +14,6 @@ from mmcv_overrides.json_values import IdLinks
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import is_number, read_json
 
-MAX_DETS = (100, 300, 1000)
-AREAS = ("all", "small", "medium", "large")
-# (is it precision, IoU threshold, area, index of the detection limit), in the order of the lines.
-_LINES = (
-    (True, None, "all", 0),
-    (True, 0.5, "all", 2),
-    (True, 0.75, "all", 2),
-    (True, None, "small", 2),
-    (True, None, "medium", 2),
-    (True, None, "large", 2),
-    (False, None, "all", 0),
-    (False, None, "all", 1),
-    (False, None, "all", 2),
-    (False, None, "small", 2),
-    (False, None, "medium", 2),
-    (False, None, "large", 2),
-)
 _KEYS = ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s", "bbox_mAP_m", "bbox_mAP_l")
 
 
@@ -44,14 +25,9 @@ class CocoNumbers:
 
     def lines(self) -> list[str]:
         """The twelve lines as pycocotools prints them."""
-        lines = []
-        for (precision, iou, area, limit), value in zip(_LINES, self.stats, strict=True):
-            title = "Average Precision  (AP)" if precision else "Average Recall     (AR)"
-            overlap = "0.50:0.95" if iou is None else f"{iou:0.2f}"
-            lines.append(
-                f" {title} @[ IoU={overlap:<9} | area={area:>6s} | maxDets={MAX_DETS[limit]:>3d} ] = {value:0.3f}"
-            )
-        return lines
+        from fcos_train.evaluation.classic import lines
+
+        return lines(self.stats)
 
     def summary(self) -> dict[str, float | str]:
         """The six precisions to three decimals, and all six as one text to copy."""
@@ -94,6 +70,7 @@ def evaluate(annotations: str | Path, results: Sequence[dict], where: str | Path
     Raises:
         UserError: unreadable annotations, or results for images or categories that they do not have.
     """
+    from fcos_train.evaluation.classic import MAX_DETS, twelve
     from fcos_train.evaluation.coco_scores import evaluate_boxes, load_annotations
 
     truth = load_annotations(annotations)
@@ -113,16 +90,7 @@ def evaluate(annotations: str | Path, results: Sequence[dict], where: str | Path
         return CocoNumbers((0.0,) * 12)
     ids = [category["id"] for category in truth["categories"]]
     scores = evaluate_boxes(truth, results, ids, max_dets=MAX_DETS)
-    return CocoNumbers(tuple(_number(scores, *line) for line in _LINES))
-
-
-def _number(scores, precision: bool, iou: float | None, area: str, limit: int) -> float:
-    place = AREAS.index(area)
-    table = scores.precision[:, :, :, place, limit] if precision else scores.recall[:, :, place, limit]
-    if iou is not None:
-        table = table[np.isclose(scores.iou_thrs, iou)]
-    valid = table[table > -1]
-    return float(valid.mean()) if valid.size else -1.0
+    return CocoNumbers(twelve(scores))
 
 
 def coco_eval(annotations: str | Path, results: str | Path, out: str | Path) -> CocoNumbers:

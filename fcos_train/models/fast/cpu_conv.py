@@ -171,7 +171,23 @@ def by_input(grad: Tensor, x: Tensor, weight: Tensor, where: ConvParams, onto: T
 
 
 def by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: ConvParams) -> Tensor:
-    """Gradient of a convolution with respect to its weight; arguments as in :func:`by_input`."""
+    """Gradient of a convolution with respect to its weight, laid out as it; arguments as in :func:`by_input`."""
+    return laid_out_as(_by_weight(grad, x, weight, where), weight)
+
+
+def laid_out_as(grad: Tensor, weight: Tensor) -> Tensor:
+    """``grad`` with the strides of ``weight``, a view where only axes of length 1 have other strides.
+
+    autograd copies a gradient that is laid out otherwise than its weight, and DDP warns of it at every rank.
+    """
+    if grad.stride() == weight.stride():
+        return grad
+    if all(a == b or side == 1 for a, b, side in zip(grad.stride(), weight.stride(), weight.shape, strict=True)):
+        return grad.as_strided(weight.shape, weight.stride())
+    return torch.empty_like(weight, dtype=grad.dtype).copy_(grad)
+
+
+def _by_weight(grad: Tensor, x: Tensor, weight: Tensor, where: ConvParams) -> Tensor:
     if where == POINTWISE and weight.shape[2:] == (1, 1) and (HAS_AMX or x[:, 0].numel() <= MOST_PIXELS):
         return (pixels_of(grad).t() @ pixels_of(x)).view_as(weight)
     if _is_narrow(weight, where):

@@ -1,5 +1,7 @@
 """FastCocoMetric as the runner uses it: samples in, named numbers, log lines and files out."""
 
+import contextlib
+import io
 import json
 import logging
 import math
@@ -11,7 +13,7 @@ import torch
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 
-from fcos_train.evaluation import FastCocoMetric, write_metrics
+from fcos_train.evaluation import FastCocoMetric, classic, write_metrics
 from fcos_train.evaluation.tables import class_table
 from mmcv_overrides.errors import UserError
 
@@ -238,3 +240,81 @@ def test_table_puts_many_classes_side_by_side():
     lines = class_table(rows).splitlines()
     assert len(lines) == 28 and all(len(line) <= 150 for line in lines)
     assert lines[1].split("|")[1].split()[:2] == ["class27", "27"]
+
+
+PYCOCOTOOLS = """\
+ Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 1.000
+ Average Precision  (AP) @[ IoU=0.50      | area=   all | maxDets=1000 ] = 1.000
+ Average Precision  (AP) @[ IoU=0.75      | area=   all | maxDets=1000 ] = 1.000
+ Average Precision  (AP) @[ IoU=0.50:0.95 | area= small | maxDets=1000 ] = 1.000
+ Average Precision  (AP) @[ IoU=0.50:0.95 | area=medium | maxDets=1000 ] = 1.000
+ Average Precision  (AP) @[ IoU=0.50:0.95 | area= large | maxDets=1000 ] = 1.000
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 1.000
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=300 ] = 1.000
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=1000 ] = 1.000
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area= small | maxDets=1000 ] = 1.000
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area=medium | maxDets=1000 ] = 1.000
+ Average Recall     (AR) @[ IoU=0.50:0.95 | area= large | maxDets=1000 ] = 1.000
+"""
+
+
+def test_the_lines_of_mmdet_2(gt, log_lines):
+    metric = FastCocoMetric(ann_file=str(gt))
+    metric.dataset_meta = {"classes": ["apple", "pear", "plum"]}
+    metric.process(None, perfect())
+    metric.evaluate(2)
+    said = [line.removeprefix("INFO ") for line in log_lines if "@[" in line]
+    assert said == PYCOCOTOOLS.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("limits", "boxes"),
+    [((1, 10, 100), 5), ((1, 10, 100), 130), ((100, 300, 1000), 130), ((1, 2, 3), 5), ((2, 10, 1000), 400)],
+)
+def test_the_numbers_of_the_lines_are_those_of_pycocotools(tmp_path, log_lines, limits, boxes):
+    """Whatever limits the metric itself has, also with more detections of a category in an image than those."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(boxes)
+    truth = [(image, [*rng.uniform(0, 300, 2), *rng.uniform(8, 120, 2)]) for image in (1, 1, 1, 2, 2, 3)]
+    data = {
+        "images": [{"id": i} for i in (1, 2, 3)],
+        "annotations": [
+            {"id": i, "image_id": m, "category_id": 1, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+            for i, (m, b) in enumerate(truth, start=1)
+        ],
+        "categories": [{"id": 1, "name": "apple"}],
+    }
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(data))
+    metric = FastCocoMetric(ann_file=str(path), proposal_nums=limits)
+    metric.dataset_meta = {"classes": ["apple"]}
+    found = []
+    for image in (1, 2, 3):
+        own = [box for m, box in truth if m == image]
+        near = np.array([own[i % len(own)] for i in range(boxes)]) + rng.normal(0, 6, (boxes, 4))
+        near[:, 2:] = near[:, 2:].clip(1)
+        scores = rng.permutation(boxes) / boxes  # no ties
+        xyxy = np.concatenate((near[:, :2], near[:, :2] + near[:, 2:]), 1)
+        metric.process(None, [sample(image, xyxy, scores, [0] * boxes, torch.float64)])
+        kept = xyxy.astype(np.float32).astype(np.float64)
+        kept[:, 2:] -= kept[:, :2]
+        found += [
+            {"image_id": image, "category_id": 1, "bbox": b.tolist(), "score": float(np.float32(s))}
+            for b, s in zip(kept, scores, strict=True)
+        ]
+    metric.evaluate(3)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco = COCO(str(path))
+        reference = COCOeval(coco, coco.loadRes(found), "bbox")
+        reference.params.maxDets = [100, 300, 1000]
+        reference.evaluate()
+        reference.accumulate()
+    values = []
+    for precision, iou, area, limit in classic.LINES:
+        table = reference.eval["precision" if precision else "recall"][..., classic.AREAS.index(area), limit]
+        table = table if iou is None else table[np.isclose(reference.params.iouThrs, iou)]
+        values.append(table[table > -1].mean() if (table > -1).any() else -1.0)
+    said = [line.removeprefix("INFO ") for line in log_lines if "@[" in line]
+    assert said == classic.lines(values)

@@ -28,11 +28,13 @@ rank = os.environ.get("RANK", "0")
 call = {"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}
 (record / f"call{rank}.json").write_text(json.dumps(call))
 work_dir = record.parent / os.environ.get("FAKE_WORK_DIR", "chosen work dir")
-if "FAKE_BATCH" in os.environ or "FAKE_JSON" in os.environ:
+if {"FAKE_BATCH", "FAKE_CONFIG", "FAKE_JSON"} & set(os.environ):
     work_dir.mkdir(parents=True, exist_ok=True)
     print(f"work dir: {work_dir} (--overwrite: the run in it is replaced)", flush=True)
 if "FAKE_BATCH" in os.environ:
     (work_dir / "config.py").write_text(f"train_dataloader = dict(batch_size={os.environ['FAKE_BATCH']})\\n")
+if "FAKE_CONFIG" in os.environ:
+    (work_dir / "config.py").write_text(os.environ["FAKE_CONFIG"])
 if rank == "0":
     log = pathlib.Path(os.environ["FAKE_LOG"]).read_text() if "FAKE_LOG" in os.environ else "a line of the log"
     print(log, flush=True)
@@ -143,6 +145,9 @@ def real_torchrun(tmp_path) -> Sandbox:
         (root / package).mkdir()
         (root / package / "__init__.py").touch()
     (root / "fcos_train" / "__main__.py").write_text(FAKE_TRAINER)
+    (root / "fcos_train" / "cli").mkdir()
+    (root / "fcos_train" / "cli" / "__init__.py").touch()
+    shutil.copy(ROOT / "fcos_train" / "cli" / "newest.py", root / "fcos_train" / "cli")
     (root / "mmcv_overrides" / "errors.py").write_text("class UserError(Exception): ...\n")
     (root / "mmcv_overrides" / "device.py").write_text(FAKE_DEVICE)
     config = root / "configs" / "fcos" / "fcos_r50_caffe_fpn_4x4_1x_coco.py"

@@ -90,6 +90,23 @@ def test_every_flag_arrives(sandbox) -> None:
     assert (sandbox.output(3) / "FSAF_bs5_1p_acc.log").exists()
 
 
+@pytest.mark.parametrize(
+    "script, flags, given",
+    [
+        ("full_1p", [], []),
+        ("full_1p", ["--pretrained=none"], ["none"]),
+        ("performance_1p", [], ["auto"]),  # speed does not depend on the weights
+        ("performance_1p", ["--pretrained=none"], ["none"]),
+        ("performance_1p", ["--", "--pretrained", "none"], ["auto", "none"]),  # the last one counts
+    ],
+)
+def test_pretrained(sandbox, script, flags, given) -> None:
+    done = sandbox.run(f"test/train_{script}.sh", f"--data_path={sandbox.data}", *flags)
+    assert done.returncode == 0, done.stderr
+    argv = sandbox.argv()
+    assert [argv[at + 1] for at, word in enumerate(argv) if word == "--pretrained"] == given
+
+
 def test_learning_rate_alone(sandbox) -> None:
     sandbox.run("test/train_full_8p.sh", f"--data_path={sandbox.data}", "--learning_rate=0.02")
     assert sandbox.argv()[-3:] == ["--no-auto-lr", "--cfg-options", "optim_wrapper.optimizer.lr=0.02"]
@@ -158,6 +175,7 @@ def test_environment_device_wins(sandbox) -> None:
         (["--batch_size=two"], "--batch_size=two is not a positive whole number"),
         (["--seed"], "--seed needs a value"),
         (["stray"], "unexpected 'stray'"),
+        (["--pretrained=always"], "--pretrained=always: choose require, auto or none"),
         (["--config=none.py"], "--config=none.py: no such file"),
         (["--data_path=no/such"], "--data_path=no/such: no such folder"),
         (["--nproc=2", "--port=70000"], "port 70000 is not in 1..65535"),

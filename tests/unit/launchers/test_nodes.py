@@ -21,7 +21,8 @@ def test_environment_of_a_node(sandbox) -> None:
     ]  # fmt: skip
     env = sandbox.call()["env"]
     expected = {
-        "HCCL_IF_IP": "10.9.8.8", "RANK_SIZE": "4", "WORLD_SIZE": "8", "HCCL_CONNECT_TIMEOUT": "600",
+        "HCCL_IF_IP": "10.9.8.8", "FCOS_LOCAL_ADDR": "10.9.8.8", "RANK_SIZE": "4", "WORLD_SIZE": "8",
+        "HCCL_CONNECT_TIMEOUT": "600",
         "GLOO_SOCKET_IFNAME": "eth7", "NCCL_SOCKET_IFNAME": "eth7", "HCCL_SOCKET_IFNAME": "eth7",
     }  # fmt: skip
     assert {key: env.get(key) for key in expected} == expected
@@ -35,6 +36,7 @@ def test_defaults_of_one_node(sandbox) -> None:
     done = sandbox.run(MULTI, f"--data_path={sandbox.data}", "--nproc=2", FAKE_DEVICES="npu 2")
     assert done.returncode == 0, done.stderr
     env = sandbox.call()["env"]
+    assert "FCOS_LOCAL_ADDR" not in env
     assert (env["HCCL_IF_IP"], env["WORLD_SIZE"], env["RANK_SIZE"]) == ("127.0.0.1", "2", "2")
     assert int(env["HCCL_IF_BASE_PORT"]) >= 60000
     assert "GLOO_SOCKET_IFNAME" not in env
@@ -48,6 +50,17 @@ def test_own_address_is_found_and_the_port_is_23333(sandbox) -> None:
     assert sandbox.call()["env"]["HCCL_IF_IP"] == "127.0.0.1"  # the way to 0.0.0.0 is the loopback
     torchrun = sandbox.torchrun()
     assert torchrun[torchrun.index("--master_port") + 1] == "23333"
+
+
+def test_a_rehearsal_on_one_machine(sandbox) -> None:
+    """Several nodes on the loopback: only where the local address says so as well."""
+    flags = [f"--data_path={sandbox.data}", "--nnodes=2", "--nproc=1", "--master_addr=127.0.0.1"]
+    done = sandbox.run(MULTI, *flags, "--node_rank=1", "--local_addr=127.0.0.2")
+    assert done.returncode == 0, done.stderr
+    assert "note: all 2 nodes are on this machine" in done.stdout
+    assert sandbox.call()["env"]["FCOS_LOCAL_ADDR"] == "127.0.0.2"
+    done = sandbox.run(MULTI, *flags, "--node_rank=1", "--local_addr=10.0.0.2")
+    assert done.returncode == 2 and "to rehearse several nodes on this one machine" in done.stderr
 
 
 def test_errors(sandbox) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 HEAD = "2026-01-01 12:00:00,000 - mmdet - INFO - "
-LOG = f"{HEAD}Epoch [1][50/100]\tlr: 1.250e-03, eta: 1:02:03, time: 0.310, FPS: 48.10, loss: 1.8000\n"
+DEVICE = "device npu: found 1, chosen by 'auto'\n"
+LOG = f"{DEVICE}{HEAD}Epoch [1][50/100]\tlr: 1.250e-03, eta: 1:02:03, time: 0.310, FPS: 48.10, loss: 1.8000\n"
 
 
 def train(step: int, **numbers) -> dict:
@@ -47,7 +48,7 @@ def test_block_case_log_and_losses(sandbox) -> None:
         f"--data_path={sandbox.data}",
         FAKE_LOG=sandbox.log(LOG),
         FAKE_JSON=sandbox.json_log(*RECORDS),
-        FAKE_BATCH="16",
+        FAKE_CONFIG="train_dataloader = dict(batch_size=16)\noptim_wrapper = dict(opt_level='O1', loss_scale=32.0)\n",
     )
     assert done.returncode == 0, done.stderr
     block = final_block(done.stdout)
@@ -67,7 +68,16 @@ def test_block_case_log_and_losses(sandbox) -> None:
         ("TrainAccuracy", "0.3620"),
         ("ActualLoss", "1.5000"),
         ("E2ETrainingTime", seconds),
+        ("Nodes", "1"),
+        ("Devices", "1"),
+        ("DeviceKind", "npu"),
+        ("Epochs", "1"),
+        ("AMP_Type", "O1"),
+        ("Loss_Scale", "32.0"),
+        ("TableHead", "| Acc@1 | FPS | Npu/Gpu_nums | Epochs | AMP_Type | Loss_Scale |"),
+        ("TableRow", "| 36.2 | 49.2 | 1 (npu) | 1 | O1 | 32.0 |"),
     ]
+    assert "results table, row:  | 36.2 | 49.2 | 1 (npu) | 1 | O1 | 32.0 |" in done.stdout.splitlines()
     assert (sandbox.output() / "train_FCOS_bs16_1p_acc_loss.txt").read_text() == "1.8000\n1.5000\n"
     assert (sandbox.output() / "train_0.log").read_text().splitlines()[1:] == [*LOG.splitlines(), ""]
     assert done.stdout.splitlines()[-2:] == [
@@ -93,6 +103,14 @@ def test_training_without_numbers(sandbox) -> None:
     log = dict(case_log(sandbox.speed_output / "FCOS_bs2_2p_acc.log"))
     assert log["TrainingTime"] == "n/a" and log["ActualLoss"] == ""
     assert (sandbox.speed_output / "train_FCOS_bs2_2p_acc_loss.txt").read_text() == ""
+
+
+def test_a_run_that_was_all_warm_up_says_so(sandbox) -> None:
+    done = sandbox.run(
+        "test/train_full_1p.sh", f"--data_path={sandbox.data}", FAKE_JSON=sandbox.json_log(train(5, fps=0.0, loss=1.5))
+    )
+    assert final_block(done.stdout)[0] == "Final Performance images/sec : n/a"
+    assert "no FPS: no epoch had more than 5 iterations, and the first 5 are warm-up" in done.stdout.splitlines()
 
 
 def test_a_loss_that_is_not_finite_is_shown(sandbox) -> None:
@@ -147,6 +165,8 @@ def test_nodes_that_share_a_disk_keep_their_logs_apart(sandbox) -> None:
         gate.write_text(LOG)
         stdout = first.communicate(timeout=60)[0]
     assert first.returncode == 0 and final_block(stdout)[0] == "Final Performance images/sec : 49.25"
+    log = dict(case_log(sandbox.speed_output / "FCOS_bs2_1p_acc.log"))
+    assert (log["RankSize"], log["Nodes"], log["Devices"], log["DeviceKind"]) == ("1", "2", "2", "npu")
     assert "the log of node 1" in (sandbox.speed_output / "node1" / "train_0.log").read_text()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-SCRIPTS = sorted([*ROOT.glob("test/*.sh"), *ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
+FOLDERS = ("test", "scripts", "tools")
+SCRIPTS = sorted([*(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.sh")), ROOT / ".ci" / "run"])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
@@ -41,6 +42,28 @@ def checkpoint(sandbox, name: str, age: int, config: bool = True) -> Path:
     if config:
         (folder / "config.py").touch()
     return folder
+
+
+def test_an_old_python_is_told_what_is_needed(sandbox) -> None:
+    old = sandbox.record / "python3.7"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.7.5\ncase $2 in *"(3, 11)"*) exit 1 ;; esac\n')
+    old.chmod(0o755)
+    done = sandbox.run("test/train_full_1p.sh", f"--data_path={sandbox.data}", PYTHON=str(old))
+    assert done.returncode == 2 and not sandbox.called()
+    assert done.stderr.startswith("error: Python 3.7.5 is too old: FCOS-Train needs Python 3.11 or newer")
+
+
+def test_dist_train_starts_the_ranks(sandbox) -> None:
+    shutil.copytree(ROOT / "tools", sandbox.root / "tools")
+    for words in ((), ("a.py",), ("a.py", "two")):
+        assert "give the config and the number of devices" in sandbox.run("tools/dist_train.sh", *words).stderr
+    more = {"NNODES": "2", "NODE_RANK": "1", "ADDR": "10.0.0.1", "PORT": "29507"}
+    done = sandbox.run("tools/dist_train.sh", "a.py", "4", "--seed", "0", **more)
+    assert done.returncode == 0, done.stderr
+    assert sandbox.argv() == ["train", "a.py", "--launcher", "pytorch", "--seed", "0"]
+    assert sandbox.torchrun() == [
+        "--nnodes=2", "--node_rank=1", "--nproc_per_node=4", "--master_addr=10.0.0.1", "--master_port=29507",
+    ]  # fmt: skip
 
 
 def test_eval_takes_the_newest_training(sandbox) -> None:

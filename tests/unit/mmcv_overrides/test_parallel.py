@@ -1,8 +1,11 @@
-"""How worker processes start, on systems that this machine is not."""
+"""How worker processes start, on systems that this machine is not, and how ranks that cannot meet say so."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from mmcv_overrides import parallel
+from mmcv_overrides.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,24 @@ def test_workers_are_forked_only_where_that_is_safe(monkeypatch, capsys, system,
     parallel.set_multi_processing(asked, opencv_num_threads=2, distributed=True)
     assert seen == [(used, 2, True)]
     assert ("mp_start_method fork -> spawn" in capsys.readouterr().out) == (asked != used)
+
+
+@pytest.mark.parametrize("cause", ["Gloo connectFullMesh failed with Connection refused, remote=[127.0.0.1]", "other"])
+def test_ranks_that_cannot_reach_each_other(monkeypatch, cause):
+    """One message with the interface and the cure; any other error of the process group passes."""
+
+    def refuse(backend, **_):
+        raise RuntimeError(cause)
+
+    for name, value in {"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "23333")
+    monkeypatch.setattr(parallel, "choose_interface", lambda backend: f"{backend}-eth0")
+    monkeypatch.setattr(parallel.dist, "init_process_group", refuse)
+    device = SimpleNamespace(module=None, set_device=lambda index: None, backend="gloo")
+    monkeypatch.setattr(parallel, "current", lambda: device)
+    expected = "rank 2 cannot reach the other ranks .*gloo uses the interface gloo-eth0; give the address"
+    kind, text = (UserError, expected) if "Gloo" in cause else (RuntimeError, "^other$")
+    with pytest.raises(kind, match=text):
+        parallel.init_dist_pytorch("nccl")

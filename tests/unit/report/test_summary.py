@@ -94,6 +94,10 @@ def test_files_of_a_launcher(work_dir, tmp_path, capsys) -> None:
         "2",
         "--seconds",
         "7",
+        "--nodes",
+        "2",
+        "--device-kind",
+        "cuda",
     ]
     assert main(["summary", str(work_dir), *flags]) == 0
     assert capsys.readouterr().out == (
@@ -101,6 +105,8 @@ def test_files_of_a_launcher(work_dir, tmp_path, capsys) -> None:
         "Final Performance images/sec : 44.00\n"
         "Final Train Accuracy : 0.2900\n"
         "E2E Training Duration sec : 7\n"
+        "results table, head: | Acc@1 | FPS | Npu/Gpu_nums | Epochs | AMP_Type | Loss_Scale |\n"
+        "results table, row:  | 29.0 | 44.0 | 4 (cuda) | 3 | n/a | n/a |\n"
         f"case log: {tmp_path}/FSAF_bs16_2p_acc.log\n"
     )
     assert (tmp_path / "train_FSAF_bs16_2p_acc_loss.txt").read_text() == "1.5000\n1.2500\n"
@@ -120,7 +126,8 @@ def test_log_of_mmcv_1(tmp_path) -> None:
 
 def test_warm_up_has_no_speed(tmp_path) -> None:
     write(tmp_path / "1.log.json", train(3, loss=1.0, fps=0.0))
-    assert summarise(tmp_path).fps is None
+    found = summarise(tmp_path)
+    assert found.fps is None and found.no_fps == "no epoch had more than 5 iterations, and the first 5 are warm-up"
 
 
 def test_damaged_files_are_survived(tmp_path) -> None:
@@ -128,13 +135,16 @@ def test_damaged_files_are_survived(tmp_path) -> None:
     (tmp_path / "run.json").write_text("[" * 100_000)
     (tmp_path / "config.py").write_text("train_dataloader = (")
     found = summarise(tmp_path)
-    assert found.losses == ["2.0000"] and found.batch_size is None and found.started is None
+    assert found.losses == ["2.0000"] and found.batch_size is None and found.started is None and found.opt_level is None
 
 
 @pytest.mark.parametrize("text", ["{'batch_size': 4}", "dict(batch_size=4)"])
-def test_batch_size_is_read_without_running_the_config(tmp_path, text) -> None:
-    (tmp_path / "config.py").write_text(f"raise SystemExit\ntrain_dataloader = {text}\n")
-    assert logs.batch_size(tmp_path) == 4
+def test_settings_are_read_without_running_the_config(tmp_path, text) -> None:
+    wrapper = "optim_wrapper = dict(opt_level='O1', loss_scale={'init_scale': 4})"
+    (tmp_path / "config.py").write_text(f"raise SystemExit\ntrain_dataloader = {text}\n{wrapper}\n")
+    assert logs.settings(tmp_path) == logs.Settings(4, "O1", None)
+    (tmp_path / "config.py").write_text("optim_wrapper = dict(opt_level='O2', loss_scale='dynamic')\n")
+    assert logs.settings(tmp_path) == logs.Settings(None, "O2", "dynamic")
 
 
 def test_folder_without_a_run(tmp_path, capsys) -> None:

@@ -343,3 +343,13 @@ def test_ais_bench_under_its_own_name(tmp_path, bins):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "run" / "img2_0.bin").read_bytes() == dets(2)
+
+
+def test_results_of_an_earlier_run_are_named(tmp_path, bins, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = model(tmp_path / "m.onnx")
+    words = ["ascend", "infer", "--model", str(path), "--input", str(bins)]
+    assert main(words) == 0 and "earlier run" not in capsys.readouterr().out
+    assert main([*words, "-output_binary=false"]) == 0
+    note = "note: result/dumpOutput_device0 also has 6 files of an earlier run: img0_1.bin, img0_2.bin, "
+    assert note in capsys.readouterr().out
