@@ -90,7 +90,7 @@ def undecodable(data: bytes, length: int) -> str:
     Args:
         data: its beginning. length: of the file, bytes.
     """
-    what = what_else(data) if data else "an empty file"
+    what = what_else(data) if data else "an empty file (0 bytes)"
     return "it cannot be decoded" + (f": it is {what}" if what else f" ({length} bytes; {FORMATS} are read)")
 
 

@@ -56,7 +56,7 @@ def test_folder_with_images_that_cannot_be_drawn(checkpoint, picture, tmp_path, 
     said = capsys.readouterr()
     assert sorted(path.name for path in out.iterdir()) == ["a_pred.jpg", "c_pred.jpg", "strip_pred.jpg"]
     assert said.out.splitlines()[-1] == f"pictures in {out}/ (3 files, *_pred.*)"
-    reason = f"cannot read image {tmp_path}/in/b.jpg: it cannot be decoded: it is an empty file"
+    reason = f"cannot read image {tmp_path}/in/b.jpg: it cannot be decoded: it is an empty file (0 bytes)"
     assert said.err == f"error: 1 image was skipped: {reason}\n"
     for name in ("a.png", "c.png", "strip.png"):
         (tmp_path / "in" / name).write_bytes(b"x")
