@@ -31,6 +31,7 @@ from model_families import LEFT_OUT, families
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKS, EXTRA, UNSUPPORTED = "works", "needs an extra", "not supported"
+UNFINISHED = "not finished"  # within the limit of time: says nothing of the model
 INSTALL = re.compile(r"pip install [\w.\[\]+:/-]*[\w\]]")
 STEPS = ("train", "resume", "demo")
 
@@ -85,12 +86,14 @@ def _outcome(folder: Path, code: int, seconds: int) -> dict[str, Any]:
 
 
 def verdict(result: dict[str, Any]) -> tuple[str, str]:
-    """``works``, ``needs an extra`` or ``not supported``, and the remark for the table."""
+    """``works``, ``needs an extra``, ``not finished`` or ``not supported``, and the remark for the table."""
     steps = result["steps"]
     failed = [name for name in STEPS if steps.get(name, {}).get("status") != "ok"]
     if not failed:
         return WORKS, ""
     step = steps.get(failed[0], {"status": "ended", "message": "not run"})
+    if step["status"] == "ended" and step["message"].startswith("not done after"):
+        return UNFINISHED, f"{failed[0]}: {step['message']}"
     install = INSTALL.findall(step["message"])
     if step["status"] == "refused" and install:
         return EXTRA, ", ".join(f"`{line}`" for line in dict.fromkeys(install))
@@ -129,8 +132,18 @@ def verdicts_of(results: dict[str, dict], with_extras: dict[str, dict]) -> dict[
     return found
 
 
-def table(results: dict[str, dict[str, Any]], with_extras: dict[str, dict[str, Any]], day: str, versions: str) -> str:
-    """docs/models.md."""
+def table(
+    results: dict[str, dict[str, Any]],
+    with_extras: dict[str, dict[str, Any]],
+    untried: Sequence[str],
+    day: str,
+    versions: str,
+) -> str:
+    """docs/models.md.
+
+    Args:
+        untried: families without a result, which are listed below the table.
+    """
     verdicts = verdicts_of(results, with_extras)
     counts = Counter(kind for kind, _ in verdicts.values())
     rows = [
@@ -148,13 +161,15 @@ that the command named a missing package and the line that installs it before an
 says, for the families whose export is promised, that `fcos-train export` wrote and verified the model, and for two
 others that it is refused with the reason; see [deployment](deployment.md).
 
-{len(verdicts)} families: {counts[WORKS]} work, {counts[EXTRA]} need an extra, {counts[UNSUPPORTED]} are not supported.
+{len(verdicts)} families: {counts[WORKS]} work, {counts[EXTRA]} need an extra, {counts[UNSUPPORTED]} are not supported,
+{counts[UNFINISHED]} were not finished within the limit of time.
 
 | family | config | result | ONNX | remark |
 |---|---|---|---|---|
 """
     tail = "\n\nLeft out:\n\n| folder | why |\n|---|---|\n"
-    return head + "\n".join(rows) + tail + "\n".join(left) + "\n"
+    waiting = f"\n\nNot tried in this run: {', '.join(untried)}." if untried else ""
+    return head + "\n".join(rows) + waiting + tail + "\n".join(left) + "\n"
 
 
 def _cell(text: str) -> str:
@@ -218,7 +233,8 @@ def main(words: Sequence[str] | None = None) -> int:
         {family: result for family, result in read_results(results, extras).items() if family in known}
         for extras in (False, True)
     )
-    Path(options.output).write_text(table(found, extra, date.today().isoformat(), _versions()))
+    untried = [family for family in known if family not in found]
+    Path(options.output).write_text(table(found, extra, untried, date.today().isoformat(), _versions()))
     print(f"{len(found)} of {len(known)} families are in {options.output}")
     return 0
 

@@ -110,7 +110,8 @@ def _model_and_wrapper(cfg: Config) -> tuple[BaseDetector, OptimWrapper]:
         for handler in [one for one in runner.logger.handlers if isinstance(one, logging.FileHandler)]:
             handler.close()
             runner.logger.removeHandler(handler)  # mmengine writes into each file handler of the current logger
-    return runner.model.train(), wrapper
+    runner.model.train()  # returns None where a model overrides it without `return self`
+    return runner.model, wrapper
 
 
 def _collate(cfg: Config, shape: tuple[int, int] | None) -> tuple[Callable[[list[dict]], dict], tuple[int, int]]:

@@ -85,7 +85,8 @@ class Detector:
         classes: Sequence[str],
         device: torch.device,
     ) -> None:
-        self.model: Any = model.to(device).eval()  # mmdet has no type annotations
+        self.model: Any = model.to(device)  # mmdet has no type annotations
+        self.model.eval()  # returns None where a model overrides train(), as those with a teacher do
         self.pipeline, self.config, self.classes, self.device = pipeline, config, tuple(classes), device
         self.accelerator, self.device_reason = devices.pick(device.type)
         self.notices: list[str] = []

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmdet.models import SSDHead
 from mmdet.models.roi_heads import MultiInstanceRoIHead
+from mmdet.models.roi_heads.mask_heads import fcn_mask_head
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
@@ -55,12 +56,29 @@ def fill_up(sample: Any, count: int) -> None:
     sample.ignored_instances = InstanceData(bboxes=ignored, labels=labels)
 
 
+_paste_mask = fcn_mask_head._do_paste_mask
+
+
+def paste_mask(masks: Tensor, boxes: Tensor, img_h: int, img_w: int, skip_empty: bool = True) -> tuple[Tensor, tuple]:
+    """Paste masks [N, 1, h, w] into an image as mmdet does; nothing where all boxes lie outside of the image."""
+    low, high = boxes[:, :2].min(0).values.floor() - 1, boxes[:, 2:].max(0).values.ceil() + 1
+    outside = bool((low >= high.new_tensor((img_w, img_h))).any() or (high <= 0).any())
+    if skip_empty and outside:
+        return masks.new_zeros(len(masks), 0, 0), (slice(0, 0), slice(0, 0))
+    return _paste_mask(masks, boxes, img_h, img_w, skip_empty)
+
+
 OVERRIDES = [
+    Override(
+        "mmdet.models.roi_heads.mask_heads.fcn_mask_head:_do_paste_mask",
+        paste_mask,
+        "fails where all boxes lie outside of the image",
+    ),
     Override(
         "mmdet.models.roi_heads.multi_instance_roi_head:MultiInstanceRoIHead.loss",
         loss_with_enough_boxes,
         "fails in an image with fewer boxes than instances per proposal",
-    )
+    ),
 ]
 
 

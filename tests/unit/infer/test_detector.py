@@ -108,6 +108,13 @@ def test_the_number_of_classes_is_that_of_the_weights(config, make_checkpoint, p
     assert np.array_equal(detector(picture).boxes, Detector.from_checkpoint(path)(picture).boxes)
 
 
+def test_a_model_whose_train_returns_nothing(config, monkeypatch):
+    """LD and LAD override ``train`` for their teacher, without the ``return self`` of torch."""
+    model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(model, "train", lambda mode=True: None)
+    assert Detector(model, lambda data: data, config, ("a",), torch.device("cpu")).model is model
+
+
 def test_a_model_that_needs_proposals_is_not_given_an_image_alone(config, make_checkpoint):
     path = make_checkpoint(config)
     config.test_dataloader.dataset.pipeline.insert(1, {"type": "LoadProposals", "num_max_proposals": 10})

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmdet.models import SSDHead
+from mmdet.models.roi_heads.mask_heads import fcn_mask_head
 from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
@@ -79,3 +80,23 @@ def test_crowddet_has_two_boxes_in_every_image(boxes, ignored, filled):
     result = assigner.assign(priors, data.gt_instances, data.ignored_instances)
     expected = [[1, 0], [0, 0]] if boxes else [[0, 0], [0, 0]]
     assert result.labels[:2].tolist() == expected
+
+
+@pytest.mark.parametrize("box", [[-50, 5, -20, 15], [5, 40, 15, 60], [70, 70, 90, 95]])
+def test_a_mask_outside_of_the_image_is_empty(box):
+    """QueryInst's boxes are not clipped; pasting one that lies outside ended in a RuntimeError of arange."""
+    pasted, (rows, columns) = fcn_mask_head._do_paste_mask(
+        torch.ones(1, 1, 28, 28), torch.tensor([box]).float(), 32, 48
+    )
+    image = torch.zeros(1, 32, 48)
+    image[:, rows, columns] = pasted
+    assert image.sum() == 0
+
+
+def test_a_mask_inside_is_pasted_as_before():
+    pasted, (rows, columns) = fcn_mask_head._do_paste_mask(
+        torch.ones(1, 1, 28, 28), torch.tensor([[4.0, 6.0, 20.0, 16.0]]), 32, 48
+    )
+    image = torch.zeros(1, 32, 48)
+    image[:, rows, columns] = pasted
+    assert int((image > 0.5).sum()) == 16 * 10

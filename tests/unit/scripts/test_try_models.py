@@ -103,6 +103,7 @@ VERDICTS = {
         "resume: traceback: KeyError: 'x'",
         "",
     ),
+    "out of time": (outcome(train=("ended", "not done after 9 s")), "not finished", "train: not done after 9 s", ""),
     "nothing came back": (outcome(), "not supported", "train: ended: not run", ""),
 }
 
@@ -123,8 +124,9 @@ def test_table_counts_and_results_go_on(tmp_path):
     lines = [{**result, "family": family} for family, result in results.items()]
     again = {**outcome(**FINE), "family": "b", "config": "b/later"}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = table(read_results(path), {}, "2026-01-01", "torch 0")
-    assert "3 families: 2 work, 0 need an extra, 1 are not supported." in text
+    text = table(read_results(path), {}, ["ssd"], "2026-01-01", "torch 0")
+    assert "3 families: 2 work, 0 need an extra, 1 are not supported,\n0 were not finished" in text
+    assert "Not tried in this run: ssd." in text
     assert "| b | `c` | not supported |  | train: error: a / b c |" in text
     assert "| reid | re-identification of persons, not detection |" in text
     with path.open("a") as file:
@@ -139,7 +141,7 @@ def test_a_family_tried_with_its_extra(tmp_path):
     path = tmp_path / "results.jsonl"
     lines = [{**lacking, "family": "paa"}, {**outcome(**FINE), "family": "paa", "extras": True}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = table(read_results(path), read_results(path, extras=True), "2026-01-01", "torch 0")
+    text = table(read_results(path), read_results(path, extras=True), [], "2026-01-01", "torch 0")
     assert "| paa | `c` | needs an extra |  | `pip install scikit-learn`; with it: works |" in text
 
 
