@@ -29,6 +29,8 @@ from fcos_train.models import describe_norms, use_level_norms
 from fcos_train.start import start
 from mmcv_overrides import checkpoint as checkpoints
 from mmcv_overrides import device, run_folder
+from mmcv_overrides.checkpoint.reading import peek
+from mmcv_overrides.checkpoint.resume import check_resumable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable_lines
@@ -93,7 +95,10 @@ def _wanted_resume(options: TrainOptions, cfg: Config) -> str | None:
 
 
 def _resume_from(wanted: str | None, folder: Path) -> str | None:
+    """The checkpoint to resume from; one that is named is looked at before the data are read."""
     if wanted != "auto":
+        if wanted is not None and "://" not in wanted:
+            on_master(lambda: check_resumable(peek(Path(wanted)), wanted))
         return wanted
     newest = on_master(lambda: checkpoints.newest_readable(folder))
     if newest is None:
