@@ -21,6 +21,7 @@ EXECUTION = ("fused", "foreach", "capturable", "differentiable")
 LIKE_PARAMETER = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
 # Settings that only some optimizers have, to recognise the optimizer of a state that does not name it.
 TELLING = {"dampening": "SGD", "betas": "Adam or AdamW", "alpha": "RMSprop", "lr_decay": "Adagrad", "rho": "Adadelta"}
+TELLING |= {"etas": "Rprop"}
 
 
 def refuse(reason: str) -> NoReturn:
@@ -46,18 +47,23 @@ def check_same_optimizer(saved: dict, optimizer: torch.optim.Optimizer, kind: st
     """
     mine = type(optimizer).__name__
     if kind is not None:
-        if kind != mine:
+        if _family(kind) != _family(mine):
             refuse(f"the checkpoint was written with {kind}, and this config has {mine}")
         return
     for group in saved["param_groups"]:
         lacks = [key for key in TELLING if key in optimizer.defaults and key not in group]
         more = [TELLING[key] for key in TELLING if key in group and key not in optimizer.defaults]
         if lacks or more:
-            theirs = more[0] if more else "another optimizer"
+            theirs = more[0] if more else f"another optimizer (no {', '.join(lacks)})"
             refuse(f"the checkpoint was written with {theirs}, and this config has {mine}")
         decoupled = [settings.get("decoupled_weight_decay") for settings in (group, optimizer.defaults)]
         if None not in decoupled and decoupled[0] != decoupled[1]:
             refuse(f"the checkpoint was written with {'AdamW' if decoupled[0] else 'Adam'}, and this config has {mine}")
+
+
+def _family(kind: str) -> str:
+    """The name of an optimizer without that of its implementation: ``NpuFusedSGD`` has the state of ``SGD``."""
+    return kind.removeprefix("Npu").removeprefix("Fused")
 
 
 def arranged(state: dict, current: list[list[Tensor]], order: list[tuple[int, list[Tensor]]]) -> dict:

@@ -1,8 +1,8 @@
 """Checkpoints: atomic writing, reading that executes nothing, exact resume, weights matched by name and class.
 
 Modules: ``writing`` (save), ``reading``, ``limits``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may
-hold), ``embedded_config`` (the configuration in a checkpoint), ``newest``, ``resume``, ``same_optimizer`` and
-``schedule`` (resume), ``weights``, ``class_rows`` and ``adelaidet`` (weights into a model), ``hook`` (during training),
+hold), ``embedded_config`` (the configuration in a checkpoint), ``newest``, ``resume`` and ``schedule`` (resume),
+``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into a model), ``hook`` (during training),
 ``rng`` (random states), ``mmengine_functions`` (replacements of mmengine's functions).
 """
 

@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 
 from mmcv_overrides.checkpoint.embedded_config import TRUST, parse
 from mmcv_overrides.checkpoint.reading import trusted
-from mmcv_overrides.checkpoint.same_optimizer import other_kind
-from mmcv_overrides.errors import Advice
+from mmcv_overrides.errors import Advice, UserError
+from mmcv_overrides.optimizer_state import check_same_optimizer
 from mmcv_overrides.printable import printable
 
 _upstream = Runner.resume
@@ -91,10 +91,14 @@ def check_resumable(checkpoint: dict, where: str) -> None:
 
 def _check_optimizer(checkpoint: dict, where: str, wrapper: Any) -> None:
     """Refuse the state of another kind of optimizer, before anything is resumed."""
-    optimizer = getattr(wrapper, "optimizer", None)  # several optimizers, or one that is not built yet: not looked at
-    kind = other_kind(checkpoint.get("optimizer"), optimizer) if isinstance(optimizer, torch.optim.Optimizer) else None
-    if kind is not None:
-        raise _LOAD.error(f"checkpoint {where} holds the optimizer state of {kind}")
+    optimizer, state = getattr(wrapper, "optimizer", None), checkpoint.get("optimizer")
+    groups = state.get("param_groups") if isinstance(state, dict) else None
+    if not isinstance(optimizer, torch.optim.Optimizer) or not isinstance(groups, list):
+        return  # several optimizers, or one that is not built yet
+    try:
+        check_same_optimizer(checkpoint["optimizer"], optimizer, checkpoint["optimizer"].get("optimizer_type"))
+    except UserError as error:
+        raise UserError(f"checkpoint {where}: {error}", setting=error.setting) from error
 
 
 def _is_count(value: Any) -> bool:
