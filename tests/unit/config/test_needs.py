@@ -186,3 +186,4 @@ def test_a_sampler_that_fills_batches_follows_the_batch_size(tmp_path, shapes):
     config = "mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco"
     cfg, _ = prepared(tmp_path, base=config, data_path=str(shapes), batch_size=4)
     assert (cfg.train_dataloader.batch_size, cfg.train_dataloader.sampler.batch_size) == (4, 4)
+    assert cfg.default_hooks.checkpoint.save_best == "teacher/bbox_mAP"
