@@ -106,7 +106,7 @@ def exported(result: dict[str, Any]) -> str:
     step = result["steps"].get("export")
     if step is None:
         return ""
-    return {"ok": "verified", "refused": "refused"}.get(step["status"], step["status"])
+    return {"ok": "verified", "refused": "refused", "ended": "not finished"}.get(step["status"], step["status"])
 
 
 def read_results(path: Path, extras: bool = False) -> dict[str, dict[str, Any]]:

@@ -149,6 +149,8 @@ def reported_names(cfg: Config) -> tuple[list[str], bool]:
             found, prefix = [name for k in _kinds(part) for name in _kind_names(part, k)], prefix or "coco"
         complete = complete and "proposal" not in _kinds(part)  # its names depend on the numbers of proposals
         names += [f"{prefix}/{name}" if prefix else name for name in found]
+    if _type(cfg.get("val_cfg") or {}) == "TeacherStudentValLoop":  # validates both models of a semi-supervised one
+        names = [f"{model}/{name}" for model in ("teacher", "student") for name in names]
     return names, complete
 
 

@@ -30,6 +30,8 @@ def set_loaders(cfg: Config, options: TrainOptions | EvalOptions, accelerator: A
             continue
         if options.batch_size and name == batched:
             loader["batch_size"] = options.batch_size
+            if "batch_size" in (loader.get("sampler") or {}):  # of labelled and unlabelled images in one batch
+                loader.sampler["batch_size"] = options.batch_size
         notes += [f"{name}: {line}" for line in _set_workers(loader, options.workers, most, accelerator.name)]
     return notes
 

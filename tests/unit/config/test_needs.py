@@ -179,3 +179,11 @@ def test_a_part_of_a_config(name):
 
 def test_a_whole_config_is_not_refused():
     require_sections(load_config("fcos/fcos_tiny_shapes"), "x", TRAINING)
+
+
+def test_a_sampler_that_fills_batches_follows_the_batch_size(tmp_path, shapes):
+    """Soft Teacher: with another number than the loader's, a batch may hold no labelled image at all."""
+    config = "mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco"
+    cfg, _ = prepared(tmp_path, base=config, data_path=str(shapes), batch_size=4)
+    assert (cfg.train_dataloader.batch_size, cfg.train_dataloader.sampler.batch_size) == (4, 4)
+    assert cfg.default_hooks.checkpoint.save_best == "teacher/bbox_mAP"
