@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.support.commands import EXACT, ROOT, environment, exact, moments, ok, run, run_ranks
+from tests.support.commands import EXACT, ROOT, environment, exact, moments, ok, run, run_ranks, torchrun
 
 COMMON = ["--opt-level", "O0", "--loss-scale", "1", "--workers", "0", "--seed", "0", "--no-validate", "--no-auto-lr"]
 
@@ -49,9 +49,9 @@ def test_a_stall_names_the_slow_rank(shapes, tmp_path):
         f"_base_ = {str(EXACT)!r}\n"
         "custom_hooks = [dict(type='PrintExactLosses'), dict(type='SleepOnRank', rank=1, iteration=2, seconds=25)]\n"
     )
-    done = run_ranks(
+    done = torchrun(
         2, "train", config, "--data-path", shapes, "--max-iters", 5, *COMMON, "--batch-size", 2,
-        "--work-dir", tmp_path / "w", FCOS_DIST_TIMEOUT="5",
+        "--work-dir", tmp_path / "w", "--launcher", "pytorch", FCOS_DIST_TIMEOUT="5",
     )  # fmt: skip
     assert done.returncode != 0
     # where the others wait depends on the head: it averages the number of positives over the ranks in its forward pass

@@ -5,7 +5,7 @@ import torch
 
 from tests.support.trainings import Training
 
-STEPS = 30
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def loaded(shapes, fresh, tmp_path_factory):
     """On a CPU bf16 is O1, bit for bit: tested once is enough."""
     folder = tmp_path_factory.mktemp("loaded")
     start = fresh["O0"].checkpoint
-    return {level: Training(folder / level, shapes, level, 20, seed=1, load_from=start) for level in ("O0", "O1", "O2")}
+    return {level: Training(folder / level, shapes, level, 10, seed=1, load_from=start) for level in ("O0", "O1", "O2")}
 
 
 def distance(one, two):
@@ -53,8 +53,8 @@ def test_o2_keeps_a_pretrained_backbone(shapes, fresh, tmp_path):
     given = {k: v for k, v in fresh["O0"].weights.items() if k.startswith("backbone.") and k in run.weights}
     assert len(given) > 30
     drawn = {k: fresh["O0"].first[k] for k in given}
-    # two steps of a warm-up move little; the drawn weights are twenty times as far away
-    assert distance(run.weights, given) < 0.05 * distance(drawn, given)
+    # two steps of a warm-up move little; the drawn weights are ten times as far away
+    assert distance(run.weights, given) < 0.1 * distance(drawn, given)
 
 
 def test_o2_resumes_bit_for_bit(shapes, fresh, tmp_path):

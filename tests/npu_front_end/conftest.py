@@ -26,7 +26,7 @@ class FrontEnd:
         return commands.run(*args, **{**self.env, **env})
 
     def run_ranks(self, ranks: int, *args, **env: str) -> subprocess.CompletedProcess:
-        return commands.run_ranks(ranks, *args, **{**self.env, **env})
+        return commands.torchrun(ranks, *args, "--launcher", "pytorch", **{**self.env, **env})
 
     def python(self, *args) -> subprocess.CompletedProcess:
         return commands._finish([sys.executable, *map(str, args)], None, 300, self.env)

@@ -34,7 +34,7 @@ class Npu:
             )
 
     def run(self, *args, **env) -> subprocess.CompletedProcess:
-        """``fcos-train ARGS``. The device is loaded when the command chooses it, not by the server."""
+        """``fcos-train ARGS``. The server has imported the device's library, which has read its own variables."""
         return self._server.run(list(map(str, args)), extra=env)
 
     @functools.cached_property
@@ -42,7 +42,7 @@ class Npu:
         return CommandServer(commands.environment(**self.env))
 
     def run_ranks(self, ranks: int, *args, **env) -> subprocess.CompletedProcess:
-        return commands.run_ranks(ranks, *args, **{**self.env, **env})
+        return self._server.run([*map(str, args), "--launcher", "pytorch"], extra=env, ranks=ranks)
 
     def python(self, *args, **env) -> subprocess.CompletedProcess:
         return commands._finish([sys.executable, *map(str, args)], None, 300, {**self.env, **env})
@@ -51,7 +51,8 @@ class Npu:
         """The counts that ``inside/steps.py ARGS`` prints as its last line."""
         if REAL:
             pytest.skip("only the simulated device counts launches")
-        return json.loads(commands.ok(self.python(HERE / "inside" / "steps.py", *args)).stdout.splitlines()[-1])
+        done = self._server.run(list(map(str, args)), program=HERE / "inside" / "steps.py")
+        return json.loads(commands.ok(done).stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.commands import exact, log_records, ok, refused, run
+from tests.support.commands import exact, log_records, ok, refused, run, torchrun
 
 CONFIG = "fcos/fcos_tiny_shapes"
 
@@ -153,20 +153,8 @@ def test_demo(npu, shapes, tmp_path, trained):
 
 
 def test_more_ranks_than_devices_are_refused(npu, shapes, tmp_path):
-    done = npu.run_ranks(
-        2,
-        "train",
-        CONFIG,
-        "--data-path",
-        shapes,
-        "--work-dir",
-        tmp_path,
-        "--device",
-        "npu",
-        "--max-iters",
-        1,
-        NPU_SIM_DEVICES="1",
-    )
+    command = ["train", CONFIG, "--data-path", shapes, "--work-dir", tmp_path, "--device", "npu", "--max-iters", 1]
+    done = torchrun(2, *command, "--launcher", "pytorch", **npu.env, NPU_SIM_DEVICES="1")
     assert done.returncode != 0 and "2 processes on this node but 1 npu devices" in done.stderr
 
 

@@ -56,11 +56,15 @@ def run_module(module: str, timeout: float = 290) -> subprocess.CompletedProcess
     return _finish([*launch, "-m", module], None, timeout, {})
 
 
-def run_ranks(ranks: int, *args, cwd: Path | None = None, timeout: float = 300, launcher: bool = True, **env: str):
-    """``torchrun`` with real gloo ranks on this machine and a free port; ``launcher``: with ``--launcher pytorch``."""
+def run_ranks(ranks: int, *args) -> subprocess.CompletedProcess:
+    """One process per rank, with gloo, ``--launcher pytorch`` and the environment that torchrun would set."""
+    return _server().run([*map(str, args), "--launcher", "pytorch"], ranks=ranks)
+
+
+def torchrun(ranks: int, *args, **env: str) -> subprocess.CompletedProcess:
+    """``torchrun -m fcos_train ARGS`` with gloo ranks on this machine and a free port."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command = [*launch, "-m", "fcos_train", *map(str, args), *(["--launcher", "pytorch"] if launcher else [])]
-    return _finish(command, cwd, timeout, env)
+    return _finish([*launch, "-m", "fcos_train", *map(str, args)], None, 300, env)
 
 
 def ok(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:

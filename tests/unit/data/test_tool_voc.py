@@ -27,7 +27,7 @@ def names(split):
         ("a", "a.xml"),
         ("a", "JPEGImages/a.jpg"),
         ("图片", "图片"),
-        ("a", "/home/someone/VOC/JPEGImages/a.jpg"),
+        ("a", "/data/VOC/JPEGImages/a.jpg"),
         ("a", "D:\\VOC\\JPEGImages\\A.jpg"),
         ("a", "./JPEGImages/a.jpg Annotations/a.xml"),
         ("a", "a.jpg 10,20,30,40,0"),
