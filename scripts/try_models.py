@@ -154,13 +154,14 @@ def table(
     left = [f"| {family} | {why} |" for family, why in sorted(LEFT_OUT.items())]
     head = f"""# Models of mmdet
 
-One config of every family (folder) of mmdet's `configs/`, tried by `scripts/try_models.py` on {day} with {versions}, on
-a CPU: images of 96 px, batch 2, fp32, random weights. The code is that of the full model; what costs time only is made
-smaller: plain ResNets have a quarter of their channels, at most 64 RoIs are sampled, a DETR has at most 100 queries.
-**works** means that it trained two iterations, was validated, wrote a checkpoint, resumed from it for one more, and
-drew the detections of that checkpoint. **needs an extra** means that the command named a missing package and the line
-that installs it before anything was built. The column *ONNX* says that `fcos-train export` wrote and verified the model,
-or that it is refused with the reason; it is empty where the export was not tried. See [deployment](deployment.md).
+One config of every family (folder) of mmdet's `configs/`, tried by `scripts/try_models.py` on {day} with
+{versions}, on a CPU: images of 96 px, batch 2, fp32, random weights. The code is that of the full model; what costs
+time only is made smaller: plain ResNets have a quarter of their channels, at most 64 RoIs are sampled, a DETR has
+at most 100 queries. **works** means that it trained two iterations, was validated, wrote a checkpoint, resumed from
+it for one more, and drew the detections of that checkpoint. **needs an extra** means that the command named a
+missing package and the line that installs it before anything was built. The column *ONNX* says that `fcos-train
+export` wrote and verified the model, or that it is refused with the reason; it is empty where the export was not
+tried. See [deployment](deployment.md).
 
 {len(verdicts)} families: {counts[WORKS]} work, {counts[EXTRA]} need an extra, {counts[UNSUPPORTED]} are not supported,
 {counts[UNFINISHED]} were not finished within the limit of time.
