@@ -12,7 +12,7 @@ def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -
     """Greedy suppression of lanes whose mean distance from a kept one is below a threshold.
 
     mmcv 2.3.6 compares lanes of the sorted list with lanes of the unsorted one, so that its result depends on the order
-    of the input; this operator compares sorted lanes, as the authors' own does.
+    of the input; this operator compares sorted lanes.
 
     Args:
         boxes: lanes [N, 5 + K]: at column 2 the first row as a part of the height, at 4 the number of rows, from 5 on
