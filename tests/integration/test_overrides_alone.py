@@ -26,6 +26,7 @@ assert not [name for name in sys.modules if name.startswith("fcos_train")]
 CONFIG = """
 _base_ = [{base!r}]
 custom_imports = dict(imports=["mmcv_overrides.auto"])
+randomness = dict(seed=0)
 model = dict(
     backbone=dict(init_cfg=None, base_channels=8),
     neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),

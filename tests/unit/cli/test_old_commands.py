@@ -14,7 +14,7 @@ from fcos_train.cli.main import VERBS, main
 from tests.support.commands import ROOT
 
 SCRIPTS = sorted(
-    str(path.relative_to(ROOT)) for folder in ("scripts/ascend", "tools") for path in ROOT.rglob(f"{folder}/**/*.py")
+    str(path.relative_to(ROOT)) for folder in ("scripts/ascend", "tools") for path in (ROOT / folder).rglob("*.py")
 )
 OLD = ("demo.py", "pthtar2onx.py", "setup.py", "fcos_train/__init__.py", *SCRIPTS)
 SAID = "FCOS-Train needs Python 3.11 or newer; this is Python"
