@@ -133,7 +133,7 @@ def main() -> int:
             f"--{project}", type=Path, metavar="FOLDER", help="source tree; its suites are left out if not given"
         )
     parser.add_argument("--suite", action="append", choices=[s.name for s in SUITES], help="only this one; repeatable")
-    parser.add_argument("--logs", type=Path, default=Path("peer_suites"), help="folder for pytest's output")
+    parser.add_argument("--logs", type=Path, default=Path("work_dirs/peer_suites"), help="folder for pytest's output")
     parser.add_argument("--timeout", type=int, default=300, help="seconds for one test")
     args = parser.parse_args()
     sources = {project: getattr(args, project) for project in ("mmengine", "mmcv", "mmdet")}

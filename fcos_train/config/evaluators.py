@@ -120,13 +120,20 @@ def _fast(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> Confi
     for name in UNSUPPORTED:
         if part.get(name) not in (None, UNSUPPORTED[name]):
             notes.append(f"{key}: {name}={part[name]!r} is left out for boxes (FastCocoMetric)")
-    numbers = list(kept.get("proposal_nums") or ())
-    if numbers != sorted(numbers):
-        kept["proposal_nums"] = tuple(sorted(numbers))
-        notes.append(f"{key}: proposal_nums {tuple(numbers)} -> {tuple(sorted(numbers))}: the limits must ascend")
+    numbers = tuple(kept.get("proposal_nums") or ())
+    limits = _three_limits(numbers)
+    if numbers != limits:
+        kept["proposal_nums"] = limits
+        notes.append(f"{key}: proposal_nums {numbers} -> {limits}: three limits, ascending; AP counts at the largest")
     kept.update(type="FastCocoMetric", ann_file=str(ann_file), metric="bbox")
     kept.pop("backend_args", None)  # of the file that is replaced
     return kept
+
+
+def _three_limits(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Ascending limits; fewer than three, as V3Det's configs have, are filled up with smaller ones of COCO."""
+    smaller = [number for number in (1, 10, 100) if numbers and number < min(numbers)]
+    return (*smaller[: max(3 - len(numbers), 0)], *sorted(numbers))
 
 
 def counts_voc(cfg: Config) -> bool:

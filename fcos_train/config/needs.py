@@ -54,6 +54,17 @@ def inline_teachers(cfg: Config) -> list[str]:
     return notes
 
 
+def torch_sync_bn(cfg: Config) -> list[str]:
+    """Replace mmcv's compiled SyncBN (``MMSyncBN``) by torch's. Returns lines for the log.
+
+    Both normalise with the mean and variance of all ranks; mmcv's cannot be built in a single process.
+    """
+    found = [part for part in walk(cfg.model) if part.get("type") == "MMSyncBN"]
+    for part in found:
+        part["type"] = "SyncBN"
+    return ["norm MMSyncBN -> SyncBN: torch's, which needs no compiled operator"] if found else []
+
+
 def require_annotations(cfg: Config, spec: DataSpec, given: bool) -> None:
     """Refuse a training whose pipeline reads what the annotations do not hold.
 

@@ -47,7 +47,7 @@ PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 NEEDS = {part: module for module, (_, parts) in PACKAGES.items() for part in parts}
 # Settings that need a package when they are on: activation checkpointing of transformers, RoIAlign of torchvision.
-SETTINGS = {"num_cp": "fairscale", "use_torchvision": "torchvision"}
+SETTINGS = {"num_cp": "fairscale"}
 # Scope of a part, as in ``mmpretrain.ConvNeXt`` -> module.
 SCOPES = {"mmpretrain": "mmpretrain", "mmcls": "mmpretrain"}
 # Modules that are imported under another name than that of their distribution, or come with one.

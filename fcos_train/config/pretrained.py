@@ -12,11 +12,11 @@ from mmcv_overrides.errors import UserError
 
 
 def pretrained_sources(cfg: Config) -> list[ConfigDict]:
-    """The dicts of the model that ask for pretrained weights."""
+    """The dicts of the model that ask for pretrained weights; PVT's have no type ``Pretrained``."""
     return [
         part
         for part in walk(cfg.model)
-        if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained"
+        if isinstance(part.get("init_cfg"), dict) and isinstance(part["init_cfg"].get("checkpoint"), str)
     ]
 
 

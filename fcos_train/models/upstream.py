@@ -6,10 +6,13 @@ Every entry says what fails. Attributes are added only where a class lacks them;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from mmdet.evaluation.functional import bbox_overlaps, recall
 from mmdet.models import SSDHead
 from mmdet.models.roi_heads import MultiInstanceRoIHead
 from mmdet.models.roi_heads.mask_heads import fcn_mask_head
@@ -68,7 +71,43 @@ def paste_mask(masks: Tensor, boxes: Tensor, img_h: int, img_w: int, skip_empty:
     return _paste_mask(masks, boxes, img_h, img_w, skip_empty)
 
 
+def eval_recalls(
+    gts: list[np.ndarray],
+    proposals: list[np.ndarray],
+    proposal_nums: Sequence[int] | None = None,
+    iou_thrs: float | Sequence[float] = 0.5,
+    logger: Any = None,
+    use_legacy_coordinate: bool = False,
+) -> np.ndarray:
+    """Recall of proposals as mmdet computes it, for images with different numbers of boxes.
+
+    Args:
+        gts: boxes [N, 4] of each image. proposals: [M, 4], or [M, 5] with scores.
+
+    Returns:
+        [number of ``proposal_nums``, number of ``iou_thrs``].
+    """
+    limits, thresholds = recall.set_recall_param(proposal_nums, iou_thrs)
+    overlaps = np.empty(len(gts), dtype=object)
+    for place, (boxes, found) in enumerate(zip(gts, proposals, strict=True)):
+        if found.ndim == 2 and found.shape[1] == 5:
+            found = found[np.argsort(found[:, 4])[::-1]]
+        best = found[: limits[-1], :4]
+        none = np.zeros((0, len(best)), dtype=np.float32)
+        overlaps[place] = (
+            bbox_overlaps(boxes, best, use_legacy_coordinate=use_legacy_coordinate) if len(boxes) else none
+        )
+    recalls = recall._recalls(overlaps, limits, thresholds)
+    recall.print_recall_summary(recalls, limits, thresholds, logger=logger)
+    return recalls
+
+
 OVERRIDES = [
+    Override(
+        "mmdet.evaluation.metrics.coco_metric:eval_recalls",
+        eval_recalls,
+        "makes a rectangular array of overlaps, which numpy refuses where images have different numbers of boxes",
+    ),
     Override(
         "mmdet.models.roi_heads.mask_heads.fcn_mask_head:_do_paste_mask",
         paste_mask,

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from fcos_train.config import packages
 from fcos_train.config.keys.check import check_keys
 from fcos_train.config.load import find_config, load_config
-from fcos_train.config.needs import TRAINING, count_masks, inline_teachers, require_sections
+from fcos_train.config.needs import TRAINING, count_masks, inline_teachers, require_sections, torch_sync_bn
 from mmcv_overrides.errors import UserError
 from tests.unit.config.test_prepare import prepared
 
@@ -151,6 +151,7 @@ def test_a_teacher_is_read_from_mmdets_configs():
         ("ld/ld_r18-gflv1-r101_fpn_1x_coco", lambda model: model.teacher_ckpt),
         ("detectors/cascade-rcnn_r50-rfp_1x_coco", lambda model: model.neck.rfp_backbone.pretrained),
         ("retinanet/retinanet_r18_fpn_1x_coco", lambda model: model.backbone.init_cfg),
+        ("pvt/retinanet_pvt-t_fpn_1x_coco", lambda model: model.backbone.init_cfg),
     ],
 )
 def test_every_kind_of_pretrained_weights_is_left_out(config, where):
@@ -164,6 +165,14 @@ def test_every_kind_of_pretrained_weights_is_left_out(config, where):
     cfg = load_config(f"mmdet::{config}")
     forget_pretrained(cfg)
     assert where(cfg.model) is None
+
+
+def test_mmcvs_compiled_sync_bn_becomes_torchs():
+    norm = {"type": "MMSyncBN", "requires_grad": True}
+    cfg = Config({"model": {"backbone": {"norm_cfg": norm}, "neck": {"norm_cfg": {"type": "BN"}}}})
+    assert torch_sync_bn(cfg) == ["norm MMSyncBN -> SyncBN: torch's, which needs no compiled operator"]
+    assert cfg.model.backbone.norm_cfg == {"type": "SyncBN", "requires_grad": True}
+    assert cfg.model.neck.norm_cfg.type == "BN" and torch_sync_bn(cfg) == []
 
 
 def test_a_teacher_that_is_not_there():

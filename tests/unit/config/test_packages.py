@@ -30,8 +30,7 @@ PARTS = {
     "another package's part": ({"type": "mmpretrain.ConvNeXt"}, "mmpretrain"),
     "scope of a base": ({"type": "TIMMBackbone", "_scope_": "mmpretrain"}, "mmpretrain"),
     "activation checkpointing": ({"num_cp": 6, "num_layers": 6}, "fairscale"),
-    "RoIAlign of torchvision": ({"type": "RoIAlign", "use_torchvision": True}, "torchvision"),
-    "our RoIAlign": ({"type": "RoIAlign", "use_torchvision": False}, None),
+    "RoIAlign of torchvision, which ours replaces": ({"type": "RoIAlign", "use_torchvision": True}, None),
     "no checkpointing": ({"num_cp": 0}, None),
     "nothing optional": ({"type": "FCOS"}, None),
 }

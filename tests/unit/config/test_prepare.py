@@ -275,6 +275,7 @@ CHANGES = {
     "num_classes": ("model = dict(bbox_head=dict(num_classes=80))", {}, "num_classes 80 -> 3"),
     "masks": ("val_evaluator = dict(metric=['bbox', 'segm'])", {}, "metric segm is left out: no box in "),
     "limits": ("val_evaluator = dict(proposal_nums=(100, 1, 10))", {}, "proposal_nums (100, 1, 10) -> (1, 10, 100)"),
+    "one limit": ("val_evaluator = dict(proposal_nums=[300])", {}, "proposal_nums (300,) -> (1, 10, 300)"),
     "metric name": (
         "default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP_50'))",
         {},

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import mmengine
+import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -120,6 +122,17 @@ def resumed_file(run):
     assert (run[0] / "run.json").is_file() and (run[0] / "latest.pth").resolve() == run[0] / "epoch_1.pth"
 
 
+def pickles_are_data(run):
+    path = str(run[0] / "results.pkl")
+    mmengine.dump([{"boxes": np.ones((1, 4)), "name": "a"}], path)
+    assert mmengine.load(path)[0]["boxes"].tolist() == [[1.0] * 4]
+    mmengine.dump([{"boxes": torch.ones(2)}], path)
+    with pytest.raises(UserError, match="_rebuild_tensor_v2.*trust_checkpoints"):
+        mmengine.load(path)
+    with checkpoint.trust_checkpoints():
+        assert mmengine.load(path)[0]["boxes"].tolist() == [1.0, 1.0]
+
+
 ROWS = {
     "log lines": log_lines,
     "last iteration": last_iteration,
@@ -135,6 +148,7 @@ ROWS = {
     "weights of another model": another_model,
     "missing checkpoint": absent_file,
     "automatic resume": resumed_file,
+    "pickle files": pickles_are_data,
 }
 
 

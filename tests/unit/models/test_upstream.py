@@ -1,7 +1,9 @@
 """Faults of mmdet that are mended: what failed works, and nothing is overwritten."""
 
+import numpy as np
 import pytest
 import torch
+from mmdet.evaluation.metrics import coco_metric
 from mmdet.models import SSDHead
 from mmdet.models.roi_heads.mask_heads import fcn_mask_head
 from mmdet.registry import TASK_UTILS
@@ -35,6 +37,15 @@ def test_ssd_predicts_and_does_not_learn_less():
         (found,) = head.predict_by_feat(*maps, batch_img_metas=[meta])
     assert isinstance(found, InstanceData) and found.bboxes.shape == (5, 4)
     assert head.loss_cls is None and "loss_cls" not in dict(head.named_children())
+
+
+def test_recall_of_proposals_for_images_with_different_numbers_of_boxes():
+    """Of three boxes two have a proposal of IoU 1 (limit 2); with one proposal per image, one."""
+    boxes = [np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32), np.zeros((0, 4)), np.array([[5.0, 5, 9, 9]])]
+    first = np.array([[20, 20, 30, 30, 0.5], [50, 50, 60, 60, 0.7], [0, 0, 10, 10, 0.9]], np.float32)
+    proposals = [first, np.zeros((0, 5)), np.array([[40, 40, 50, 50, 0.9], [5, 5, 9, 9, 0.8]], np.float32)]
+    found = coco_metric.eval_recalls(boxes, proposals, (1, 2), (0.5,), logger="silent")
+    assert found.shape == (2, 1) and found[:, 0].tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_what_is_there_is_not_replaced(monkeypatch):
