@@ -33,6 +33,13 @@ def whole_number(value: Id) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def same_id(value: object) -> Id | None:
+    """What all spellings of an id share: the number of 7, 7.0, "7" and "007", else the id; None as in `plain_id`."""
+    plain = plain_id(value)
+    whole = None if plain is None else whole_number(plain)
+    return plain if whole is None else whole
+
+
 def is_plain(value: object) -> bool:
     """Whether an id is a whole number that evaluators tell from all others: an int from 0 to 2^53."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_ID

@@ -9,7 +9,8 @@ are translated, so that ``save_best="coco/bbox_mAP"`` and
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def point_evaluators(cfg: Config, ann_file: Path) -> list[str]:
     metrics of other types.
     """
     notes: list[str] = []
+    read = cache(lambda: read_json(ann_file, "annotation file"))  # some hundred MB; only if a metric asks, and once
     for key in EVALUATORS:
         if cfg.get(key) is None:
             continue
@@ -72,8 +74,8 @@ def point_evaluators(cfg: Config, ann_file: Path) -> list[str]:
         for part in _listed(cfg[key]):
             kind = _type(part)
             if kind in COCO:
-                metrics += _pointed(key, part, ann_file, notes)
-            elif kind in LVIS and _has_lvis_fields(ann_file):
+                metrics += _pointed(key, part, ann_file, read, notes)
+            elif kind in LVIS and _has_lvis_fields(read()):
                 part["ann_file"] = str(ann_file)
                 metrics.append(part)
             elif kind not in OTHER_ANNOTATIONS:
@@ -88,11 +90,13 @@ def point_evaluators(cfg: Config, ann_file: Path) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _pointed(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> list[ConfigDict]:
+def _pointed(
+    key: str, part: ConfigDict, ann_file: Path, read: Callable[[], dict], notes: list[str]
+) -> list[ConfigDict]:
     """A COCO metric of a config, pointed at ``ann_file``: ours for boxes, mmdet's for masks and proposals."""
     kinds = _kinds(part)
     others = [kind for kind in kinds if kind != "bbox"]
-    if "segm" in others and not _has_masks(ann_file):
+    if "segm" in others and not _has_masks(read()):
         others.remove("segm")
         notes.append(f"{key}: metric segm is left out: no box in {ann_file} has a segmentation")
     found = [_fast(key, part, ann_file, notes)] if "bbox" in kinds or not others else []
@@ -104,14 +108,12 @@ def _pointed(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> li
     return found
 
 
-def _has_masks(ann_file: Path) -> bool:
-    annotations = read_json(ann_file, "annotation file")["annotations"]
-    return any(annotation.get("segmentation") for annotation in annotations)
+def _has_masks(data: dict) -> bool:
+    return any(annotation.get("segmentation") for annotation in data["annotations"])
 
 
-def _has_lvis_fields(ann_file: Path) -> bool:
-    images = read_json(ann_file, "annotation file")["images"]
-    return bool(images) and all("neg_category_ids" in image for image in images)
+def _has_lvis_fields(data: dict) -> bool:
+    return bool(data["images"]) and all("neg_category_ids" in image for image in data["images"])
 
 
 def _fast(key: str, part: ConfigDict, ann_file: Path, notes: list[str]) -> ConfigDict:

@@ -18,7 +18,7 @@ TRAINING = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 
 
 def require_sections(cfg: Config, name: str, sections: tuple[str, ...] = ("model",)) -> None:
-    """Refuse a part of a config: a schedule, a data set or a test-time augmentation that lies beside the configs.
+    """Refuse a file that is only a fragment of a config, such as a schedule, a data set or a test-time augmentation.
 
     Raises:
         UserError: a section is missing; the message has its name.
@@ -29,6 +29,15 @@ def require_sections(cfg: Config, name: str, sections: tuple[str, ...] = ("model
             f"config {name} has no {' and no '.join(lacking)}: it is a part of a config, to be used as a _base_. "
             "Name a config that has a model and its data"
         )
+
+
+def make_buildable(cfg: Config) -> list[str]:
+    """Change what mmdet could not build from the config alone. Returns lines for the log.
+
+    Raises:
+        UserError: see :func:`inline_teachers`.
+    """
+    return [*inline_teachers(cfg), *torch_sync_bn(cfg)]
 
 
 def inline_teachers(cfg: Config) -> list[str]:

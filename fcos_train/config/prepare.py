@@ -23,7 +23,7 @@ from mmengine.config import Config, ConfigDict
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
 from fcos_train.config.loaders import set_loaders
-from fcos_train.config.needs import inline_teachers, require_annotations, torch_sync_bn
+from fcos_train.config.needs import make_buildable, require_annotations
 from fcos_train.config.options import TrainOptions
 from fcos_train.config.packages import require_packages
 from fcos_train.config.pretrained import settle_pretrained
@@ -49,7 +49,7 @@ def prepare(
     Raises:
         UserError: anything that would make the run fail later.
     """
-    notes = [*inline_teachers(cfg), *torch_sync_bn(cfg)]
+    notes = make_buildable(cfg)
     spec = checked_data(cfg, options, folder)
     images = 0
     if spec is not None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fcos_train.data.frames import Files, is_box, same_id
+from fcos_train.data.frames import Files, is_box
 from fcos_train.data.turn import Size
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.json_values import Id, same_id
 
 FRACTION = 1.5  # px from the corner of the image; fractions end at 1, and some reach a little further
 ENOUGH, SHARE, FAR = 10, 0.2, 1.1  # boxes; share of them that reach outside, by this factor, for a certain fault
@@ -52,7 +53,7 @@ def examine_units(raw: dict, files: Files, name: str, where: str) -> list[str]:
 
 def _boxes(raw: dict, files: Files) -> Iterator[Entry]:
     """Boxes with the size of their image; those that are moved later are left out."""
-    sizes: dict[str, Size] = {}
+    sizes: dict[Id | None, Size] = {}
     for image in raw["images"]:
         fit, size = files.fits.get(image["file_name"]), files.size(image)
         if size is not None and (fit is None or fit.move is None and fit.usable):

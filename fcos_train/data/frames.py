@@ -28,6 +28,7 @@ from enum import Enum
 
 from fcos_train.data.headers import Header, Headers
 from fcos_train.data.turn import Box, Move, Size
+from mmcv_overrides.json_values import Id, same_id
 from mmcv_overrides.regular_files import is_number
 
 NEAR = 2  # px; sizes that differ by no more are the same, rounded differently
@@ -165,7 +166,7 @@ def misfits(raw: dict, headers: Headers) -> list[str]:
 
 def _doubts(raw: dict, headers: Headers) -> dict[str, _Doubt]:
     found: dict[str, _Doubt] = {}
-    by_id: dict[str, _Doubt] = {}
+    by_id: dict[Id | None, _Doubt] = {}
     for image in raw["images"]:
         header = headers.get(image["file_name"])
         if not isinstance(header, Header):
@@ -256,14 +257,6 @@ def _fit(name: str, doubt: _Doubt, decided: Mapping[Kind, str | None]) -> Fit:
 
 def _show(size: Size) -> str:
     return f"{size[0]:g}x{size[1]:g}"
-
-
-def same_id(value: object) -> str:
-    """An id as text, the same for 7, 7.0, "7" and "007"."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    return text.lstrip("0") or "0" if text.isdecimal() else text
 
 
 def is_box(box: object) -> bool:

@@ -18,7 +18,7 @@ from fcos_train.config import of_checkpoint
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
 from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
-from fcos_train.config.needs import TRAINING, inline_teachers, require_sections, torch_sync_bn
+from fcos_train.config.needs import TRAINING, make_buildable, require_sections
 from fcos_train.config.options import EvalOptions, TrainOptions, launched
 from fcos_train.config.packages import missing_packages_named
 from fcos_train.config.prepare import prepare, set_visualizer
@@ -175,7 +175,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         init_default_scope(cfg.get("default_scope", "mmdet"))
         wanted = Path(options.work_dir) if options.work_dir else Path(options.checkpoint).absolute().parent / "eval"
         with _folder(lambda: work_dir.claim_evaluation(wanted)) as (folder, where):
-            notes += [*inline_teachers(cfg), *torch_sync_bn(cfg)]
+            notes += make_buildable(cfg)
             spec = checked_data(cfg, options, folder)
             if spec is not None:
                 notes += [f"data: {line}" for line in spec.report.faults_of(spec.val.name)]

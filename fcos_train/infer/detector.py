@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from fcos_train.config import of_checkpoint
 from fcos_train.config.load import test_pipeline
-from fcos_train.config.needs import inline_teachers, torch_sync_bn
+from fcos_train.config.needs import make_buildable
 from fcos_train.config.packages import missing_packages_named, require_packages
 from fcos_train.config.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 from fcos_train.data.coco_names import COCO_NAMES
@@ -238,8 +238,7 @@ def _build_model(config: Config, where: str, vetted: bool) -> torch.nn.Module:
     _scope(config, where, vetted)
     from fcos_train.models import use_level_norms
 
-    inline_teachers(config)
-    torch_sync_bn(config)
+    make_buildable(config)
     settings = without_pretrained(config.model)
     use_level_norms(settings)
     if "data_preprocessor" not in settings and "data_preprocessor" in config:

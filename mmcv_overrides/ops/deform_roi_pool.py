@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmcv_overrides.ops.regions import chunks, feature_rows, mean_taps, sampling_grid, sampling_points
+from mmcv_overrides.ops.regions import (
+    chunks,
+    feature_map,
+    feature_rows,
+    mean_taps,
+    sampling_grid,
+    sampling_points,
+)
 from mmcv_overrides.ops.rows import compute_dtype, dot_rows, gather_rows, scatter_rows
 
 
@@ -53,8 +60,7 @@ def deform_roi_pool_forward(
     regions = _regions(rois, size, spatial_scale, sampling_ratio, table.dtype)
     for chosen, points in chunks(regions.grid, size, 1):
         index, weight = _taps(regions, chosen, _shift(offset, chosen, gamma), size, points, input.shape)
-        value = gather_rows(table, index, weight).view(len(chosen), *size, -1)
-        output[chosen] = value.permute(0, 3, 1, 2).to(output.dtype)
+        output[chosen] = feature_map(gather_rows(table, index, weight), size).to(output.dtype)
 
 
 def deform_roi_pool_backward(
@@ -72,7 +78,6 @@ def deform_roi_pool_backward(
 ) -> None:
     """Add the gradients to ``grad_input`` and, unless it is empty, to ``grad_offset``."""
     size = (pooled_height, pooled_width)
-    batch, channels, height, width = input.shape
     table = feature_rows(input, compute_dtype(input.dtype))
     regions = _regions(rois, size, spatial_scale, sampling_ratio, table.dtype)
     total = torch.zeros_like(table)
@@ -81,12 +86,12 @@ def deform_roi_pool_backward(
         with torch.enable_grad():
             shift = None if shift is None else shift.detach().to(table.dtype).requires_grad_()
             index, weight = _taps(regions, chosen, shift, size, points, input.shape)
-        grad = grad_output[chosen].permute(0, 2, 3, 1).reshape(-1, channels).to(table.dtype)
+        grad = feature_rows(grad_output[chosen], table.dtype)
         total += scatter_rows(grad, index, weight.detach(), len(table))
         if shift is not None:
             (grad_shift,) = torch.autograd.grad(weight, shift, dot_rows(grad, table, index))
             grad_offset[chosen] += (grad_shift * gamma).to(grad_offset.dtype)
-    grad_input += total.view(batch, height, width, channels).permute(0, 3, 1, 2).to(grad_input.dtype)
+    grad_input += feature_map(total, (input.size(2), input.size(3))).to(grad_input.dtype)
 
 
 def _regions(rois: Tensor, size: tuple[int, int], scale: float, ratio: int, dtype: torch.dtype) -> _Regions:

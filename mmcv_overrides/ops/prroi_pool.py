@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmcv_overrides.ops.regions import chunks, feature_rows
+from mmcv_overrides.ops.regions import chunks, feature_map, feature_rows
 from mmcv_overrides.ops.rows import compute_dtype, dot_rows, gather_rows, scatter_rows
 
 
@@ -32,21 +32,19 @@ def prroi_pool_forward(
     size = (pooled_height, pooled_width)
     table = feature_rows(input, compute_dtype(input.dtype))
     for chosen, index, weight, _ in _taps(rois, size, spatial_scale, input.shape, table.dtype):
-        value = gather_rows(table, index, weight).view(len(chosen), *size, -1)
-        output[chosen] = value.permute(0, 3, 1, 2).to(output.dtype)
+        output[chosen] = feature_map(gather_rows(table, index, weight), size).to(output.dtype)
 
 
 def prroi_pool_backward(
     grad_output: Tensor, rois: Tensor, grad_input: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
 ) -> None:
     """Add the gradient of the feature map to ``grad_input``; arguments as in `prroi_pool_forward`."""
-    batch, channels, height, width = grad_input.shape
+    batch, _, height, width = grad_input.shape
     dtype = compute_dtype(grad_input.dtype)
     taps = _taps(rois, (pooled_height, pooled_width), spatial_scale, grad_input.shape, dtype)
     for chosen, index, weight, _ in taps:
-        grad = grad_output[chosen].permute(0, 2, 3, 1).reshape(-1, channels).to(dtype)
-        grad = scatter_rows(grad, index, weight, batch * height * width)
-        grad_input += grad.view(batch, height, width, channels).permute(0, 3, 1, 2).to(grad_input.dtype)
+        grad = scatter_rows(feature_rows(grad_output[chosen], dtype), index, weight, batch * height * width)
+        grad_input += feature_map(grad, (height, width)).to(grad_input.dtype)
 
 
 def prroi_pool_coor_backward(
@@ -64,7 +62,7 @@ def prroi_pool_coor_backward(
     with torch.enable_grad():
         taps = _taps(rois, (pooled_height, pooled_width), spatial_scale, input.shape, table.dtype)
         for chosen, index, weight, leaf in taps:
-            grad = grad_output[chosen].permute(0, 2, 3, 1).reshape(-1, table.size(1)).to(table.dtype)
+            grad = feature_rows(grad_output[chosen], table.dtype)
             (grad_chunk,) = torch.autograd.grad(weight, leaf, dot_rows(grad, table, index))
             grad_rois[chosen] += grad_chunk.to(grad_rois.dtype)
 

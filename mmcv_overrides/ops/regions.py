@@ -21,6 +21,11 @@ def feature_rows(input: Tensor, dtype: torch.dtype) -> Tensor:
     return input.permute(0, 2, 3, 1).reshape(-1, input.size(1)).to(dtype)
 
 
+def feature_map(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """The reverse of `feature_rows`: rows [N*P*Q, C] as a map [N, C, P, Q], for ``size`` (P, Q)."""
+    return rows.view(-1, *size, rows.size(-1)).permute(0, 3, 1, 2)
+
+
 def sampling_grid(bin: Tensor, ratio: int) -> Tensor:
     """Sampling points per bin and axis [R, 2], from bin sizes [R, 2] in feature map units.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmcv_overrides.ops.bilinear import scatter_to_planes
-from mmcv_overrides.ops.regions import chunks, feature_rows, sampling_grid, sampling_points
+from mmcv_overrides.ops.regions import chunks, feature_map, feature_rows, sampling_grid, sampling_points
 from mmcv_overrides.ops.rows import compute_dtype, gather_rows, scatter_rows
 
 MAX_POOL = 0
@@ -81,7 +81,7 @@ def roi_align_forward(
             argmax_y[chosen], argmax_x[chosen] = y.to(argmax_y.dtype), x.to(argmax_x.dtype)
         else:
             index, weight = _average_taps(chunk, ys, xs, input.shape)
-            value = gather_rows(table, index, weight).view(len(chosen), *size, -1).permute(0, 3, 1, 2)
+            value = feature_map(gather_rows(table, index, weight), size)
         output[chosen] = value.to(output.dtype)
 
 
@@ -104,15 +104,14 @@ def roi_align_backward(
     if pool_mode == MAX_POOL:
         grad_input += _maximum_gradient(grad_output.to(dtype), rois, argmax_y, argmax_x, grad_input.shape)
         return
-    batch, channels, height, width = grad_input.shape
+    batch, _, height, width = grad_input.shape
     regions = _regions(rois, size, spatial_scale, sampling_ratio, aligned, dtype)
     for chosen, points in chunks(regions.grid, size, 1):
         chunk = regions[chosen]
         ys, xs = _points(chunk, size, points, (height, width))
         index, weight = _average_taps(chunk, ys, xs, grad_input.shape)
-        grad = grad_output[chosen].permute(0, 2, 3, 1).reshape(-1, channels).to(dtype)
-        grad = scatter_rows(grad, index, weight, batch * height * width)
-        grad_input += grad.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        grad = scatter_rows(feature_rows(grad_output[chosen], dtype), index, weight, batch * height * width)
+        grad_input += feature_map(grad, (height, width))
 
 
 def _regions(

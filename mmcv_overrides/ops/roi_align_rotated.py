@@ -9,7 +9,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmcv_overrides.ops.regions import chunks, feature_rows, mean_taps, sampling_grid, sampling_points
+from mmcv_overrides.ops.regions import (
+    chunks,
+    feature_map,
+    feature_rows,
+    mean_taps,
+    sampling_grid,
+    sampling_points,
+)
 from mmcv_overrides.ops.rows import compute_dtype, gather_rows, scatter_rows
 
 
@@ -41,8 +48,7 @@ def roi_align_rotated_forward(
     table = feature_rows(input, compute_dtype(input.dtype))
     regions = _centered(rois, table.dtype, spatial_scale, aligned, clockwise)
     for chosen, index, weight in _taps(rois, regions, size, sampling_ratio, input.shape):
-        value = gather_rows(table, index, weight).view(len(chosen), *size, -1)
-        output[chosen] = value.permute(0, 3, 1, 2).to(output.dtype)
+        output[chosen] = feature_map(gather_rows(table, index, weight), size).to(output.dtype)
 
 
 def roi_align_rotated_backward(
@@ -58,13 +64,12 @@ def roi_align_rotated_backward(
 ) -> None:
     """Add the gradient of the feature map to ``grad_input``; arguments as in `roi_align_rotated_forward`."""
     size = (pooled_height, pooled_width)
-    batch, channels, height, width = grad_input.shape
+    batch, _, height, width = grad_input.shape
     dtype = compute_dtype(grad_input.dtype)
     regions = _centered(rois, dtype, spatial_scale, aligned, clockwise)
     for chosen, index, weight in _taps(rois, regions, size, sampling_ratio, grad_input.shape):
-        grad = grad_output[chosen].permute(0, 2, 3, 1).reshape(-1, channels).to(dtype)
-        grad = scatter_rows(grad, index, weight, batch * height * width)
-        grad_input += grad.view(batch, height, width, channels).permute(0, 3, 1, 2).to(grad_input.dtype)
+        grad = scatter_rows(feature_rows(grad_output[chosen], dtype), index, weight, batch * height * width)
+        grad_input += feature_map(grad, (height, width)).to(grad_input.dtype)
 
 
 def _centered(rois: Tensor, dtype: torch.dtype, scale: float, aligned: bool, clockwise: bool) -> Tensor:

@@ -2,34 +2,22 @@
 
 from dataclasses import dataclass, field
 
+from fcos_train.config.keys.forms import DICTS, EITHER, LISTS
+
 # What mmengine's Runner.from_cfg, mmdet's tools and this trainer read from the top level of a config.
 TOP_LEVEL = frozenset(
     {
-        "model",
+        *DICTS,
+        *LISTS,
+        *EITHER,
         "work_dir",
-        "train_dataloader",
-        "val_dataloader",
-        "test_dataloader",
-        "train_cfg",
-        "val_cfg",
-        "test_cfg",
-        "auto_scale_lr",
-        "optim_wrapper",
-        "param_scheduler",
-        "val_evaluator",
-        "test_evaluator",
-        "default_hooks",
-        "custom_hooks",
         "data_preprocessor",
         "load_from",
         "resume",
         "launcher",
-        "env_cfg",
         "log_processor",
         "log_level",
-        "visualizer",
         "default_scope",
-        "randomness",
         "experiment_name",
         "runner_type",
         "custom_imports",
