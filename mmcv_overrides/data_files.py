@@ -20,6 +20,7 @@ from mmcv_overrides.checkpoint.plain import revive
 from mmcv_overrides.checkpoint.reading import HOW_TO_TRUST, trusted
 from mmcv_overrides.checkpoint.unpickle import BY_NAME
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.pickled_tensors import TENSORS
 from mmcv_overrides.seams import Override
 
 try:
@@ -91,7 +92,7 @@ def _check_aliases(text: str | bytes, name: str) -> None:
 
 
 def load_pickle(self: Any, file: IO[bytes], **kwargs: Any) -> Any:
-    """Replaces ``PickleHandler.load_from_fileobj``: numbers, text, containers and NumPy arrays of numbers.
+    """Replaces ``PickleHandler.load_from_fileobj``: numbers, text, containers, tensors and NumPy arrays of numbers.
 
     Raises:
         UserError: the file names anything else and checkpoints are not trusted, or it is damaged.
@@ -125,10 +126,16 @@ class _PlainUnpickler(_PythonUnpickler):
         # Registered extensions bypass find_class; bytearray8 allocates any declared size.
         if code not in (pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0], pickle.BYTEARRAY8[0])
     }
-    allowed = BY_NAME | {
-        "collections.OrderedDict": OrderedDict,
-        **{f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
-    }
+    allowed: dict[str, Any] = (
+        BY_NAME
+        | TENSORS
+        | {
+            "collections.OrderedDict": OrderedDict,
+            **{
+                f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)
+            },
+        }
+    )
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         super().__init__(file)

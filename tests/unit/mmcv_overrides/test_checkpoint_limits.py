@@ -127,6 +127,23 @@ def _laughs(path):
     path.write_text("\n".join(lines))
 
 
+class _Pickled:
+    """Pickled as a call of a function."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+def _tensor_pickle(*changes):
+    """A pickled tensor of four numbers with other arguments: (storage, offset, size, stride, ...)."""
+    function, arguments = torch.ones(4).__reduce_ex__(2)
+    arguments = (*changes, *arguments[len(changes) :])
+    return lambda path: path.write_bytes(pickle.dumps(_Pickled(function, arguments)))
+
+
 FILES = {
     "deflated.pth": (_deflated, "would expand to"),
     "expanded.pth": (_expanded, "would expand to"),
@@ -152,6 +169,9 @@ FILES = {
     "frame.pkl": (lambda p: p.write_bytes(b"\x80\x04\x95" + struct.pack("<Q", 2**42) + b"N."), "read"),
     "repeated.pkl": (lambda p: p.write_bytes(pickle.dumps(_doubling(15))), "expands to over 5000000 values"),
     "deep.pkl": (lambda p: p.write_bytes(b"]" * 100_000 + b"a" * 99_999 + b"."), "nested deeper than 200 levels"),
+    "tensor_size.pkl": (_tensor_pickle(torch.ones(4).storage(), 0, (2**36,)), "larger than its storage"),
+    "tensor_offset.pkl": (_tensor_pickle(torch.ones(4).storage(), -1), "is not a count"),
+    "tensor_storage.pkl": (_tensor_pickle(_Pickled(torch.storage._load_from_bytes, (b"x",))), "cannot be read"),
     "extension.pkl": (lambda p: p.write_bytes(b"\x80\x02\x82\x01."), "cannot be read"),
 }
 

@@ -1,5 +1,6 @@
 """The table "Deliberate differences" of docs/architecture.md, row by row."""
 
+import datetime
 import json
 import re
 from pathlib import Path
@@ -126,11 +127,14 @@ def pickles_are_data(run):
     path = str(run[0] / "results.pkl")
     mmengine.dump([{"boxes": np.ones((1, 4)), "name": "a"}], path)
     assert mmengine.load(path)[0]["boxes"].tolist() == [[1.0] * 4]
-    mmengine.dump([{"boxes": torch.ones(2)}], path)
-    with pytest.raises(UserError, match="_rebuild_tensor_v2.*trust_checkpoints"):
+    mmengine.dump([{"boxes": torch.arange(6.0).view(2, 3).t(), "net": torch.nn.Parameter(torch.ones(1))}], path)
+    found = mmengine.load(path)[0]
+    assert found["boxes"].tolist() == [[0, 3], [1, 4], [2, 5]] and found["net"].tolist() == [1.0]
+    mmengine.dump([{"when": datetime.date(2026, 1, 2)}], path)
+    with pytest.raises(UserError, match="datetime.date.*trust_checkpoints"):
         mmengine.load(path)
     with checkpoint.trust_checkpoints():
-        assert mmengine.load(path)[0]["boxes"].tolist() == [1.0, 1.0]
+        assert mmengine.load(path)[0]["when"].year == 2026
 
 
 ROWS = {
