@@ -19,7 +19,7 @@ from fcos_train.deploy.ascend.txt_to_json import txt_to_json
 from fcos_train.deploy.parts.accuracy import HALF_TOLERANCE, TOLERANCE, Comparison
 from fcos_train.deploy.parts.classes import read_truth
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers, coco_eval
-from fcos_train.deploy.parts.description import beside, read_description, read_rule
+from fcos_train.deploy.parts.description import beside, needs_finish, read_description, read_rule
 from fcos_train.deploy.parts.files import some, stem
 from fcos_train.deploy.parts.input_rule import InputRule
 from fcos_train.deploy.parts.session import OnnxSession, Session
@@ -147,7 +147,7 @@ def _session(model: Path, description: dict[str, Any]) -> Session:
 
         return ReferenceSession(model, description)
     session = OnnxSession(model, None, *description["input"]["example_shape"])
-    return FinishedSession(session, description) if description.get("end") in ("raw", "decoded") else session
+    return FinishedSession(session, description) if needs_finish(description) else session
 
 
 def _torch_session(options: EvaluateOptions, detector: Detector, description: dict[str, Any]) -> Session:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .decoder import DecoderError, DecodeRule
 
-_KEYS = ("kind", "offset", "means", "stds", "normalizer", "wh_ratio_clip", "sqrt", "threshold_on")
+_KEYS = ("kind", "offset", "means", "stds", "normalizer", "wh_ratio_clip", "sqrt", "threshold_on", "stride_units")
 
 
 def decode_rule(description: Mapping[str, Any]) -> DecodeRule:
@@ -34,6 +34,7 @@ def decode_rule(description: Mapping[str, Any]) -> DecodeRule:
             class_agnostic=select["class_agnostic"],
             min_size=select["min_bbox_size"],
             max_per_img=select["max_per_img"],
+            layout=next((entry["layout"] for entry in description["outputs"] if "layout" in entry), "NCHW"),
             **values,
         )
     except (KeyError, TypeError) as error:

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from fcos_train.deploy.onnx.ascend_ops import OPERATORS
-from fcos_train.deploy.onnx.writing import INPUT, custom_operators
+from fcos_train.deploy.onnx.writing import custom_operators
 from fcos_train.deploy.parts.session import Session, cpu_session
 
 # Standard operators that the reference evaluator computes slowly: onnxruntime computes these nodes.
@@ -30,9 +30,9 @@ def runner(model: ModelProto) -> tuple[Callable[[np.ndarray], list[np.ndarray]],
     if custom_operators(model):
         heavy = [type(name, (_RuntimeNode,), {"op_domain": ""}) for name in HEAVY]
         evaluator = _Evaluator(model, new_ops=[*OPERATORS, *heavy])
-        return lambda images: evaluator.run(None, {INPUT: images}), "onnx reference evaluator"
+        return lambda images: evaluator.run(None, {model.graph.input[0].name: images}), "onnx reference evaluator"
     session = cpu_session(model.SerializeToString())
-    return lambda images: session.run(None, {INPUT: images}), "onnxruntime"
+    return lambda images: session.run(None, {model.graph.input[0].name: images}), "onnxruntime"
 
 
 class _Evaluator(ReferenceEvaluator):

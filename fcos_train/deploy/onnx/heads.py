@@ -6,6 +6,8 @@ A new head needs one :class:`DenseHead` and an entry in :data:`HEADS`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,12 +43,15 @@ class DenseHead:
         if getattr(head.loss_cls, "custom_cls_channels", False):
             raise UserError(f"{type(head).__name__}: a classification loss with its own channels cannot be exported")
 
-    def maps(self, feats: tuple[Tensor, ...], traced: bool = True) -> tuple[list[Tensor], ...]:
+    def maps(
+        self, feats: tuple[Tensor, ...], traced: bool = True, in_strides: bool = False
+    ) -> tuple[list[Tensor], ...]:
         """Compute the maps (cls, box[, ctr]), each a list of [B, K, H, W], one per level.
 
         Args:
             feats: features of each level.
             traced: compute them with the head as it is traced, else with the original head.
+            in_strides: distances are in strides, not in px; of no effect on other kinds of boxes.
         """
         return tuple(list(group) for group in (self.traced if traced else self.head)(feats))
 
@@ -85,8 +90,8 @@ class DenseHead:
         """Decode priors [N, 2 or 4] and predictions [B, N, 4] to boxes [B, N, 4], x1 y1 x2 y2 in px, not clipped."""
         raise NotImplementedError
 
-    def info(self) -> dict[str, Any]:
-        """What a decoder of the raw maps must know; written to the description."""
+    def info(self, in_strides: bool = False) -> dict[str, Any]:
+        """What a decoder of the raw maps must know; written to the description. ``in_strides`` as for :meth:`maps`."""
         raise NotImplementedError
 
     @property
@@ -123,11 +128,24 @@ class FCOSReader(DenseHead):
         """Points [N, 2] and distances [B, N, 4] -> boxes [B, N, 4]."""
         return torch.cat((priors - box[..., :2], priors + box[..., 2:]), dim=-1)
 
-    def info(self) -> dict[str, Any]:
-        """Distances in px."""
+    def maps(
+        self, feats: tuple[Tensor, ...], traced: bool = True, in_strides: bool = False
+    ) -> tuple[list[Tensor], ...]:
+        """As for every head; distances in strides are the result of the head before it multiplies by the stride."""
+        if not in_strides:
+            return super().maps(feats, traced)
+        with _unit_strides(self.traced if traced else self.head):
+            cls, box, ctr = super().maps(feats, traced)
+        if not self.head.norm_on_bbox:  # exp(x) px
+            box = [level / stride for level, stride in zip(box, self.strides, strict=True)]
+        return cls, box, ctr
+
+    def info(self, in_strides: bool = False) -> dict[str, Any]:
+        """Distances in px, or in strides."""
         offset = float(self.head.prior_generator.offset)
         rule = {"sqrt": True, "threshold_on": self.threshold_on} if self.sqrt else {}
-        return {"kind": "distance", "order": "left top right bottom", "unit": "px", "offset": offset, **rule}
+        unit = {"unit": "stride", "stride_units": True} if in_strides else {"unit": "px"}
+        return {"kind": "distance", "order": "left top right bottom", **unit, "offset": offset, **rule}
 
 
 class AnchorReader(DenseHead):
@@ -141,7 +159,7 @@ class AnchorReader(DenseHead):
         """Anchors [N, 4] and predictions [B, N, 4] -> boxes [B, N, 4]."""
         return (decode_tblr if self.coder == "TBLRBBoxCoder" else decode_delta)(self.head.bbox_coder, priors, box)
 
-    def info(self) -> dict[str, Any]:
+    def info(self, in_strides: bool = False) -> dict[str, Any]:
         """Base anchors of each level in px, and the parameters of the coder."""
         coder = self.head.bbox_coder
         anchors = [[[float(v) for v in anchor] for anchor in level] for level in self.head.prior_generator.base_anchors]
@@ -160,6 +178,17 @@ class AnchorReader(DenseHead):
             "wh_ratio_clip": 16 / 1000,
             "anchors": anchors,
         }
+
+
+@contextmanager
+def _unit_strides(head: Any) -> Iterator[None]:
+    """Within this context the head of an FCOS returns distances in strides, if it predicts them so."""
+    strides = head.strides
+    head.strides = [1] * len(strides)
+    try:
+        yield
+    finally:
+        head.strides = strides
 
 
 def decode_delta(coder: Any, anchors: Tensor, deltas: Tensor) -> Tensor:

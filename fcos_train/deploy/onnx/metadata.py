@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from fcos_train.config.load import test_pipeline
 from fcos_train.deploy.onnx.spec import AXES, ExportGraph, normalisation
-from fcos_train.deploy.onnx.writing import INPUT, custom_operators
+from fcos_train.deploy.onnx.writing import custom_operators
 
 FORMAT = 1
 
@@ -40,7 +40,7 @@ def describe(
         "classes": list(classes),
         "num_classes": int(getattr(head, "num_classes", None) or len(classes)),
         "input": {
-            "name": INPUT,
+            "name": graph.end.input_name,
             "dtype": "float32",
             "shape": shape,
             "layout": "NCHW",

@@ -38,7 +38,7 @@ class SingleStage(ExportGraph):
                 self.register_buffer(f"priors_{level}", reader.priors(level, height, width), persistent=False)
         self.outputs = self.end.outputs(self)
         self.decode = {
-            **reader.info(),
+            **reader.info(self.end.in_strides),
             "strides": reader.strides,
             "anchors_per_place": reader.anchors,
             "score": "sigmoid" if reader.head.use_sigmoid_cls else "softmax",
@@ -57,7 +57,7 @@ class SingleStage(ExportGraph):
 
     def maps(self, images: Tensor, traced: bool = True) -> tuple[list[Tensor], ...]:
         """Maps (cls, box[, ctr]) of all levels; see :meth:`.heads.DenseHead.maps`."""
-        return self.reader.maps(self.model.extract_feat(self.prepared(images)), traced)
+        return self.reader.maps(self.model.extract_feat(self.prepared(images)), traced, self.end.in_strides)
 
     def levels(self, images: Tensor, maps: tuple[list[Tensor], ...]) -> list[Level]:
         """Boxes, class scores and final scores of each level.

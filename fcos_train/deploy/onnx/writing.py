@@ -21,7 +21,6 @@ from fcos_train.deploy.onnx.options import OPSETS
 from fcos_train.deploy.onnx.spec import ExportGraph
 from mmcv_overrides.errors import UserError
 
-INPUT = "input"
 # Function with (graph) -> context manager, entered while a model is traced.
 PATCHES: list[Callable[[ExportGraph], AbstractContextManager[None]]] = [deform_conv.traceable]
 
@@ -37,7 +36,7 @@ def write(graph: ExportGraph, opset: int) -> ModelProto:
         raise UserError(f"--opset {opset}: this graph needs an opset of {low} to {high}")
     spec = graph.spec
     example = torch.zeros(spec.batch, 3, *spec.shape)
-    axes = {INPUT: graph.input_axes(), **{output.name: output.axes for output in graph.outputs}}
+    axes = {graph.end.input_name: graph.input_axes(), **{output.name: output.axes for output in graph.outputs}}
     file: Any = io.BytesIO()  # the annotation of `export` lacks streams
     try:
         with torch.no_grad(), contextlib.ExitStack() as stack:
@@ -49,7 +48,7 @@ def write(graph: ExportGraph, opset: int) -> ModelProto:
                 file,
                 dynamo=False,
                 opset_version=opset,
-                input_names=[INPUT],
+                input_names=[graph.end.input_name],
                 output_names=[output.name for output in graph.outputs],
                 dynamic_axes={name: value for name, value in axes.items() if value},
                 do_constant_folding=True,

@@ -81,6 +81,16 @@ def _input_rule(content: dict[str, Any], name: str) -> InputRule:
     )
 
 
+def ends_in_maps(description: dict[str, Any]) -> bool:
+    """Whether the outputs of the model are the maps of its head."""
+    return all(output.get("kind") == "map" for output in description["outputs"])
+
+
+def needs_finish(description: dict[str, Any]) -> bool:
+    """Whether the model ends before the suppression."""
+    return ends_in_maps(description) or description.get("end") == "decoded"
+
+
 def read_classes(path: str | Path) -> tuple[str, ...]:
     """Read the class names, by label."""
     return tuple(read_description(path)["classes"])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcos_train.deploy.decoder import Decoder, DecoderError, decode_rule, raw_outputs
+from fcos_train.deploy.parts.description import ends_in_maps
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.suppression import suppress
 from mmcv_overrides.errors import UserError
@@ -80,7 +81,7 @@ def _decoding(path: Path) -> Iterator[None]:
 
 
 class FinishedSession(Session):
-    """A model that ends before the suppression (`raw` or `decoded`), completed in numpy.
+    """A model that ends before the suppression (in maps or decoded boxes), completed in numpy.
 
     Args:
         session: runs the model, in any runtime.
@@ -93,8 +94,9 @@ class FinishedSession(Session):
         self.path, self.batch = session.path, session.batch
         self.height, self.width = session.height, session.width
         self._session, self._rules = session, description["test_cfg"]
-        self._finish = self._decoded if description["end"] == "decoded" else self._raw
-        if description["end"] == "raw":
+        maps = ends_in_maps(description)
+        self._finish = self._raw if maps else self._decoded
+        if maps:
             with _decoding(self.path):
                 self._places = raw_outputs(description, session.outputs)
                 self._decoder = Decoder(decode_rule(description))

@@ -18,9 +18,11 @@ _REGISTRY = {
     "decoded": "standard:Decoded",
     "nms": "standard:Nms",
     "ascend": "ascend:Ascend",
+    "adelaidet": "levels:AdelaiDet",
+    "rdk": "levels:Rdk",
 }
 ENDS = tuple(_REGISTRY)
-FIXED_SIZE = ("ascend",)  # the runtime compiles for one height and width
+FIXED_SIZE = ("ascend", "adelaidet", "rdk")  # the runtime compiles for one height and width
 
 
 @cache

@@ -33,6 +33,8 @@ class End(ABC):
         fixed_size: height and width of the input must be fixed.
         half_precision: boxes and scores are suppressed in half precision, unless the spec says otherwise.
         selects_as_mmdet: candidates are selected exactly as in mmdet.
+        input_name: of the graph.
+        in_strides: maps of distances are in strides instead of px.
     """
 
     default_opset = 17
@@ -41,6 +43,8 @@ class End(ABC):
     fixed_size = False
     half_precision = False
     selects_as_mmdet = True
+    input_name = "input"
+    in_strides = False
 
     def __init__(self, name: str) -> None:
         self.name = name
