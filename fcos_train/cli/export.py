@@ -1,4 +1,4 @@
-"""``fcos-train export``: a checkpoint in, a verified ONNX file out."""
+"""``fcos-train export``: a checkpoint in, a verified model out, as ONNX or in the format of another target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated
 
 from fcos_train.cli.newest import require_newest
 from fcos_train.config.fields import Option, existing
-from fcos_train.deploy.onnx.options import AXES, ExportOptions, axis_faults
+from fcos_train.deploy.onnx.options import AXES, axis_faults
+from fcos_train.deploy.options import TargetOptions, target_faults
 from mmcv_overrides.errors import UserError
 
 DEFAULT = Path("work_dirs/fcos_r50_caffe_fpn_4x4_1x_coco/latest.pth")
@@ -24,7 +25,7 @@ _OLD = Option("accepted for scripts of mmdet 2.x", hidden=True)
 
 
 @dataclass(frozen=True)
-class ExportArguments(ExportOptions):
+class ExportArguments(TargetOptions):
     """The options of an export as the command line gives them, also in the words of mmdet 2.x."""
 
     checkpoint: Annotated[
@@ -49,28 +50,28 @@ class ExportArguments(ExportOptions):
     def conflicts(self) -> list[str]:
         """Files that do not fit together, and axes that the end cannot leave open."""
         dynamic = AXES if self.dynamic_export else self.dynamic
-        return [*_file_faults(self.files, self.config), *axis_faults(self.end, dynamic)]
+        return [*_file_faults(self.files, self.config), *axis_faults(self.end, dynamic), *target_faults(self)]
 
-    def settled(self) -> ExportOptions:
+    def settled(self) -> TargetOptions:
         """Config and checkpoint told apart, the checkpoint found where none was given.
 
         Raises:
             UserError: there is no checkpoint.
         """
         configs, checkpoints = _told_apart(self.files)
-        values = {field.name: getattr(self, field.name) for field in fields(ExportOptions)}
+        values = {field.name: getattr(self, field.name) for field in fields(TargetOptions)}
         values["config"] = self.config or (configs[0] if configs else None)
         values["checkpoint"] = checkpoints[0] if checkpoints else self.checkpoint or _default_checkpoint()
         if self.dynamic_export:
             values["dynamic"] = AXES
-        return ExportOptions(**values)
+        return TargetOptions(**values)
 
 
 def run(options: ExportArguments) -> int:
-    """Write a detector as ONNX, with a description in JSON beside it.
+    """Write a detector as ONNX or in the format of another target, with a description in JSON beside it.
 
-    The file is run beside PyTorch on at least two images before it gets its name; a file whose outputs differ is kept
-    as *.failed.onnx.
+    The model is run beside PyTorch on at least two images before it gets its name; files whose outputs differ are kept
+    as *.failed.*.
     """
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
@@ -79,6 +80,11 @@ def run(options: ExportArguments) -> int:
         if getattr(options, name):
             print(f"note: --{name} has no effect: {answer}")
     settled = options.settled()
+    if settled.target != "onnx":
+        from fcos_train.deploy.convert import convert
+
+        convert(settled)
+        return 0
     from fcos_train.deploy.onnx.export import export
 
     export(settled)

@@ -31,22 +31,27 @@ from mmcv_overrides.regular_files import read_json
 if TYPE_CHECKING:
     from fcos_train.infer.detector import Detector
 
+OpenModel = Callable[[Path, dict[str, Any]], Session]
 
-def evaluate(options: EvaluateOptions, say: Callable[[str], None] = print) -> Comparison:
+
+def evaluate(
+    options: EvaluateOptions, say: Callable[[str], None] = print, open_model: OpenModel | None = None
+) -> Comparison:
     """Prepare the validation images, run the export and the checkpoint on them, and compute the mAP of both.
 
     Args:
         say: prints a line.
+        open_model: opens a model of any target, by its file and description; None: ONNX only.
 
     Raises:
         UserError: a fault in the options, the data, the checkpoint or the model; the work dir is in use.
     """
     work = Path(options.work_dir)
     with run_folder.held(work):
-        return _evaluate(options, work, say)
+        return _evaluate(options, work, say, open_model or _session)
 
 
-def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) -> Comparison:
+def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None], open_model: OpenModel) -> Comparison:
     from fcos_train.infer.detector import Detector
 
     if options.model and options.model.endswith(".om"):
@@ -60,7 +65,7 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None]) 
     description, rule = read_description(place), read_rule(place)
     _same_classes(detector.classes, description["classes"], options, model)
     _prepare(images, rule, work)
-    session = None if model.suffix == ".om" else _session(model, description)
+    session = None if model.suffix == ".om" else open_model(model, description)
     dumps = _run_om(options, model, work) if session is None else _run(session, work, work / "result", say)
     exported = _count(dumps, annotations, rule, description, work, "exported")
     torch_session = _torch_session(options, detector, description)

@@ -93,6 +93,15 @@ def export_detector(
     Args:
         path: of the ONNX file. say: prints a line.
     """
+    exported = write_verified(detector, options, path, say)
+    say(f"Successfully exported ONNX model: {exported.path}  (description: {exported.description})")
+    return exported
+
+
+def write_verified(
+    detector: Detector, options: ExportOptions, path: Path, say: Callable[[str], None] = print
+) -> Exported:
+    """:func:`export_detector` without the line at the end."""
     _override(detector.model, options, say)
     shape = options.shape or default_shape(detector)
     graph = build_graph(detector.model, graph_spec(options, shape))
@@ -121,7 +130,6 @@ def export_detector(
     description = path.with_suffix(".json")
     _put(path, model.SerializeToString(deterministic=True))
     _put(description, metadata.as_json(content).encode())
-    say(f"Successfully exported ONNX model: {path}  (description: {description})")
     return Exported(path, description, opset, tuple(differences))
 
 

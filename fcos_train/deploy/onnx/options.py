@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from fcos_train.config.fields import Option, Options, existing, square
@@ -16,9 +15,9 @@ OPSETS = range(11, 21)
 SMALLEST_SIDE = 32  # px
 
 
-def onnx_name_fault(value: str) -> str | None:
-    """The vendor's tools recognise a model by its suffix."""
-    return None if Path(value).suffix == ".onnx" else "the name must end in .onnx"
+def name_faults(output: str | None, suffix: str = ".onnx") -> list[str]:
+    """The vendors' tools recognise a model by its suffix."""
+    return [] if output is None or output.endswith(suffix) else [f"--output-file {output}: must end in {suffix}"]
 
 
 def _not_zero(value: float) -> str | None:
@@ -76,7 +75,6 @@ class ExportOptions(Options):
             metavar="FILE",
             default="<checkpoint>_<end>.onnx in the current folder",
             flags=("--output-file",),
-            check=onnx_name_fault,
         ),
     ] = None
     shape: Shape = None
@@ -139,5 +137,5 @@ class ExportOptions(Options):
     cfg_options: CfgOptions = field(default_factory=dict)
 
     def conflicts(self) -> list[str]:
-        """Axes that the end cannot leave open."""
-        return axis_faults(self.end, self.dynamic)
+        """Axes that the end cannot leave open, and a file name that is not of ONNX."""
+        return [*axis_faults(self.end, self.dynamic), *name_faults(self.output)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def beside(model: str | Path) -> Path:
         UserError: there is none.
     """
     model = Path(model)
-    places = [model.with_suffix(".json"), model.with_name(f"{model.name}.json")]
+    places = [model.with_name(f"{model.name}.json"), model.with_suffix(".json")]
     for place in places:
         if place.is_file():
             return place
@@ -53,12 +54,13 @@ def read_rule(path: str | Path) -> InputRule:
     """
     content = read_description(path)
     try:
-        return _input_rule(content, Path(path).stem)
+        return rule_of(content, Path(path).stem)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} does not describe an exported model: {printable(repr(error))}") from error
 
 
-def _input_rule(content: dict[str, Any], name: str) -> InputRule:
+def rule_of(content: Mapping[str, Any], name: str = "export") -> InputRule:
+    """How the input is prepared, from a description in memory; ``name`` is for messages."""
     height, width = content["input"]["example_shape"]
     inside = bool(content["input"].get("normalize_in_graph"))
     mean, std, fill = tuple(content["mean"]), tuple(content["std"]), None

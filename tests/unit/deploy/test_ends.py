@@ -20,12 +20,13 @@ def test_the_names_are_known_without_torch():
 
 def test_what_differs_between_the_ends():
     ends = [end_of(name) for name in ENDS]
-    assert [end.name for end in ends] == list(ENDS) == ["raw", "decoded", "nms", "ascend"]
-    assert [end.default_opset for end in ends] == [17, 17, 17, 11]
-    assert [end.deform_conv_opset for end in ends] == [19, 19, 19, 0]
+    assert [end.name for end in ends] == list(ENDS) == ["raw", "decoded", "nms", "ascend", "adelaidet", "rdk"]
+    assert [end.default_opset for end in ends] == [17, 17, 17, 11, 17, 11]
+    assert [end.deform_conv_opset for end in ends] == [19, 19, 19, 0, 19, 19]
     assert [end.name for end in ends if end.fixed_size] == list(FIXED_SIZE)
-    assert [end.fixed_size for end in ends] == [end.half_precision for end in ends] == [False, False, False, True]
-    assert [end.selects_as_mmdet for end in ends] == [True, True, True, False]
+    assert [end.name for end in ends if end.half_precision] == ["ascend"]
+    assert [end.name for end in ends if not end.selects_as_mmdet] == ["ascend"]
+    assert [end.name for end in ends if end.in_strides] == ["adelaidet", "rdk"]
     assert detection_ends() == ("nms", "ascend")
     limits = [(end.two_stage_opset, end.max_proposals) for end in map(end_of, detection_ends())]
     assert limits == [(16, None), (11, 500)]

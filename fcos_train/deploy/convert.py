@@ -1,0 +1,200 @@
+"""Exports a checkpoint to a target: ONNX, conversion, comparison of every map with PyTorch, and only then its name."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fcos_train.deploy.onnx.compare import agreement
+from fcos_train.deploy.onnx.export import NotTheSame, default_shape, graph_spec, verification_images, write_verified
+from fcos_train.deploy.onnx.graphs import build_graph
+from fcos_train.deploy.onnx.metadata import as_json
+from fcos_train.deploy.onnx.options import ExportOptions
+from fcos_train.deploy.options import TargetOptions
+from fcos_train.deploy.parts.blobs import Blob, compare_maps, table
+from fcos_train.deploy.parts.calibration import calibration_files, read_images, spread
+from fcos_train.deploy.parts.description import read_description, read_rule
+from fcos_train.deploy.parts.reference_sessions import FinishedSession
+from fcos_train.deploy.parts.session import Session
+from fcos_train.deploy.parts.target import Conversion, Target
+from fcos_train.deploy.targets import target_of
+from fcos_train.infer.detector import Detector
+from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_whole
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A finished conversion.
+
+    Attributes:
+        path: the main file. files: all files, the main file first. description: the JSON file beside it.
+        blobs: differences between PyTorch and the artefact, one per map.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    description: Path
+    blobs: tuple[Blob, ...]
+
+
+def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Converted:
+    """Export a checkpoint to ``options.target``.
+
+    Args:
+        say: prints a line.
+
+    Raises:
+        NotTheSame: the maps differ from PyTorch's by more than the target allows; the files are kept as ``*.failed.*``.
+        UserError: a fault in the checkpoint, the options, the data, or what the target cannot represent.
+    """
+    target = target_of(options.target)
+    target.require()
+    precision = options.precision or target.precisions[0]
+    if precision not in target.precisions:
+        raise UserError(f"--precision {precision}: --target {target.name} has {', '.join(target.precisions)}")
+    path = Path(options.output or f"{Path(options.checkpoint).stem}_{precision}{target.suffix}")
+    detector = Detector.from_checkpoint(
+        options.checkpoint,
+        options.config,
+        "cpu",
+        options.trust_checkpoint,
+        options.cfg_options,
+        safe=options.safe_config,
+    )
+    shape = options.shape or default_shape(detector)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as scratch:
+        folder = Path(scratch)
+        source = _onnx_options(options, target, shape)
+        files = _calibration_files(options, folder) if target.calibrates(precision) else []
+        exported = write_verified(detector, source, folder / "onnx" / f"{path.stem}.onnx", say)
+        description = read_description(exported.description)
+        faults = target.faults(description, detector.model)
+        if faults:
+            raise UserError("; ".join(f"--target {target.name}: {fault}" for fault in faults))
+        written = folder / "files" / path.name
+        written.parent.mkdir()
+        calibration = partial(_calibration, files, options.calibration_images)
+        settings = {name: getattr(options, name) for name in target.settings if getattr(options, name) is not None}
+        job = Conversion(exported.path, description, written, precision, calibration, settings, say)
+        target.convert(job)
+        description.update(target=target.name, precision=precision)
+        place = write_whole(written.with_name(f"{written.name}.json"), as_json(description))
+        blobs, fault = _verified(target, written, description, place, detector, source, say)
+        return _named(target, written, path, place, blobs, fault, say)
+
+
+def _onnx_options(options: TargetOptions, target: Target, shape: tuple[int, int]) -> ExportOptions:
+    """The export to ONNX from which the target is converted."""
+    values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(ExportOptions)}
+    values.update(end=target.end, shape=shape, opset=options.opset or target.opset, output=None)
+    return ExportOptions(**values)
+
+
+def _calibration_files(options: TargetOptions, folder: Path) -> list[Path]:
+    """The images of ``--data-path``."""
+    if options.data_path is None:
+        raise UserError("int8 needs images to measure the ranges of activations: give --data-path DIR")
+    return calibration_files(options.data_path, folder / "data")
+
+
+def _calibration(files: list[Path], wanted: int | None, usual: int) -> list[np.ndarray]:
+    """``wanted`` images, or as many as the target uses."""
+    return read_images(spread(files, wanted or usual))
+
+
+def _verified(
+    target: Target,
+    path: Path,
+    description: dict[str, Any],
+    place: Path,
+    detector: Detector,
+    options: ExportOptions,
+    say: Callable[[str], None],
+) -> tuple[list[Blob], str | None]:
+    """Compare the maps of the artefact with PyTorch's on images, and print the result.
+
+    Returns:
+        the differences, and what is out of its limit, or None.
+    """
+    images, source = verification_images(detector, options.input_img)
+    rule = read_rule(place)
+    inputs = [rule.prepare(image)[None] for image in images]
+    graph = build_graph(detector.model, graph_spec(options, (rule.height, rule.width)))
+    session = target.open(path, description)
+    with torch.no_grad():
+        theirs = [[tensor.numpy() for tensor in graph.reference(torch.from_numpy(image))] for image in inputs]
+    ours = [session.run(image) for image in inputs]
+    limits = target.limits[description["precision"]]
+    blobs = compare_maps(description, ours, theirs, limits)
+    what = f"{target.name} {description['precision']}"
+    say(f"{what}: every map compared with PyTorch's on {len(images)} images ({source})")
+    for line in table(blobs):
+        say(line)
+    fault = next((f"{blob.name}: {blob.fault}" for blob in blobs if blob.fault), None)
+    if fault is None:
+        shared, own, torchs = _detections(session, description, ours, theirs)
+        say(f"detections: {shared} in common, of {own} and PyTorch's {torchs}")
+    return blobs, fault
+
+
+class _Recorded(Session):
+    """Returns maps that were computed before."""
+
+    def __init__(self, session: Session, maps: Sequence[np.ndarray]) -> None:
+        self.path, self.outputs, self.batch = session.path, session.outputs, 1
+        self.height, self.width, self._maps = session.height, session.width, list(maps)
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """The maps."""
+        return self._maps
+
+
+def _detections(
+    session: Session, description: dict[str, Any], ours: Sequence[Sequence], theirs: Sequence[Sequence]
+) -> tuple[int, int, int]:
+    """Number of detections in common, of the artefact and of PyTorch, both decoded alike."""
+    total = np.zeros(3, int)
+    for maps in zip(ours, theirs, strict=True):
+        (dets, labels), (other, names) = (
+            FinishedSession(_Recorded(session, part), description).run(np.zeros(0)) for part in maps
+        )
+        total += agreement(dets, labels, other, names, description["precision"] != "fp32")
+    return int(total[0]), int(total[1]), int(total[2])
+
+
+def _named(
+    target: Target,
+    written: Path,
+    path: Path,
+    place: Path,
+    blobs: Sequence[Blob],
+    fault: str | None,
+    say: Callable[[str], None],
+) -> Converted:
+    """Move the files to their names, or to ``*.failed.*``."""
+    stem, old = path.name.removesuffix(target.suffix), written.name.removesuffix(target.suffix)
+    new = f"{stem}.failed" if fault else stem
+    moved = []
+    for file in (*target.files(written), place):
+        end = path.with_name(new + file.name.removeprefix(old))
+        if end.is_dir():
+            shutil.rmtree(end)
+        shutil.move(file, end)
+        moved.append(end)
+    if fault:
+        raise NotTheSame(f"the maps of the {target.name} model differ from PyTorch's ({fault}); kept as {moved[0]}")
+    sizes = ", ".join(f"{file.name} ({file.stat().st_size / 1e6:.1f} MB)" for file in moved[:-1])
+    say(f"Successfully exported {target.name} model: {sizes}  (description: {moved[-1].name})")
+    for line in target.next_steps(moved[0], {}):
+        say(line)
+    return Converted(moved[0], tuple(moved[:-1]), moved[-1], tuple(blobs))

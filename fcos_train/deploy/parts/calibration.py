@@ -1,0 +1,48 @@
+"""Images from which the ranges of activations are measured: of the training set, or of a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fcos_train.data.images import read_image
+from mmcv_overrides.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+def calibration_files(data_path: str | Path, cache: Path) -> list[Path]:
+    """Paths of the images to calibrate with, in a fixed order.
+
+    Args:
+        data_path: a data set, of which the training split is taken, or a folder of images.
+        cache: folder for the checked annotations of a data set.
+
+    Raises:
+        UserError: no such folder, no image in it, or a faulty data set.
+    """
+    folder = Path(data_path)
+    if not folder.is_dir():
+        raise UserError(f"--data-path {folder}: there is no such folder")
+    own = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    if own:
+        return own
+    if not any(folder.iterdir()):
+        raise UserError(f"--data-path {folder}: the folder is empty; calibration needs images")
+    from fcos_train.data import resolve
+    from mmcv_overrides.regular_files import read_json
+
+    train = resolve(str(folder), cache).train
+    return [train.img_dir / entry["file_name"] for entry in read_json(train.ann_file, "annotation file")["images"]]
+
+
+def spread(files: list[Path], count: int) -> list[Path]:
+    """``count`` files at equal distances, all if there are fewer."""
+    places = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
+    return [files[place] for place in places]
+
+
+def read_images(files: list[Path]) -> list[np.ndarray]:
+    """The images u8 [h, w, 3] BGR; one that cannot be read is named by the error."""
+    return [read_image(file) for file in files]

@@ -1,0 +1,60 @@
+"""The targets of ``fcos-train export``, by name; a target's package is imported when it is used.
+
+This module imports no torch, so that a command line can offer :data:`TARGETS` at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmcv_overrides.errors import UserError
+
+if TYPE_CHECKING:
+    from fcos_train.deploy.parts.target import Target
+
+# Name -> "module:class" of a `Target`.
+_REGISTRY: dict[str, str] = {
+    "openvino": "openvino.target:OpenVino",
+}
+TARGETS = ("onnx", *_REGISTRY)
+# Suffix of the main file -> name, to recognise an artefact without importing its package.
+SUFFIXES: dict[str, str] = {
+    ".xml": "openvino",
+}
+
+
+@cache
+def target_of(name: str) -> Target:
+    """The target of this name, one of :data:`TARGETS` but `onnx`."""
+    module, _, kind = _REGISTRY[name].partition(":")
+    return getattr(importlib.import_module(f"fcos_train.deploy.{module}"), kind)()
+
+
+def suffix_of(name: str) -> str:
+    """Suffix of the main file of a target."""
+    return next((suffix for suffix, target in SUFFIXES.items() if target == name), ".onnx")
+
+
+def named_by(path: str | Path) -> str | None:
+    """Name of the target that writes files of this name; None for a checkpoint and other files."""
+    name = Path(path).name
+    if name.endswith(".onnx"):
+        return "onnx"
+    return next((target for suffix, target in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def require_artefact(path: str | Path) -> str:
+    """Name of the target of a file.
+
+    Raises:
+        UserError: there is no such file, or no target writes files with this suffix.
+    """
+    found = named_by(path)
+    if found is None:
+        raise UserError(f"{path}: not an exported model; known are *.onnx, {', '.join(f'*{s}' for s in SUFFIXES)}")
+    if not Path(path).exists():
+        raise UserError(f"{path}: there is no such file")
+    return found
