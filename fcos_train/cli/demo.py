@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fcos_train.cli.newest import require_newest
 from fcos_train.config.fields import Option, existing
+from fcos_train.deploy.targets import named_by
 from fcos_train.infer.options import DemoOptions
 from mmcv_overrides.errors import UserError
 
@@ -51,7 +52,7 @@ class DemoArguments(DemoOptions):
     checkpoint: Annotated[
         str | None,
         Option(
-            "a .pth file; its config is read from it",
+            "a .pth file, whose config is read from it, or an exported model with its description",
             positional=True,
             default="the newest work_dirs/*/latest.pth",
             check=existing,
@@ -75,7 +76,12 @@ def run(options: DemoArguments) -> int:
     Writes <name>_pred.jpg (or a video) into --show-dir.
     """
     settled = options.settled()
-    from fcos_train.infer.demo import demo
+    if named_by(settled.checkpoint) is None:
+        from fcos_train.infer.demo import demo
 
-    demo(settled)
+        demo(settled)
+    else:
+        from fcos_train.deploy.artefact import demo_exported
+
+        demo_exported(settled)
     return 0

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from mmengine.config import Config
 
 from fcos_train.deploy.parts.description import beside, needs_finish, read_description, read_rule
 from fcos_train.deploy.parts.reference_sessions import FinishedSession
 from fcos_train.deploy.parts.session import OnnxSession, Session
 from fcos_train.deploy.targets import require_artefact, target_of
-from fcos_train.infer.detector import Detections
+from fcos_train.infer.demo import demo
+from fcos_train.infer.detector import Detections, Detector
+from fcos_train.infer.options import DemoOptions
 from mmcv_overrides.errors import UserError
 
 
@@ -53,8 +56,6 @@ class ExportedDetector:
         UserError: no such file, no description, or a runtime that is not installed.
     """
 
-    config = None
-
     def __init__(self, path: str | Path, description: str | Path | None = None) -> None:
         self.path = Path(path)
         require_artefact(self.path)
@@ -64,8 +65,9 @@ class ExportedDetector:
         self.session = open_model(self.path, content)
         if self.session.batch != 1:
             raise UserError(f"{path} takes {self.session.batch} images at a time; export it with --batch 1")
+        self.config = Config()
         self.notices: list[str] = []
-        self.device_reason = f"{self.path.name}: {type(self.session).__name__}, cpu"
+        self.device_reason = f"{self.path.name}: {require_artefact(self.path)}, on the CPU"
 
     def __call__(self, image: np.ndarray) -> Detections:
         """Detect objects in one image u8 [H, W, 3] BGR."""
@@ -73,3 +75,21 @@ class ExportedDetector:
         found = dets[0][:, 4] > 0
         boxes = self.rule.restore(dets[0][found, :4], image.shape[1], image.shape[0])
         return Detections(boxes.astype(np.float32), dets[0][found, 4], labels[0][found].astype(np.int64))
+
+    def name(self, label: int) -> str:
+        """Name of a class."""
+        return self.classes[label] if label < len(self.classes) else f"class {label}"
+
+
+def demo_exported(options: DemoOptions) -> list[Path]:
+    """:func:`fcos_train.infer.demo.demo` of an exported model.
+
+    Raises:
+        UserError: options that only a checkpoint has, beside those of the demo.
+    """
+    given = {"--config": options.config, "--trust-checkpoint": options.trust_checkpoint}
+    given |= {"--safe-config": options.safe_config, f"--device {options.device}": options.device not in ("auto", "cpu")}
+    foreign = [flag for flag, value in given.items() if value]
+    if foreign:
+        raise UserError(f"{foreign[0]} applies to checkpoints; {options.checkpoint} is an exported model, on the CPU")
+    return demo(options, load=lambda options: cast(Detector, ExportedDetector(options.checkpoint)))

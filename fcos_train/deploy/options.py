@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from fcos_train.config.fields import Option, existing
+from fcos_train.config.fields import Option, Options, existing, existing_file
+from fcos_train.config.options import AllowOutside, OptionalConfig, SafeConfig, TrustCheckpoint
 from fcos_train.deploy.onnx.options import ExportOptions, axis_faults, name_faults
-from fcos_train.deploy.targets import TARGETS, suffix_of
+from fcos_train.deploy.targets import SUFFIXES, TARGETS, named_by, suffix_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # Options of ONNX files that the other targets decide themselves, or that their runtimes do not have.
@@ -49,6 +50,48 @@ class TargetOptions(ExportOptions):
     def conflicts(self) -> list[str]:
         """Axes that the end cannot leave open, options that the target does not have, and another file's name."""
         return [*axis_faults(self.end, self.dynamic), *target_faults(self)]
+
+
+@dataclass(frozen=True)
+class CompareOptions(Options):
+    """Which models to compare, on which data.
+
+    Raises:
+        UserError: invalid values; all are reported in one message.
+    """
+
+    checkpoint: Annotated[str, Option("the weights that were exported", positional=True, check=existing_file)]
+    models: Annotated[
+        tuple[str, ...],
+        Option("exported models, each with its description beside it", metavar="MODEL", positional=True),
+    ]
+    config: OptionalConfig = None
+    data_path: Annotated[
+        str | None,
+        Option("data set whose validation images give the mAP", metavar="DIR", default="no mAP", check=existing),
+    ] = None
+    limit: Annotated[int | None, Option("only the first N images", metavar="N", default="all", least=1)] = None
+    rounds: Annotated[int, Option("timed calls of every model; 0: no times", metavar="N", least=0)] = 20
+    tolerance: Annotated[
+        float | None,
+        Option("largest difference of the mAPs", metavar="T", default="0.001; fp16 0.003, int8 0.02", least=0),
+    ] = None
+    trust_checkpoint: TrustCheckpoint = False
+    safe_config: SafeConfig = False
+    allow_outside: AllowOutside = ()
+
+    def conflicts(self) -> list[str]:
+        """No model, or files that are none."""
+        faults = [] if self.models else ["give at least one exported model"]
+        for name in self.models:
+            if named_by(name) is None:
+                known = ", ".join(f"*{suffix}" for suffix in (".onnx", *SUFFIXES))
+                faults.append(f"{name}: not an exported model; known are {known}")
+            elif fault := existing(name):
+                faults.append(f"{name}: {fault}")
+        if self.limit is not None and self.data_path is None:
+            faults.append("--limit is of the images of --data-path, which is not given")
+        return faults
 
 
 def target_faults(options: Any) -> list[str]:

@@ -30,11 +30,27 @@ SHOWN = 5  # skipped images that are named
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]:
+def load_checkpoint(options: DemoOptions) -> Detector:
+    """The detector of a checkpoint."""
+    return Detector.from_checkpoint(
+        options.checkpoint,
+        options.config,
+        options.device,
+        trust=options.trust_checkpoint,
+        safe=options.safe_config,
+    )
+
+
+def demo(
+    options: DemoOptions,
+    say: Callable[[str], None] = print,
+    load: Callable[[DemoOptions], Detector] = load_checkpoint,
+) -> list[Path]:
     """Detect, draw and write.
 
     Args:
         say: prints a line.
+        load: makes the detector, from a checkpoint or from another kind of model.
 
     Returns:
         the files that were written: ``<stem>_pred.jpg`` per image, ``<stem>_pred.mp4`` or ``.avi`` for a video.
@@ -44,13 +60,7 @@ def demo(options: DemoOptions, say: Callable[[str], None] = print) -> list[Path]
             be read are named at the end, after all others have been drawn.
     """
     source = open_source(options.img) if options.img is not None else None
-    detector = Detector.from_checkpoint(
-        options.checkpoint,
-        options.config,
-        options.device,
-        trust=options.trust_checkpoint,
-        safe=options.safe_config,
-    )
+    detector = load(options)
     for line in (*detector.notices, detector.device_reason):
         say(printable(line))
     folder = Path(options.show_dir)

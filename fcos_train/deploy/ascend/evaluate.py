@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +15,16 @@ from fcos_train.deploy.ascend.postprocess import postprocess
 from fcos_train.deploy.ascend.preprocess import preprocess
 from fcos_train.deploy.ascend.runs import ais_bench, infer
 from fcos_train.deploy.ascend.txt_to_json import txt_to_json
-from fcos_train.deploy.parts.accuracy import HALF_TOLERANCE, TOLERANCE, Comparison
+from fcos_train.deploy.parts.accuracy import HALF_TOLERANCE, Comparison, tolerance_of
 from fcos_train.deploy.parts.classes import read_truth
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers, coco_eval
 from fcos_train.deploy.parts.description import beside, needs_finish, read_description, read_rule
 from fcos_train.deploy.parts.files import some, stem
 from fcos_train.deploy.parts.input_rule import InputRule
 from fcos_train.deploy.parts.session import OnnxSession, Session
+from fcos_train.deploy.parts.validation import validation_set
 from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import write_whole
-from mmcv_overrides.regular_files import read_json
 
 if TYPE_CHECKING:
     from fcos_train.infer.detector import Detector
@@ -59,7 +57,9 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None], 
     detector = Detector.from_checkpoint(
         options.checkpoint, options.config, options.device, options.trust_checkpoint, safe=options.safe_config
     )
-    images, annotations = _validation(options, detector.classes, work, say)
+    images, annotations = validation_set(
+        options.data_path, detector.classes, work / "data", options.limit, options.allow_outside, say
+    )
     model = Path(options.model) if options.model else _exported(options, work, say)
     place = options.description or beside(model)
     description, rule = read_description(place), read_rule(place)
@@ -71,10 +71,9 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None], 
     torch_session = _torch_session(options, detector, description)
     reference = _run(torch_session, work, work / "checkpoint", say)
     pth = _count(reference, annotations, rule, description, work, "pth")
-    half = description.get("end") == "ascend" or session is None
     tolerance = options.tolerance
     if tolerance is None:
-        tolerance = HALF_TOLERANCE if half else TOLERANCE
+        tolerance = HALF_TOLERANCE if session is None else tolerance_of(description)
     return Comparison(pth, exported, tolerance, len(images))
 
 
@@ -102,28 +101,6 @@ def _same_classes(checkpoint: Sequence[str], model: Sequence[str], options: Eval
             f"{options.checkpoint} and {path} are of different models: "
             f"{len(checkpoint)} classes ({some(checkpoint, 3)}) and {len(model)} ({some(model, 3)})"
         )
-
-
-def _validation(
-    options: EvaluateOptions, classes: Sequence[str], work: Path, say: Callable[[str], None]
-) -> tuple[list[Path], Path]:
-    """The validation images and their annotation file, both up to the limit; prints what was left out or repaired."""
-    from fcos_train.data import resolve
-
-    spec = resolve(options.data_path, work / "data", tuple(classes), options.allow_outside)
-    split = spec.val
-    for fault in spec.report.splits["val"].faults():
-        say(fault)
-    data = read_json(split.ann_file, "annotation file")
-    entries, path = data["images"], split.ann_file
-    if options.limit is not None and options.limit < len(entries):
-        entries = entries[: options.limit]
-        kept = {entry["id"] for entry in entries}
-        boxes = [box for box in data["annotations"] if box["image_id"] in kept]
-        path = write_whole(
-            work / "data" / f"first_{options.limit}.json", json.dumps({**data, "images": entries, "annotations": boxes})
-        )
-    return [split.img_dir / entry["file_name"] for entry in entries], path
 
 
 def _prepare(images: list[Path], rule: InputRule, work: Path) -> None:

@@ -254,7 +254,7 @@ class EvaluateOptions(Options):
     model: Annotated[
         str | None,
         Option(
-            "the exported .onnx, or an .om where ais_bench is installed",
+            "an exported model of any target, or an .om where ais_bench is installed",
             metavar="FILE",
             default="export the checkpoint",
             check=existing,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers
 
-TOLERANCE, HALF_TOLERANCE = 0.001, 0.003
+TOLERANCE, HALF_TOLERANCE, INT8_TOLERANCE = 0.001, 0.003, 0.02
+
+
+def tolerance_of(description: Mapping[str, Any]) -> float:
+    """Largest accepted difference of the mAPs, by the precision of the export."""
+    if description.get("end") == "ascend":  # suppresses in half precision
+        return HALF_TOLERANCE
+    return {"fp16": HALF_TOLERANCE, "int8": INT8_TOLERANCE}.get(description.get("precision", ""), TOLERANCE)
 
 
 @dataclass(frozen=True)
