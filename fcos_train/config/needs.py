@@ -40,6 +40,20 @@ def make_buildable(cfg: Config) -> list[str]:
     return [*inline_teachers(cfg), *torch_sync_bn(cfg)]
 
 
+def rename_jpeg_compression(cfg: Config) -> list[str]:
+    """Put albumentations' ImageCompression in place of JpegCompression, its name before 1.4. Returns lines for the log.
+
+    mmdet's example has the old name, and its Albu needs albumentations of a version that has the new one only.
+    """
+    notes = []
+    for part in walk([cfg.get("train_dataloader"), cfg.get("val_dataloader"), cfg.get("test_dataloader")]):
+        if part.get("type") == "JpegCompression":
+            quality = (part.pop("quality_lower", 99), part.pop("quality_upper", 100))
+            part.update(type="ImageCompression", compression_type="jpeg", quality_range=quality)
+            notes.append(f"Albu: JpegCompression -> ImageCompression, quality {quality[0]} to {quality[1]}")
+    return list(dict.fromkeys(notes))
+
+
 def inline_teachers(cfg: Config) -> list[str]:
     """Put the model of a teacher's config file into the config. Returns lines for the log.
 

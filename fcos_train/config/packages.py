@@ -25,7 +25,7 @@ PANOPTIC = "git+https://github.com/cocodataset/panopticapi.git"
 MMPRETRAIN = "onedl-mmpretrain"
 # Module -> (what pip installs, the parts of a config that need it).
 PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "albumentations": ("albumentations<1.4", ("Albu",)),  # the last with JpegCompression, which mmdet's example has
+    "albumentations": ("albumentations>=2", ("Albu",)),  # mmdet passes `strict` to Compose
     "instaboostfast": ("instaboostfast", ("InstaBoost",)),
     "sklearn": ("scikit-learn", ("PAA", "PAAHead", "LAD", "LADHead")),
     "transformers": (
@@ -126,7 +126,8 @@ def _unfit(module: str, part: dict[str, Any]) -> str:
     if module == "albumentations":
         names = {str(one.get("type")) for one in walk(part.get("transforms"))} - {"None"}
         absent = sorted(name for name in names if not hasattr(importlib.import_module(module), name))
-        return f"{', '.join(absent)}, which albumentations {version(module)} lacks" if absent else ""
+        if absent:
+            return f"{', '.join(absent)}, which albumentations {version(module)} lacks"
     wanted = Requirement(DISTRIBUTIONS[module]) if "+" not in DISTRIBUTIONS[module] else None
     try:
         found = version(wanted.name) if wanted and wanted.specifier else None

@@ -74,7 +74,7 @@ def test_configs_of_mmdet(config, message):
 def test_several_packages_are_one_line():
     with pytest.raises(
         UserError,
-        match="Albu needs albumentations, PAA needs sklearn, .*: pip install 'albumentations<1.4' scikit-learn$",
+        match="Albu needs albumentations, PAA needs sklearn, .*: pip install 'albumentations>=2' scikit-learn$",
     ):
         require_packages([{"type": "Albu"}], {"type": "PAA"})
 
@@ -108,10 +108,15 @@ UNFIT = {
         "5.24.0",
         "BertModel needs transformers<4.54 .5.24.0 is installed.: pip install",
     ),
+    "too old": (
+        {"type": "Albu", "transforms": [{"type": "Blur"}]},
+        "1.3.1",
+        "Albu needs albumentations>=2 .1.3.1 is installed.: pip install 'albumentations>=2'$",
+    ),
     "no such transform": (
         {"type": "Albu", "transforms": [{"type": "Blur"}, {"type": "OneOf", "transforms": [{"type": "Jpeg"}]}]},
         "2.0.8",
-        "Albu needs Jpeg, which albumentations 2.0.8 lacks: pip install 'albumentations<1.4'$",
+        "Albu needs Jpeg, which albumentations 2.0.8 lacks: pip install 'albumentations>=2'$",
     ),
 }
 
@@ -128,6 +133,7 @@ def test_a_version_that_mmdet_does_not_work_with(row, monkeypatch):
 
 def test_transforms_that_another_version_has_too(monkeypatch):
     monkeypatch.setattr(packages, "is_installed", lambda module: True)
+    monkeypatch.setattr(packages, "version", lambda name: "2.0.8")
     monkeypatch.setitem(sys.modules, "albumentations", SimpleNamespace(Blur=int))
     require_packages({"type": "Albu", "transforms": [{"type": "Blur"}]})
 
@@ -142,7 +148,7 @@ def test_torchvision_of_another_torch(monkeypatch):
 
 SAID = {
     "import": (ModuleNotFoundError("No module named 'sklearn'", name="sklearn"), "pip install scikit-learn$"),
-    "runtime": (RuntimeError("albumentations is not installed"), "pip install 'albumentations<1.4'$"),
+    "runtime": (RuntimeError("albumentations is not installed"), "pip install 'albumentations>=2'$"),
     "quoted": (ImportError('Please run "pip install wandb" to install wandb'), 'Please run "pip install wandb"'),
     "assertion": (AssertionError("skimage is not installed"), "pip install scikit-image$"),
     "of a function": (
