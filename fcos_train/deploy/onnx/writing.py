@@ -115,14 +115,14 @@ def _fixed_upsampling(graph: ExportGraph) -> Iterator[None]:
     original = functional.interpolate
 
     def interpolate(
-        input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **rest: Any
+        input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *rest: Any, **named: Any
     ) -> Tensor:
         if size is not None:
             size = [int(side) for side in (size if isinstance(size, (list, tuple, torch.Size)) else [size] * 2)]
             factors = [side / int(old) for side, old in zip(size, input.shape[2:], strict=True)]
             if mode == "nearest" and all(factor == int(factor) for factor in factors):
                 size, scale_factor = None, factors
-        return original(input, size=size, scale_factor=scale_factor, mode=mode, **rest)
+        return original(input, size, scale_factor, mode, *rest, **named)
 
     functional.interpolate = interpolate
     try:

@@ -225,3 +225,20 @@ def test_an_operator_that_cannot_be_written_is_one_line(checkpoints, monkeypatch
     monkeypatch.setattr(detector.model.backbone, "forward", lambda images: forward(Own.apply(images)))
     with pytest.raises(UserError, match="RetinaNet cannot be exported: AttributeError: .*no_such_thing.*"):
         write(graph, 17)
+
+
+def test_upsampling_with_positional_arguments(checkpoints, tmp_path, monkeypatch):
+    """HRNet passes `align_corners` as the fifth argument of `interpolate`."""
+    detector = Detector.from_checkpoint(checkpoints("retinanet"))
+    graph = build_graph(detector.model, GraphSpec("raw", (64, 64)))
+    forward = detector.model.backbone.forward
+    small = torch.nn.functional.avg_pool2d
+
+    def blurred(images):
+        return forward(torch.nn.functional.interpolate(small(images, 2), (64, 64), None, "bilinear", False))
+
+    monkeypatch.setattr(detector.model.backbone, "forward", blurred)
+    written = write(graph, 17).graph
+    resizes = [node for node in written.node if node.op_type == "Resize"]
+    modes = [attribute.s for node in resizes for attribute in node.attribute if attribute.name == "mode"]
+    assert modes.count(b"linear") == 1
