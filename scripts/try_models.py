@@ -28,7 +28,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from model_families import LEFT_OUT, families
+from model_families import LEFT_OUT, UNTRIED_EXTRA, families
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKS, EXTRA, UNSUPPORTED = "works", "needs an extra", "not supported"
@@ -142,7 +142,9 @@ def verdicts_of(results: dict[str, dict], with_extras: dict[str, dict]) -> dict[
     found = {}
     for family, result in results.items():
         kind, remark = verdict(result)
-        if kind == EXTRA and family in with_extras:
+        if kind == EXTRA and family in UNTRIED_EXTRA:
+            remark += f"; {UNTRIED_EXTRA[family]}"
+        elif kind == EXTRA and family in with_extras:
             again, why = verdict(with_extras[family])
             kind = WITH_EXTRA if again == WORKS else kind
             remark += "" if again == WORKS else f"; with it: {why}" if again == EXTRA else f"; with it: {again} ({why})"

@@ -16,6 +16,7 @@ from fcos_train.config.needs import (
     TRAINING,
     count_masks,
     inline_teachers,
+    make_buildable,
     rename_jpeg_compression,
     require_sections,
     torch_sync_bn,
@@ -217,3 +218,11 @@ def test_jpeg_compression_of_albumentations():
         "p": 0.2,
     }
     assert rename_jpeg_compression(cfg) == []
+
+
+def test_grounding_dino_is_refused_where_mmdet_is_at_odds_with_itself(monkeypatch):
+    cfg = load_config("mmdet::grounding_dino/grounding_dino_r50_scratch_8xb2_1x_coco")
+    with pytest.raises(UserError, match=r"mmdet 3.5.1 cannot run GroundingDINO: .* 1024 numbers .* takes 512"):
+        make_buildable(cfg)
+    monkeypatch.setattr("mmdet.__version__", "3.5.2")
+    assert make_buildable(cfg) == []
