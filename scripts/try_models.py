@@ -189,7 +189,7 @@ tried. See [deployment](deployment.md).
 {len(verdicts)} families: {counts[WORKS]} work, {counts[WITH_EXTRA]} work with an extra, \
 {counts[EXTRA]} need an extra, {counts[UNSUPPORTED]} are not supported,
 {counts[UNFINISHED]} were not finished within the limit of time. ONNX: {onnx["verified"]} verified, \
-{onnx["refused"]} refused, {onnx[""]} not tried.
+{onnx["refused"]} refused, {onnx["not finished"]} not finished within the limit of time, {onnx[""]} not tried.
 
 | family | config | result | ONNX | remark |
 |---|---|---|---|---|

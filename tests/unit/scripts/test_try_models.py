@@ -126,7 +126,7 @@ def test_table_counts_and_results_go_on(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = table(read_results(path), {}, ["ssd"], "2026-01-01", "torch 0")
     assert "3 families: 2 work, 0 work with an extra, 0 need an extra, 1 are not supported,\n0 were not fin" in text
-    assert "ONNX: 0 verified, 0 refused, 3 not tried." in text
+    assert "0 refused, 0 not finished within the limit of time, 3 not tried." in text
     assert "Not tried in this run: ssd." in text
     assert "| b | `c` | not supported |  | train: error: a / b c |" in text
     assert "| reid | re-identification of persons, not detection |" in text
