@@ -28,7 +28,7 @@ LEFT_OUT = {
 UNTRIED_EXTRA = {
     "convnext": "not tried with it: the package index had no torchvision that is built for a torch without CUDA",
     "timm_example": "not tried with it: the package index had no torchvision that is built for a torch without CUDA",
-    "misc": "not tried with it; the line was run: detectron2 is compiled and installed",
+    "misc": "not tried with it; the line was checked with a copy of the repository: it compiles and installs",
 }
 # Folders in which the rule below would take an untypical or a heavy config.
 REPRESENTATIVES = {
