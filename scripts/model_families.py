@@ -24,6 +24,12 @@ LEFT_OUT = {
     "reid": "re-identification of persons, not detection",
     "clrnet": "lane lines, not boxes",
 }
+# Families that need an extra with which they were not tried, and why.
+UNTRIED_EXTRA = {
+    "convnext": "not tried with it: the package index had no torchvision that is built for a torch without CUDA",
+    "timm_example": "not tried with it: the package index had no torchvision that is built for a torch without CUDA",
+    "misc": "not tried with it; the line was checked with a copy of the repository: it compiles and installs",
+}
 # Folders in which the rule below would take an untypical or a heavy config.
 REPRESENTATIVES = {
     "cascade_rpn": "cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco",

@@ -1,6 +1,7 @@
 """Try one config of mmdet in this process: train, resume, draw, export. Prints nothing; writes one JSON object.
 
-    python scripts/model_trial.py CONFIG DATA FOLDER
+    python scripts/model_trial.py CONFIG DATA FOLDER         # all steps
+    python scripts/model_trial.py CONFIG DATA FOLDER export  # only the export, of the model with random weights
 
 ``FOLDER`` receives the shrunk config, one log per step and ``trial.json``. :mod:`try_models` starts one such process
 per family, with limits of time and memory.
@@ -32,7 +33,8 @@ SIZES = ("scale", "scales", "img_scale", "crop_size", "size", "random_size_range
 # Numbers of boxes that a detector keeps or samples, and the most that are needed at this size.
 CHANNELS = (256, 512, 1024, 2048)  # of the stages of ResNet-50 and 101
 MOST = {"nms_pre": 200, "max_per_img": 100, "num": 64}
-# Families whose export docs/deployment.md promises; two whose refusal must give the reason.
+# Families whose export docs/deployment.md promises; two whose refusal must give the reason. The others are exported
+# from random weights, in a trial of its own.
 EXPORTED = ("fcos", "fsaf", "retinanet", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "rpn")
 FIXED_INPUT = ("SSDVGG", "SSDHead")  # anchors and layers are those of the input size
 
@@ -106,8 +108,50 @@ def small_config(name: str, path: Path) -> None:
     slim(cfg.model)
     for key in ("train_cfg", "test_cfg"):
         thin_out(cfg.model.get(key))
+    use_tiny_language_model(cfg, path.parent / "bert")
     cfg["load_from"] = None  # like --pretrained none: no weights are downloaded
     cfg.dump(str(path))
+
+
+def use_tiny_language_model(cfg: Any, folder: Path) -> None:
+    """Where transformers is installed: a folder with a BERT of two layers and random weights instead of the Hub's.
+
+    mmdet passes the name on to transformers, which takes folders too.
+    """
+    from fcos_train.config.language import NAMED_BY
+    from fcos_train.config.load import walk
+    from fcos_train.config.packages import is_installed
+
+    parts = [part for part in walk(cfg.to_dict()) if str(part.get("type")) in NAMED_BY]
+    if not parts or not is_installed("transformers"):
+        return
+    name = parts[0][NAMED_BY[parts[0]["type"]]]
+    make_bert(folder)
+    replace_value(cfg._cfg_dict, name, str(folder.resolve()))
+
+
+def replace_value(node: Any, old: str, new: str) -> None:
+    """Replace in place every value ``old`` below a node."""
+    items = list(node.items()) if isinstance(node, dict) else list(enumerate(node))
+    for key, value in items:
+        if value == old:
+            node[key] = new
+        elif isinstance(value, (dict, list)):
+            replace_value(value, old, new)
+
+
+def make_bert(folder: Path) -> None:
+    """Write a BERT of two layers with random weights, and a tokenizer that knows letters."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    BertModel(BertConfig(len(words), num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)).save_pretrained(
+        folder
+    )
 
 
 @contextmanager
@@ -164,12 +208,12 @@ def trial(name: str, data: Path, folder: Path) -> dict[str, Any]:
     if "crowddet" in name:
         common += ["--classes", "square"]  # it knows one class
     image = str(next((data / "val2017").glob("*.jpg")))
-    latest, onnx = str(run / "latest.pth"), str(folder / "model.onnx")
+    latest = str(run / "latest.pth")
     steps = {
         "train": ["train", str(config), *common, "--max-iters", str(ITERATIONS)],
         "resume": ["train", str(config), *common, "--max-iters", str(ITERATIONS + 1), "--resume", "--no-validate"],
         "demo": ["demo", latest, "--img", image, "--device", "cpu", "--show-dir", str(folder / "drawn")],
-        "export": ["export", latest, "--shape", str(SIDE), "--output-file", onnx],
+        "export": export_words(latest, folder),
     }
     if name.split("/")[0] not in EXPORTED:
         del steps["export"]
@@ -185,6 +229,47 @@ def trial(name: str, data: Path, folder: Path) -> dict[str, Any]:
     return done
 
 
+def export_words(weights: str, folder: Path) -> list[str]:
+    """The command of the export; the weights are random, or nearly so."""
+    return ["export", weights, "--shape", str(SIDE), "--allow-untrained", "--output-file", str(folder / "model.onnx")]
+
+
+def export_trial(name: str, folder: Path) -> dict[str, Any]:
+    """The export of one config, of a checkpoint that no training wrote."""
+    weights = folder / "random.pth"
+    try:
+        small_config(name, folder / "small.py")
+        random_weights(folder / "small.py", weights)
+    except UserError as error:  # as the command would answer
+        return {"export": {"status": "refused", "message": f"error: {error}"[:600], "seconds": 0.0}}
+    done = {"export": step(folder / "export.log", export_words(str(weights), folder))}
+    weights.unlink()
+    return done
+
+
+def random_weights(config: Path, path: Path) -> None:
+    """Write a checkpoint of a config's model as it is built, with the config in it."""
+    import torch
+    from mmdet.registry import MODELS
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import DefaultScope
+
+    from fcos_train.config.load import load_config
+    from fcos_train.config.needs import make_buildable
+    from fcos_train.config.packages import require_packages
+    from fcos_train.config.vetting import without_pretrained
+    from fcos_train.start import start
+
+    start()
+    cfg = load_config(str(config))
+    require_packages(cfg.model)
+    make_buildable(cfg)
+    DefaultScope.get_instance("trial", scope_name="mmdet")
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(MODELS.build(without_pretrained(cfg.model)))
+    torch.save({"state_dict": model.state_dict(), "meta": {"cfg": cfg.pretty_text}}, path)
+
+
 def validated(log: Path) -> dict[str, Any]:
     """The step fails if the run ended without a validation."""
     found = re.search(r"Epoch\(val\).*|Iter\(val\).*", log.read_text(errors="replace"))
@@ -195,7 +280,7 @@ def main() -> int:
     """Try the config named on the command line."""
     name, data, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     start = time.perf_counter()
-    done = trial(name, data, folder)
+    done = export_trial(name, folder) if sys.argv[4:] == ["export"] else trial(name, data, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # kB -> MB
     result = {"steps": done, "seconds": round(time.perf_counter() - start), "peak_mb": peak}
     (folder / "trial.json").write_text(json.dumps(result))

@@ -125,7 +125,10 @@ def _parameter(one: Declared) -> inspect.Parameter:
     option, optional = one.option, one.default is not MISSING
     many = one.length is not None or one.kind is dict
     kind: Any = one.kind if one.kind in (str, int, float, Path) or one.switch else str
-    scalar: Any = kind
+    number = kind if kind in (int, float) else None
+    # Once any module has imported pydantic, cyclopts has it check defaults and converted values against the annotation.
+    scalar: Any = Any if number else kind
+    kind = scalar
     if many:
         kind = tuple[(scalar,) * one.length if one.length and not option.parse else (scalar, ...)]  # type: ignore[misc]
     place: Any = inspect.Parameter.KEYWORD_ONLY
@@ -136,13 +139,15 @@ def _parameter(one: Declared) -> inspect.Parameter:
         name=one.flags or one.label,
         negative=(),
         consume_multiple=(1, None) if many and not option.positional else None,
-        converter=_converter(scalar, many) if scalar in (int, float) else None,
+        converter=_converter(number, many) if number else None,
         required=not optional,
         allow_leading_hyphen=option.positional,  # "-"; unknown flags are refused before
     )
     default: Any = None if optional and place != inspect.Parameter.VAR_POSITIONAL else inspect.Parameter.empty
     if one.switch:
         default = False
+    elif default is None:
+        kind = kind | None if kind is not Any else kind
     return inspect.Parameter(one.name, place, default=default, annotation=Annotated[kind, told])
 
 

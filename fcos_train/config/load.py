@@ -103,9 +103,11 @@ def read_config(name: str, safe: bool = False) -> tuple[Config, list[str]]:
         if str(path) in message:
             raise
         raise UserError(f"config {path}, or one of its bases: {message.removeprefix('config ')}") from error
-    except ImportError as error:
-        from fcos_train.config.packages import said_by
+    except (ImportError, RuntimeError) as error:
+        from fcos_train.config.packages import is_of_packages, said_by
 
+        if not is_of_packages(error):
+            raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
         raise UserError(f"config {path} needs a package that is missing: {said_by(error)}") from error
     except Exception as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error

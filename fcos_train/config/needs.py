@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mmdet
 from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.load import config_folders, leaf_datasets, load_config, walk
@@ -35,9 +36,37 @@ def make_buildable(cfg: Config) -> list[str]:
     """Change what mmdet could not build from the config alone. Returns lines for the log.
 
     Raises:
-        UserError: see :func:`inline_teachers`.
+        UserError: see :func:`inline_teachers` and :func:`refuse_grounding_dino`.
     """
+    refuse_grounding_dino(cfg)
     return [*inline_teachers(cfg), *torch_sync_bn(cfg)]
+
+
+def refuse_grounding_dino(cfg: Config) -> None:
+    """Refuse a model that this version of mmdet cannot run, instead of failing in its first step.
+
+    Raises:
+        UserError: the model is a GroundingDINO.
+    """
+    if mmdet.__version__ == "3.5.1" and any(_type(part) == "GroundingDINO" for part in walk(cfg.model)):
+        raise UserError(
+            "mmdet 3.5.1 cannot run GroundingDINO: its decoder encodes a box in 1024 numbers (DinoTransformerDecoder), "
+            "of which its ref_point_head takes 512. Take a config of another family, such as mmdet::glip or mmdet::dino"
+        )
+
+
+def rename_jpeg_compression(cfg: Config) -> list[str]:
+    """Put albumentations' ImageCompression in place of JpegCompression, its name before 1.4. Returns lines for the log.
+
+    mmdet's example has the old name, and its Albu needs albumentations of a version that has the new one only.
+    """
+    notes = []
+    for part in walk([cfg.get("train_dataloader"), cfg.get("val_dataloader"), cfg.get("test_dataloader")]):
+        if part.get("type") == "JpegCompression":
+            quality = (part.pop("quality_lower", 99), part.pop("quality_upper", 100))
+            part.update(type="ImageCompression", compression_type="jpeg", quality_range=quality)
+            notes.append(f"Albu: JpegCompression -> ImageCompression, quality {quality[0]} to {quality[1]}")
+    return list(dict.fromkeys(notes))
 
 
 def inline_teachers(cfg: Config) -> list[str]:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mmengine.config import Config
+from packaging.requirements import Requirement
 
+from fcos_train.config.language import require_language_models
 from fcos_train.config.load import walk
 from mmcv_overrides.errors import UserError
 
@@ -20,11 +25,11 @@ PANOPTIC = "git+https://github.com/cocodataset/panopticapi.git"
 MMPRETRAIN = "onedl-mmpretrain"
 # Module -> (what pip installs, the parts of a config that need it).
 PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "albumentations": ("albumentations", ("Albu",)),
+    "albumentations": ("albumentations>=2", ("Albu",)),  # mmdet passes `strict` to Compose
     "instaboostfast": ("instaboostfast", ("InstaBoost",)),
     "sklearn": ("scikit-learn", ("PAA", "PAAHead", "LAD", "LADHead")),
     "transformers": (
-        "transformers",
+        "transformers<4.54",  # later ones lack apply_chunking_to_forward in modeling_utils, 5 batch_encode_plus too
         ("BertModel", "GLIP", "GroundingDINO", "GroundingDINOHead", "ATSSVLFusionHead", "RandomSamplingNegPos"),
     ),
     "panopticapi": (PANOPTIC, ("CocoPanopticMetric", "LoadPanopticAnnotations")),
@@ -60,6 +65,10 @@ DISTRIBUTIONS = {
     "torchvision": "torchvision",
     "timm": "timm",
 }
+# What a package needs but does not declare, or would install in a version that needs another torch.
+NEEDS_TOO = {"mmpretrain": ("torchvision",), "timm": ("torchvision",)}
+# What pip must be told: instaboostfast would install a second OpenCV over the first, detectron2 is built with torch.
+FLAGS = {"instaboostfast": "--no-deps", "detectron2": "--no-build-isolation"}
 # Sections of a config that a run builds, and those that only a training or only an evaluation builds.
 BUILT = ("model", "default_hooks", "custom_hooks", "visualizer")
 TRAINED = ("train_dataloader", "val_dataloader", "val_evaluator")
@@ -84,22 +93,47 @@ def needed_by(part: dict[str, Any]) -> str | None:
 
 
 def require_packages(*nodes: Any) -> None:
-    """Refuse parts of a config that need packages that are not installed.
+    """Refuse parts of a config that need packages that are not installed, or not in a version that mmdet works with.
 
     Args:
         nodes: what is going to be built.
 
     Raises:
-        UserError: the message has every package, the part that needs it and one line that installs them all.
+        UserError: the message has every package, the part that needs it and one line that installs them all; or a
+            language model that is not on this machine, see :func:`.language.require_language_models`.
     """
     lacking: dict[str, str] = {}
+    others: dict[str, str] = {}
     for part in walk(nodes):
         module = needed_by(part)
-        if module is not None and not is_installed(module):
-            lacking.setdefault(module, str(part.get("type") or ", ".join(key for key in SETTINGS if part.get(key))))
+        if module is None:
+            continue
+        name = str(part.get("type") or ", ".join(key for key in SETTINGS if part.get(key)))
+        if not is_installed(module):
+            lacking.setdefault(module, name)
+        elif unfit := _unfit(module, part):
+            others.setdefault(module, f"{name} needs {unfit}")
     if lacking:
         who = ", ".join(f"{part} needs {module}" for module, part in lacking.items())
         raise UserError(f"{who}, which is not installed: {install_line(*lacking)}")
+    if others:
+        raise UserError(f"{', '.join(others.values())}: {install_line(*others)}")
+    require_language_models(*nodes)
+
+
+def _unfit(module: str, part: dict[str, Any]) -> str:
+    """What is wrong with the installed version of a package for a part of a config; empty if nothing is known."""
+    if module == "albumentations":
+        names = {str(one.get("type")) for one in walk(part.get("transforms"))} - {"None"}
+        absent = sorted(name for name in names if not hasattr(importlib.import_module(module), name))
+        if absent:
+            return f"{', '.join(absent)}, which albumentations {version(module)} lacks"
+    wanted = Requirement(DISTRIBUTIONS[module]) if "+" not in DISTRIBUTIONS[module] else None
+    try:
+        found = version(wanted.name) if wanted and wanted.specifier else None
+    except PackageNotFoundError:
+        return ""
+    return f"{wanted} ({found} is installed)" if wanted and found and found not in wanted.specifier else ""
 
 
 def require_packages_of_run(cfg: Config) -> None:
@@ -109,8 +143,26 @@ def require_packages_of_run(cfg: Config) -> None:
 
 
 def install_line(*modules: str) -> str:
-    """``pip install ...`` for modules, by the name of their distribution."""
-    return "pip install " + " ".join(DISTRIBUTIONS.get(module, module) for module in modules)
+    """``pip install ...`` for modules, by the name of their distribution, with what keeps the installed torch.
+
+    Modules that need a flag of pip get a command of their own.
+    """
+    commands: dict[str, list[str]] = defaultdict(list)
+    for module in dict.fromkeys(extra for one in modules for extra in (one, *NEEDS_TOO.get(one, ()))):
+        commands[FLAGS.get(module, "")].append(_requirement(module))
+    return " && ".join(
+        " ".join(("pip install", *([flag] if flag else []), *map(shlex.quote, wanted)))
+        for flag, wanted in commands.items()
+    )
+
+
+def _requirement(module: str) -> str:
+    """What pip is asked for; of torchvision the version made for the installed torch (0.15 for 2.0, and so on)."""
+    wanted = DISTRIBUTIONS.get(module, module)
+    if module != "torchvision":
+        return wanted
+    torch = re.match(r"2\.(\d+)", version("torch"))
+    return f"torchvision==0.{int(torch[1]) + 15}.*" if torch else wanted
 
 
 @contextmanager
@@ -127,15 +179,25 @@ def missing_packages_named() -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"a package is missing: {said_by(error)}") from error
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
-        if not SAYS_SO.search(str(error)):
+        if not SAYS_SO.search(str(error)) and not is_of_packages(error):
             raise
         raise UserError(f"a package is missing: {said_by(error)}") from error
+
+
+def is_of_packages(error: BaseException) -> bool:
+    """Whether an exception comes from a package that is missing, or that is not built for this torch."""
+    return isinstance(error, ImportError) or "torchvision::" in str(error)
 
 
 def said_by(error: BaseException) -> str:
     """What an exception says of a missing package, in one line that ends with the command that installs it."""
     absent = next((one for one in _chain(error) if isinstance(one, ImportError) and _absent(one)), None)
     text = " ".join(str(absent or error).split()).rstrip(".")
+    if "torchvision::" in text:  # its operators did not load
+        return (
+            f"torchvision {version('torchvision')} is not built for torch {version('torch')} ({text}). Install it from "
+            f"where torch came from, with its --index-url: {install_line('torchvision')}"
+        )
     if absent is not None:
         return f"{text}: {install_line(_absent(absent))}"
     bare = re.search(r"(\w+) is not installed", text)

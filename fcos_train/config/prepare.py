@@ -23,7 +23,7 @@ from mmengine.config import Config, ConfigDict
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
 from fcos_train.config.loaders import set_loaders
-from fcos_train.config.needs import make_buildable, require_annotations
+from fcos_train.config.needs import make_buildable, rename_jpeg_compression, require_annotations
 from fcos_train.config.options import TrainOptions
 from fcos_train.config.packages import require_packages
 from fcos_train.config.pretrained import settle_pretrained
@@ -58,6 +58,7 @@ def prepare(
         notes += spec.report.lines() if options.check else []
     if not options.validate:
         drop_validation(cfg)
+    notes += rename_jpeg_compression(cfg)
     require_packages(cfg.model, cfg.train_dataloader)  # of the rest, build_runner asks
     if spec is not None:
         require_annotations(cfg, spec, given=options.data_path is not None)

@@ -145,7 +145,9 @@ class Detector:
         Raises:
             UserError: the array is not an image.
         """
-        data = self.pipeline({"img": as_bgr(image), "img_id": 0, "img_path": None})
+        # Text: what mmdet's data sets give a model that detects the classes that are named to it (GLIP).
+        text = {"text": self.classes, "custom_entities": True}
+        data = self.pipeline({"img": as_bgr(image), "img_id": 0, "img_path": None, **text})
         batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
         found = self.model.test_step(batch)[0].pred_instances
         self.accelerator.synchronize()

@@ -21,6 +21,8 @@ from fcos_train.deploy.onnx.options import OPSETS
 from fcos_train.deploy.onnx.spec import ExportGraph
 from mmcv_overrides.errors import UserError
 
+# Layers of mmcv that would be written with operators of mmcv's own, which no runtime has.
+WITHOUT_OPERATOR = {"CARAFE", "CARAFENaive", "CARAFEPack", "BorderAlign", "DeformRoIPool", "MaskedConv2d", "PSAMask"}
 # Function with (graph) -> context manager, entered while a model is traced.
 PATCHES: list[Callable[[ExportGraph], AbstractContextManager[None]]] = [deform_conv.traceable]
 
@@ -29,11 +31,12 @@ def write(graph: ExportGraph, opset: int) -> ModelProto:
     """Trace a graph.
 
     Raises:
-        UserError: the opset is out of range, or lacks an operator of the model.
+        UserError: the opset is out of range, or lacks an operator of the model; a layer that ONNX has no operator for.
     """
     if opset not in OPSETS or not graph.min_opset <= opset <= graph.max_opset:
         low, high = max(OPSETS[0], graph.min_opset), min(OPSETS[-1], graph.max_opset)
         raise UserError(f"--opset {opset}: this graph needs an opset of {low} to {high}")
+    require_operators(graph.model)
     spec = graph.spec
     example = torch.zeros(spec.batch, 3, *spec.shape)
     axes = {graph.end.input_name: graph.input_axes(), **{output.name: output.axes for output in graph.outputs}}
@@ -56,8 +59,32 @@ def write(graph: ExportGraph, opset: int) -> ModelProto:
     except torch.onnx.errors.OnnxExporterError as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"the model cannot be written with opset {opset}: {line} (try a larger --opset)") from error
+    except (
+        AttributeError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # of operators that the exporter cannot write
+        raise UserError(
+            f"{type(graph.model).__name__} cannot be exported: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
     model = onnx.load_from_string(file.getvalue())
     return _named(_declared(_default_domain(model), graph))
+
+
+def require_operators(model: nn.Module) -> None:
+    """Refuse layers that ONNX has no operator for.
+
+    Raises:
+        UserError: the message has the layers.
+    """
+    kinds = {type(part) for part in model.modules() if type(part).__module__.startswith("mmcv.ops.")}
+    unknown = sorted(kind.__name__ for kind in kinds if WITHOUT_OPERATOR & {base.__name__ for base in kind.__mro__})
+    if unknown:
+        raise UserError(
+            f"{type(model).__name__} cannot be exported: ONNX has no operator for mmcv's {' and '.join(unknown)}. "
+            "Take a config without it"
+        )
 
 
 @contextlib.contextmanager
@@ -87,14 +114,14 @@ def _fixed_upsampling(graph: ExportGraph) -> Iterator[None]:
     original = functional.interpolate
 
     def interpolate(
-        input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **rest: Any
+        input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *rest: Any, **named: Any
     ) -> Tensor:
         if size is not None:
             size = [int(side) for side in (size if isinstance(size, (list, tuple, torch.Size)) else [size] * 2)]
             factors = [side / int(old) for side, old in zip(size, input.shape[2:], strict=True)]
             if mode == "nearest" and all(factor == int(factor) for factor in factors):
                 size, scale_factor = None, factors
-        return original(input, size=size, scale_factor=scale_factor, mode=mode, **rest)
+        return original(input, size, scale_factor, mode, *rest, **named)
 
     functional.interpolate = interpolate
     try:

@@ -12,7 +12,15 @@ from mmengine.config import Config
 from fcos_train.config import packages
 from fcos_train.config.keys.check import check_keys
 from fcos_train.config.load import find_config, load_config
-from fcos_train.config.needs import TRAINING, count_masks, inline_teachers, require_sections, torch_sync_bn
+from fcos_train.config.needs import (
+    TRAINING,
+    count_masks,
+    inline_teachers,
+    make_buildable,
+    rename_jpeg_compression,
+    require_sections,
+    torch_sync_bn,
+)
 from mmcv_overrides.errors import UserError
 from tests.unit.config.test_prepare import prepared
 
@@ -196,3 +204,25 @@ def test_a_sampler_that_fills_batches_follows_the_batch_size(tmp_path, shapes):
     cfg, _ = prepared(tmp_path, base=config, data_path=str(shapes), batch_size=4)
     assert (cfg.train_dataloader.batch_size, cfg.train_dataloader.sampler.batch_size) == (4, 4)
     assert cfg.default_hooks.checkpoint.save_best == "teacher/bbox_mAP"
+
+
+def test_jpeg_compression_of_albumentations():
+    """mmdet's example: qualities 85 to 95 under the name and with the arguments before albumentations 1.4."""
+    cfg = load_config("mmdet::albu_example/mask-rcnn_r50_fpn_albu-1x_coco")
+    assert rename_jpeg_compression(cfg) == ["Albu: JpegCompression -> ImageCompression, quality 85 to 95"]
+    albu = next(step for step in cfg.train_dataloader.dataset.pipeline if step.type == "Albu")
+    assert albu.transforms[3] == {
+        "type": "ImageCompression",
+        "compression_type": "jpeg",
+        "quality_range": (85, 95),
+        "p": 0.2,
+    }
+    assert rename_jpeg_compression(cfg) == []
+
+
+def test_grounding_dino_is_refused_where_mmdet_is_at_odds_with_itself(monkeypatch):
+    cfg = load_config("mmdet::grounding_dino/grounding_dino_r50_scratch_8xb2_1x_coco")
+    with pytest.raises(UserError, match=r"mmdet 3.5.1 cannot run GroundingDINO: .* 1024 numbers .* takes 512"):
+        make_buildable(cfg)
+    monkeypatch.setattr("mmdet.__version__", "3.5.2")
+    assert make_buildable(cfg) == []

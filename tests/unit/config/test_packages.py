@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from mmengine import registry as of_mmengine
 
@@ -9,6 +12,7 @@ from fcos_train.config import packages
 from fcos_train.config.load import load_config
 from fcos_train.config.packages import (
     NEEDS,
+    install_line,
     missing_packages_named,
     needed_by,
     require_packages,
@@ -55,7 +59,10 @@ def test_every_part_of_the_table_exists():
     ("config", "message"),
     [
         ("paa/paa_r50_fpn_1x_coco", "PAA needs sklearn, which is not installed: pip install scikit-learn"),
-        ("instaboost/mask-rcnn_r50_fpn_instaboost-4x_coco", "InstaBoost needs .*: pip install instaboostfast"),
+        (
+            "instaboost/mask-rcnn_r50_fpn_instaboost-4x_coco",
+            "InstaBoost needs .*: pip install --no-deps instaboostfast$",
+        ),
         ("panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco", r"panopticapi.*: pip install git\+https://.*/panopticapi.git"),
     ],
 )
@@ -66,7 +73,8 @@ def test_configs_of_mmdet(config, message):
 
 def test_several_packages_are_one_line():
     with pytest.raises(
-        UserError, match="Albu needs albumentations, PAA needs sklearn, .*: pip install albumentations sci"
+        UserError,
+        match="Albu needs albumentations, PAA needs sklearn, .*: pip install 'albumentations>=2' scikit-learn$",
     ):
         require_packages([{"type": "Albu"}], {"type": "PAA"})
 
@@ -76,9 +84,71 @@ def test_variables_of_the_file_do_not_count():
     require_packages_of_run({"model": {"type": "FCOS"}, "train_pipeline": [{"type": "Albu"}], "train_dataloader": None})
 
 
+LINES = {
+    "nothing special": (("sklearn", "lvis"), "pip install scikit-learn lvis"),
+    "what keeps torch": (("mmpretrain",), "pip install onedl-mmpretrain 'torchvision==0.28.*'"),
+    "named once": (("timm", "torchvision"), "pip install timm 'torchvision==0.28.*'"),
+    "flags of pip": (
+        ("transformers", "instaboostfast"),
+        "pip install 'transformers<4.54' && pip install --no-deps instaboostfast",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", LINES)
+def test_install_lines_leave_torch_and_opencv_as_they_are(row, monkeypatch):
+    monkeypatch.setattr(packages, "version", lambda name: {"torch": "2.13.0+cpu"}[name])
+    modules, line = LINES[row]
+    assert install_line(*modules) == line
+
+
+UNFIT = {
+    "too new": (
+        {"type": "BertModel"},
+        "5.24.0",
+        "BertModel needs transformers<4.54 .5.24.0 is installed.: pip install",
+    ),
+    "too old": (
+        {"type": "Albu", "transforms": [{"type": "Blur"}]},
+        "1.3.1",
+        "Albu needs albumentations>=2 .1.3.1 is installed.: pip install 'albumentations>=2'$",
+    ),
+    "no such transform": (
+        {"type": "Albu", "transforms": [{"type": "Blur"}, {"type": "OneOf", "transforms": [{"type": "Jpeg"}]}]},
+        "2.0.8",
+        "Albu needs Jpeg, which albumentations 2.0.8 lacks: pip install 'albumentations>=2'$",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", UNFIT)
+def test_a_version_that_mmdet_does_not_work_with(row, monkeypatch):
+    part, found, message = UNFIT[row]
+    monkeypatch.setattr(packages, "is_installed", lambda module: True)
+    monkeypatch.setattr(packages, "version", lambda name: found)
+    monkeypatch.setitem(sys.modules, "albumentations", SimpleNamespace(Blur=int, OneOf=int))
+    with pytest.raises(UserError, match=message):
+        require_packages(part)
+
+
+def test_transforms_that_another_version_has_too(monkeypatch):
+    monkeypatch.setattr(packages, "is_installed", lambda module: True)
+    monkeypatch.setattr(packages, "version", lambda name: "2.0.8")
+    monkeypatch.setitem(sys.modules, "albumentations", SimpleNamespace(Blur=int))
+    require_packages({"type": "Albu", "transforms": [{"type": "Blur"}]})
+
+
+def test_torchvision_of_another_torch(monkeypatch):
+    monkeypatch.setattr(packages, "version", lambda name: {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}[name])
+    broken = RuntimeError("operator torchvision::nms does not exist")
+    message = r"torchvision 0.28.0 is not built for torch 2.13.0\+cpu .*--index-url: pip install 'torchvision==0.28"
+    with pytest.raises(UserError, match=message), missing_packages_named():
+        raise broken
+
+
 SAID = {
     "import": (ModuleNotFoundError("No module named 'sklearn'", name="sklearn"), "pip install scikit-learn$"),
-    "runtime": (RuntimeError("albumentations is not installed"), "pip install albumentations$"),
+    "runtime": (RuntimeError("albumentations is not installed"), "pip install 'albumentations>=2'$"),
     "quoted": (ImportError('Please run "pip install wandb" to install wandb'), 'Please run "pip install wandb"'),
     "assertion": (AssertionError("skimage is not installed"), "pip install scikit-image$"),
     "of a function": (

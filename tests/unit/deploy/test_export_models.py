@@ -5,6 +5,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from tests.support.small_detectors import CLASSES, SHIPPED, small_config, write_checkpoint
 
@@ -15,7 +16,9 @@ from fcos_train.deploy.onnx.export import ExportOptions, export
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.spec import GraphSpec
 from fcos_train.deploy.onnx.verify import beside_mmdet
+from fcos_train.deploy.onnx.writing import require_operators, write
 from fcos_train.infer.detector import Detector
+from mmcv_overrides.errors import UserError
 
 ENDS = ("raw", "decoded", "nms", "ascend")
 
@@ -191,3 +194,51 @@ def test_what_the_file_says_about_itself(checkpoints, tmp_path):
     inside = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert json.loads(inside["classes"]) == list(CLASSES) and json.loads(inside["decode"]) == content["decode"]
     assert set(inside) == set(content)
+
+
+def test_layers_without_an_operator_of_onnx_are_named():
+    """CARAFE's own operator was written into the graph, and its missing shape ended in a traceback."""
+    from mmcv.ops import CARAFEPack, DeformConv2dPack
+    from mmcv.ops.merge_cells import SumCell
+
+    known = torch.nn.Sequential(DeformConv2dPack(4, 4, 3), SumCell(4, 4), torch.nn.Conv2d(4, 4, 1))
+    require_operators(known)
+    with pytest.raises(UserError, match="Sequential cannot be exported: ONNX has no operator for mmcv's CARAFEPack"):
+        require_operators(torch.nn.Sequential(known, CARAFEPack(4, 2)))
+
+
+def test_an_operator_that_cannot_be_written_is_one_line(checkpoints, monkeypatch):
+    class Own(torch.autograd.Function):
+        """Of a user, for whom torch knows no operator of ONNX."""
+
+        @staticmethod
+        def forward(ctx, values):
+            return values * 2
+
+        @staticmethod
+        def symbolic(g, values):
+            return values.type().no_such_thing
+
+    detector = Detector.from_checkpoint(checkpoints("retinanet"))
+    graph = build_graph(detector.model, GraphSpec("raw", (64, 64)))
+    forward = detector.model.backbone.forward
+    monkeypatch.setattr(detector.model.backbone, "forward", lambda images: forward(Own.apply(images)))
+    with pytest.raises(UserError, match="RetinaNet cannot be exported: AttributeError: .*no_such_thing.*"):
+        write(graph, 17)
+
+
+def test_upsampling_with_positional_arguments(checkpoints, tmp_path, monkeypatch):
+    """HRNet passes `align_corners` as the fifth argument of `interpolate`."""
+    detector = Detector.from_checkpoint(checkpoints("retinanet"))
+    graph = build_graph(detector.model, GraphSpec("raw", (64, 64)))
+    forward = detector.model.backbone.forward
+    small = torch.nn.functional.avg_pool2d
+
+    def blurred(images):
+        return forward(torch.nn.functional.interpolate(small(images, 2), (64, 64), None, "bilinear", False))
+
+    monkeypatch.setattr(detector.model.backbone, "forward", blurred)
+    written = write(graph, 17).graph
+    resizes = [node for node in written.node if node.op_type == "Resize"]
+    modes = [attribute.s for node in resizes for attribute in node.attribute if attribute.name == "mode"]
+    assert modes.count(b"linear") == 1

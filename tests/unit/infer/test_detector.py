@@ -189,3 +189,17 @@ def test_image_files(tmp_path, picture):
     with pytest.raises(UserError, match="cannot write"):
         write_image(tmp_path / "broken.jpg" / "x.jpg", picture)
     assert as_bgr(np.ones((2, 2), bool)).tolist() == np.full((2, 2, 3), 255).tolist()
+
+
+def test_class_names_reach_models_that_read_text(config, make_checkpoint, picture, monkeypatch):
+    """As from mmdet's data sets: GLIP detects the classes that `text` names, if the pipeline packs it."""
+    pack = config.test_dataloader.dataset.pipeline[-1]
+    pack["meta_keys"] = ("img_id", "ori_shape", "img_shape", "scale_factor", "text", "custom_entities")
+    detector = Detector.from_checkpoint(make_checkpoint(config))
+    seen = []
+    predict = detector.model.predict
+    monkeypatch.setattr(
+        detector.model, "predict", lambda inputs, samples, **rest: (seen.extend(samples), predict(inputs, samples))[1]
+    )
+    detector(picture)
+    assert [(tuple(sample.text), sample.custom_entities) for sample in seen] == [(CLASSES, True)]

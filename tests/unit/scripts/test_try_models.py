@@ -125,7 +125,8 @@ def test_table_counts_and_results_go_on(tmp_path):
     again = {**outcome(**FINE), "family": "b", "config": "b/later"}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = table(read_results(path), {}, ["ssd"], "2026-01-01", "torch 0")
-    assert "3 families: 2 work, 0 need an extra, 1 are not supported,\n0 were not finished" in text
+    assert "3 families: 2 work, 0 work with an extra, 0 need an extra, 1 are not supported,\n0 were not fin" in text
+    assert "0 refused, 0 not finished within the limit of time, 3 not tried." in text
     assert "Not tried in this run: ssd." in text
     assert "| b | `c` | not supported |  | train: error: a / b c |" in text
     assert "| reid | re-identification of persons, not detection |" in text
@@ -139,10 +140,38 @@ def test_a_family_tried_with_its_extra(tmp_path):
 
     lacking = outcome(train=("refused", "error: PAA needs sklearn, which is not installed: pip install scikit-learn"))
     path = tmp_path / "results.jsonl"
+    still = outcome(train=("refused", "error: no such file"))
     lines = [{**lacking, "family": "paa"}, {**outcome(**FINE), "family": "paa", "extras": True}]
+    lines += [{**lacking, "family": "lad"}, {**still, "family": "lad", "extras": True}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = table(read_results(path), read_results(path, extras=True), [], "2026-01-01", "torch 0")
-    assert "| paa | `c` | needs an extra |  | `pip install scikit-learn`; with it: works |" in text
+    assert "| paa | `c` | works with the extra |  | `pip install scikit-learn` |" in text
+    assert "`pip install scikit-learn`; with it: not supported (train: error: no such file) |" in text
+    assert "2 families: 0 work, 1 work with an extra, 1 need an extra, 0 are not supported," in text
+
+
+LINES = {
+    "PAA needs sklearn, which is not installed: pip install scikit-learn": "`pip install scikit-learn`",
+    "A needs a: pip install 'a<2' b && pip install --no-deps c": "`pip install 'a<2' b && pip install --no-deps c`",
+    "A needs a: pip install git+https://x.y/a_b.git": "`pip install git+https://x.y/a_b.git`",
+}
+
+
+@pytest.mark.parametrize("message", LINES)
+def test_the_whole_install_line_is_the_remark(message):
+    from try_models import verdict
+
+    assert verdict(outcome(train=("refused", f"error: {message}"))) == ("needs an extra", LINES[message])
+
+
+def test_an_export_that_was_tried_alone_is_added(tmp_path):
+    from try_models import exported, read_results
+
+    path = tmp_path / "results.jsonl"
+    alone = outcome(export=("refused", "error: masks"))
+    path.write_text("".join(json.dumps(line) + "\n" for line in (outcome(**FINE), alone)))
+    result = read_results(path)["f"]
+    assert set(result["steps"]) == {"train", "resume", "demo", "export"} and exported(result) == "refused"
 
 
 def test_a_process_that_takes_too_long_or_dies_is_a_result(tmp_path, monkeypatch):
