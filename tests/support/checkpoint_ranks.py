@@ -1,6 +1,6 @@
 """One of two gloo ranks: what rank 0 meets, and random states in a checkpoint. Its argument: a folder for the answers.
 
-Run by tests.support.commands.run_script.
+Run by run_script of tests.support.commands.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """One of two gloo ranks: three steps of one layer; rank 1 has an infinite loss in the second.
 
-Run by tests.support.commands.run_script.
+Run by run_script of tests.support.commands.
 """
 
 import json

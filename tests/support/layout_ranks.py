@@ -1,4 +1,4 @@
-"""One of two gloo ranks: weights that change type or are unfrozen after DDP was built. Run by tests.support.commands.run_script."""
+"""One of two gloo ranks: weights that change type or are unfrozen after DDP was built. Run by run_script."""
 
 import os
 

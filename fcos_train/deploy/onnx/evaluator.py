@@ -83,8 +83,8 @@ class _RuntimeNode(OpRun):
 
 @functools.lru_cache(maxsize=64)
 def _session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
-    """Loading takes longer than computing; weights are inputs, so a cached session holds none. An arena keeps memory."""
-    return cpu_session(model, threads, arena=False)
+    """A session, kept because loading takes longer than computing. Weights are inputs, so it holds none."""
+    return cpu_session(model, threads, arena=False)  # an arena keeps memory
 
 
 class ReferenceSession(Session):
