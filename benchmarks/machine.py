@@ -11,7 +11,7 @@ from mmcv_overrides.errors import UserError
 
 # Dense peaks of the data sheets in TFLOP/s: (16 bit, TF32).
 DATA_SHEET = {"H200": (989, 495), "H100": (989, 495), "A100": (312, 156)}
-REPEATS = 10
+REPEATS, ENOUGH = 10, 1.0  # the most measurements, and the seconds of them after which there are enough
 
 
 def refuse_simulated(accelerator: Accelerator) -> None:
@@ -49,7 +49,7 @@ def measured_peak(accelerator: Accelerator, half: bool) -> float:
 def _best(accelerator: Accelerator, work) -> float:
     work()
     times = []
-    for _ in range(REPEATS):
+    while len(times) < REPEATS and sum(times) < ENOUGH:
         accelerator.synchronize()
         start = time.perf_counter()
         work()

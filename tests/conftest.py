@@ -12,6 +12,10 @@ import mmcv_overrides
 mmcv_overrides.activate()
 
 from mmengine.registry import init_default_scope
+from torch.utils.data import _utils
+
+# A loader that is only destroyed by the garbage collector waits so many seconds for each of its persistent workers.
+_utils.MP_STATUS_CHECK_INTERVAL = 0.2
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from tests.support.commands import ok, run_module
+from tests.support.commands import ROOT, ok, run_script
 
 
 def test_two_ranks_compile_what_they_would_run():
-    done = ok(run_module("tests.support.compiled_ranks"))
+    done = ok(run_script(ROOT / "tests" / "support" / "compiled_ranks.py", ranks=2))
     found = re.findall(r"^rank (\d) \[(\S+), (\S+)\] \[(\S+), (\S+)\] (\w+) (\w+) (\d+)$", done.stdout, re.MULTILINE)
     assert sorted(row[0] for row in found) == ["0", "1"]
     for _, first, second, first_eager, second_eager, same, moved, graphs in found:

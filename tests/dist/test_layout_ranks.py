@@ -2,11 +2,11 @@
 
 import re
 
-from tests.support.commands import ok, run_module
+from tests.support.commands import ROOT, ok, run_script
 
 
 def test_two_ranks_train_what_one_trains():
-    done = ok(run_module("tests.support.layout_ranks"))
+    done = ok(run_script(ROOT / "tests" / "support" / "layout_ranks.py", ranks=2))
     found = re.findall(r"rank (\d) (O\d) same (\w+) away (\S+) unfrozen moved (\d\.\d+e[+-]\d+)", done.stdout)
     assert sorted(row[:2] for row in found) == [("0", "O0"), ("0", "O2"), ("1", "O0"), ("1", "O2")]
     for _, level, same, away, moved in found:

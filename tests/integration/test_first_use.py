@@ -3,13 +3,11 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import cv2
 import pytest
 
-from tests.support.commands import QUICK_LEVEL, ROOT, environment, log_records, ok, run
+from tests.support.commands import QUICK_LEVEL, ROOT, log_records, ok, run, run_script
 
 CONFIG = "fcos/fcos_r18_fpn_shapes"
 
@@ -94,19 +92,8 @@ def test_eval_needs_no_config_nor_data_path(trained):
 def test_demo_draws_the_detections(trained, pictures, tmp_path):
     work_dir, _ = trained
     image = sorted((pictures / "val2017").iterdir())[0]
-    command = [
-        sys.executable,
-        ROOT / "demo.py",
-        work_dir / "latest.pth",
-        "--img",
-        image,
-        "--show-dir",
-        tmp_path,
-        "--score-thr",
-        "0.1",
-    ]
-    done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = [work_dir / "latest.pth", "--img", image, "--show-dir", tmp_path, "--score-thr", "0.1"]
+    ok(run_script(ROOT / "demo.py", *command, cwd=tmp_path))
     (drawn,) = tmp_path.glob("*_pred.jpg")
     picture, original = cv2.imread(str(drawn)), cv2.imread(str(image))
     zoom = picture.shape[0] // original.shape[0]  # small images are enlarged so that names can be read

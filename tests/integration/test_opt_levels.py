@@ -6,12 +6,15 @@ import torch
 from tests.support.trainings import Training
 
 STEPS = 16
+SMALL = {"train_dataloader.dataset.pipeline.2.scale": (64, 48)}  # px; bf16 is emulated on many processors
 
 
 @pytest.fixture(scope="module")
 def fresh(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fresh")
-    return {level: Training(folder / level, shapes, level, STEPS) for level in ("O0", "O1", "O2", "bf16")}
+    return {
+        level: Training(folder / level, shapes, level, STEPS, cfg_options=SMALL) for level in ("O0", "O1", "O2", "bf16")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,8 @@ def loaded(shapes, fresh, tmp_path_factory):
     """On a CPU bf16 is O1, bit for bit: tested once is enough."""
     folder = tmp_path_factory.mktemp("loaded")
     start = fresh["O0"].checkpoint
-    return {level: Training(folder / level, shapes, level, 10, seed=1, load_from=start) for level in ("O0", "O1", "O2")}
+    options = {"seed": 1, "load_from": start, "cfg_options": SMALL}
+    return {level: Training(folder / level, shapes, level, 10, **options) for level in ("O0", "O1", "O2")}
 
 
 def distance(one, two):
@@ -49,7 +53,8 @@ def test_o2_begins_with_the_rounded_weights_of_fp32(request, start):
 
 def test_o2_keeps_a_pretrained_backbone(shapes, fresh, tmp_path):
     init = dict(_delete_=True, type="Pretrained", checkpoint=fresh["O0"].checkpoint, prefix="backbone.")
-    run = Training(tmp_path / "O2", shapes, "O2", 2, f"model = dict(backbone=dict(init_cfg={init}))")
+    config = f"model = dict(backbone=dict(init_cfg={init}))"
+    run = Training(tmp_path / "O2", shapes, "O2", 2, config, cfg_options=SMALL)
     given = {k: v for k, v in fresh["O0"].weights.items() if k.startswith("backbone.") and k in run.weights}
     assert len(given) > 30
     drawn = {k: fresh["O0"].first[k] for k in given}
@@ -58,6 +63,7 @@ def test_o2_keeps_a_pretrained_backbone(shapes, fresh, tmp_path):
 
 
 def test_o2_resumes_bit_for_bit(shapes, fresh, tmp_path):
-    Training(tmp_path / "a", shapes, "O2", 4)
-    resumed = Training(tmp_path / "b", shapes, "O2", 8, resume=str(tmp_path / "a" / "latest.pth"))
+    Training(tmp_path / "a", shapes, "O2", 4, cfg_options=SMALL)
+    last = str(tmp_path / "a" / "latest.pth")
+    resumed = Training(tmp_path / "b", shapes, "O2", 8, resume=last, cfg_options=SMALL)
     assert resumed.losses == fresh["O2"].losses[4:8]

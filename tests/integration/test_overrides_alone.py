@@ -35,7 +35,7 @@ model = dict(
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(128, 96), keep_ratio=True),
+    dict(type="Resize", scale=(64, 48), keep_ratio=True),
     dict(type="PackDetInputs"),
 ]
 train_dataloader = dict(

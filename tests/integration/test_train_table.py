@@ -12,6 +12,7 @@ from tests.support.commands import QUICK_LEVEL, ROOT, log_records, ok, run
 SMALL = [
     f"{loader}_dataloader.dataset.pipeline.{i}.scale=(128,96)" for loader, i in (("train", 2), ("val", 1), ("test", 1))
 ]
+FEW_REGIONS = [f"model.train_cfg.rcnn.{stage}.sampler.num=64" for stage in range(3)]
 
 TABLE = [
     ("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco", SMALL),
@@ -25,7 +26,7 @@ TABLE = [
     ("fcos/fcos_tiny_shapes", []),
     ("fsaf/fsaf_r50_fpn_1x_coco", SMALL),
     ("retinanet/retinanet_r50_fpn_1x_coco", SMALL),
-    ("cascade_rcnn/cascade_rcnn_r101_fpn_dconv_c3-c5_1x_coco", SMALL),
+    ("cascade_rcnn/cascade_rcnn_r101_fpn_dconv_c3-c5_1x_coco", [*SMALL, *FEW_REGIONS]),
 ]
 
 

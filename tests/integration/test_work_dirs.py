@@ -14,7 +14,7 @@ import torch
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.engine.run import evaluate, train
 from fcos_train.report.summary import summarise
-from tests.support.commands import ROOT, log_records, ok, torchrun
+from tests.support.commands import ROOT, log_records, ok, run_ranks
 
 CONFIG = str(ROOT / "configs" / "fcos" / "fcos_tiny_shapes.py")
 
@@ -83,7 +83,7 @@ def test_overwrite_leaves_one_run(shapes, place) -> None:
 def test_ranks_of_torchrun_find_each_other_without_the_flag(shapes, place) -> None:
     folder = place / "ranks"
     flags = ["--max-iters", 1, "--workers", 0, "--no-validate", "--batch-size", 2, "--device", "cpu"]
-    ok(torchrun(2, "train", CONFIG, "--data-path", shapes, "--work-dir", folder, *flags))
+    ok(run_ranks(2, "train", CONFIG, "--data-path", shapes, "--work-dir", folder, *flags, launcher=False))
     assert not (place / "ranks-2").exists()
     (log,) = folder.glob("*.log")
     assert "2 processes" in log.read_text()

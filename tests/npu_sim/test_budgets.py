@@ -1,6 +1,6 @@
 """The cost that a training step may have on an NPU, in counts, not in time.
 
-ResNet-18, FPN with 64 channels, 2 x 256 x 320, fused SGD, gradient clip: the real optimizer step. mmdet's heads are
+ResNet-18, FPN with 64 channels, 2 x 128 x 160, fused SGD, gradient clip: the real optimizer step. mmdet's heads are
 counted with the same optimizer, so that differences are due to the heads.
 """
 

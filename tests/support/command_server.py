@@ -66,7 +66,7 @@ class CommandServer:
         folder: Path = ROOT,
         timeout: float = 300,
         extra: dict[str, str] | None = None,
-        program: Path = COMMAND,
+        program: Path | str = COMMAND,
         ranks: int = 1,
     ) -> subprocess.CompletedProcess[str]:
         """``fcos-train ARGUMENTS`` in a folder; or another program, or one process per rank as torchrun starts them.

@@ -50,15 +50,17 @@ def run(*args, cwd: Path | None = None, timeout: float = 300, **env: str) -> sub
     return _server().run(list(map(str, args)), cwd or ROOT, timeout)
 
 
-def run_module(module: str, timeout: float = 290) -> subprocess.CompletedProcess:
-    """``python -m MODULE`` on two gloo ranks that torchrun starts."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return _finish([*launch, "-m", module], None, timeout, {})
+def run_script(script: Path, *args, cwd: Path | None = None, ranks: int = 1, **env: str) -> subprocess.CompletedProcess:
+    """``python SCRIPT ARGS`` as a fork of an interpreter that has imported the product; ``ranks``: with gloo, one each.
+
+    ``env``: environment variables of the script, which nothing that was imported may have read.
+    """
+    return _server().run(list(map(str, args)), cwd or ROOT, extra=env, program=str(script), ranks=ranks)
 
 
-def run_ranks(ranks: int, *args) -> subprocess.CompletedProcess:
+def run_ranks(ranks: int, *args, launcher: bool = True) -> subprocess.CompletedProcess:
     """One process per rank, with gloo, ``--launcher pytorch`` and the environment that torchrun would set."""
-    return _server().run([*map(str, args), "--launcher", "pytorch"], ranks=ranks)
+    return _server().run([*map(str, args), *(["--launcher", "pytorch"] if launcher else [])], ranks=ranks)
 
 
 def torchrun(ranks: int, *args, **env: str) -> subprocess.CompletedProcess:

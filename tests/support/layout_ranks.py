@@ -1,4 +1,4 @@
-"""One of two gloo ranks: weights that change type or are unfrozen after DDP was built. Run by torchrun."""
+"""One of two gloo ranks: weights that change type or are unfrozen after DDP was built. Run by run_script."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""One of several gloo ranks: steps under DDP of a head with BatchNorm per level. Run by torchrun.
+"""One of several gloo ranks: steps under DDP of a head with BatchNorm per level. Run by run_script.
 
 Prints whether gradients are the mean of those that each rank's batch gives in one process, whether each rank's running
 statistics are those of its own batches, and whether weights are the same on all ranks after an update.

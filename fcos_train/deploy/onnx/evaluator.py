@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
@@ -57,27 +58,33 @@ class _Evaluator(ReferenceEvaluator):
 class _RuntimeNode(OpRun):
     """One node of a standard operator, computed by onnxruntime."""
 
-    _one: onnxruntime.InferenceSession | None = None
-
     def _run(self, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
-        if self._one is None:
-            # A thread pool for each of hundreds of small nodes costs more than it saves, and an arena keeps memory.
-            threads = 0 if self.onnx_node.op_type == "Conv" else 1
-            self._one = cpu_session(self._alone(inputs).SerializeToString(), threads, arena=False)
-        feed = {name: value for name, value in zip(self.onnx_node.input, inputs, strict=False) if name}
-        return tuple(self._one.run(None, feed))
+        # A thread pool for small nodes costs more than it saves.
+        threads = 0 if self.onnx_node.op_type == "Conv" else 1
+        feed = {f"in{place}": value for place, value in enumerate(inputs) if value is not None}
+        return tuple(_session(self._alone(feed).SerializeToString(deterministic=True), threads).run(None, feed))
 
-    def _alone(self, inputs: Sequence[Any]) -> ModelProto:
-        """A model of this node only."""
+    def _alone(self, feed: dict[str, np.ndarray]) -> ModelProto:
+        """A model of this node only, the same for all nodes that differ in names and values alone."""
+        node = NodeProto()
+        node.CopyFrom(self.onnx_node)
+        node.ClearField("name")
+        node.input[:] = [f"in{place}" if name else "" for place, name in enumerate(node.input)]
+        node.output[:] = [f"out{place}" if name else "" for place, name in enumerate(node.output)]
         values = []
-        for name, value in zip(self.onnx_node.input, inputs, strict=False):
-            if name:
-                kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-                values.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
-        results = [helper.make_empty_tensor_value_info(name) for name in self.onnx_node.output]
-        graph = helper.make_graph([self.onnx_node], "one", values, results)
+        for name, value in feed.items():
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            values.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
+        results = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+        graph = helper.make_graph([node], "one", values, results)
         opsets = [helper.make_opsetid("", self.run_params["opsets"][""])]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+@functools.lru_cache(maxsize=64)
+def _session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+    """A session, kept because loading takes longer than computing. Weights are inputs, so it holds none."""
+    return cpu_session(model, threads, arena=False)  # an arena keeps memory
 
 
 class ReferenceSession(Session):

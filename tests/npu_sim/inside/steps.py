@@ -3,7 +3,7 @@
 usage: steps.py HEAD[:NORM] STEPS [padded|samples] [PRECISION] [OBJECTS,OBJECTS,...]
 
 ``padded`` passes the head a batch of fixed shape that is on the device already; ``samples`` is mmdet's path: lists of
-images and objects on the host, through the data preprocessor. ResNet-18, FPN with 64 channels, 2 x 256 x 320.
+images and objects on the host, through the data preprocessor. ResNet-18, FPN with 64 channels, 2 x 128 x 160.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fcos_train.geometry.padded import PaddedObjects
 from fcos_train.models.fast.fold_bn import fold_frozen_bn
 from mmcv_overrides import device, precision
 
-SIZE, BATCH = (256, 320), 2
+SIZE, BATCH = (128, 160), 2
 
 
 def build(head: str):
@@ -53,8 +53,8 @@ def build(head: str):
 
 
 def objects(generator: torch.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    corner = torch.rand(count, 2, generator=generator) * 150
-    size = torch.rand(count, 2, generator=generator) * 90 + 10
+    corner = torch.rand(count, 2, generator=generator) * 75
+    size = torch.rand(count, 2, generator=generator) * 45 + 5
     return torch.cat((corner, corner + size), 1), torch.randint(0, 80, (count,), generator=generator)
 
 

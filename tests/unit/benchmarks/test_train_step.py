@@ -1,7 +1,6 @@
 """The benchmark of a training step: the same work for everybody, rows for who cannot run, no speed of a simulation."""
 
 import json
-import sys
 from argparse import Namespace
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import torch
 
 from mmcv_overrides import device
 from mmcv_overrides.errors import UserError
-from tests.support.commands import ROOT, _finish, ok
+from tests.support.commands import ROOT, ok, run_script
 
 SCRIPT = ROOT / "benchmarks" / "train_step.py"
 CPU = device.ACCELERATORS["cpu"]
@@ -36,9 +35,9 @@ def test_ours_and_mmdet_do_the_same_work(script, tmp_path):
     """Everybody but the compiler, from uint8 to updated weights: the first losses agree; the figures follow from each
     other; who cannot run on a CPU says so."""
     names = [name for name in script.CONTESTANTS if not name.startswith(("torchvision", "compile"))]
-    command = [sys.executable, str(SCRIPT), "--config", TINY, "--size", "64", "96", "--part", "train"]
+    command = ["--config", TINY, "--size", "64", "96", "--part", "train"]
     command += ["--batches", "1", "2", "--rounds", "3", "--out", str(tmp_path), "--contestants", *names]
-    done = ok(_finish(command, None, 550, {}))
+    done = ok(run_script(SCRIPT, *command, cwd=SCRIPT.parent))
     (report,) = [json.loads(path.read_text()) for path in tmp_path.glob("*-train_step-*.json")]
     assert report["part"] == "train" and report["size"] == [64, 96] and report["torch"] == torch.__version__
     assert [(row["batch"], row["contestant"]) for row in report["rows"]] == [

@@ -15,6 +15,7 @@ from fcos_train.infer import demo as demo_module
 from fcos_train.infer.demo import DemoOptions, default_image, demo
 from fcos_train.infer.images import write_image
 from mmcv_overrides.errors import UserError
+from tests.support.commands import run_script
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -130,5 +131,5 @@ def test_script_at_the_root(checkpoint, picture, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "OneDL" not in done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "picture in p_pred.jpg" and (tmp_path / "p_pred.jpg").is_file()
-    failed = subprocess.run([*script, "none.pth"], cwd=tmp_path, capture_output=True, text=True)
+    failed = run_script(ROOT / "demo.py", "none.pth", cwd=tmp_path)
     assert failed.returncode == 2 and failed.stderr.startswith("error: ") and "Traceback" not in failed.stderr

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.support.commands import ROOT, _finish, ok
+from tests.support.commands import ROOT, _finish, ok, run_script
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install '.[dev]' brings it on Linux)")
 
@@ -42,7 +42,7 @@ def test_nan_is_not_hidden_by_the_relu(found):
 def test_the_compiler_takes_the_kernels_and_they_move_16_bytes_at_a_time(tmp_path):
     """A thread holds 32 of the 8,192 bf16 values of a tile: four accesses per map that a kernel reads or writes."""
     script = ROOT / "tests" / "support" / "triton_compile.py"
-    done = ok(_finish([sys.executable, str(script)], None, 300, {"TRITON_CACHE_DIR": str(tmp_path)}))
+    done = ok(run_script(script, TRITON_CACHE_DIR=str(tmp_path)))
     found = json.loads(done.stdout.splitlines()[-1])
     maps = {"_moments": (1, 0), "_normalise": (1, 1), "_gradient_sums": (2, 0), "_input_gradient": (2, 1)}
     assert found.keys() == maps.keys()
