@@ -70,33 +70,35 @@ class ScaleTables:
             DecoderError: scales of another number, negative or not finite; integer maps without, or float maps with.
         """
         kinds = {m.dtype for maps in given for m in maps}
-        names = ", ".join(sorted(kind.name for kind in kinds)) if len(kinds) > 1 else str(next(iter(kinds)))
         if scales is None:
             if any(kind.kind != "f" for kind in kinds):
-                raise DecoderError(f"decoder: maps of {names} need scales (value = integer x scale)")
+                raise DecoderError(f"decoder: maps of {_names(kinds)} need scales (value = integer x scale)")
             return [None] * len(given)
         if not kinds <= INTEGERS:
-            raise DecoderError(f"decoder: scales belong to maps of int8, int16 or int32; these are {names}")
-        levels, channels = len(given[0]), [maps[0].shape[self._axis] for maps in given]
-        rows = [[np.asarray(x, np.float32).reshape(-1) for x in row] for row in scales]
-        lengths = [[len(x) for x in row] for row in rows]
-        if len(rows) != levels or any(
-            len(row) != len(given) or any(n not in (1, c) for n, c in zip(row, channels)) for row in lengths
-        ):
-            raise DecoderError(
-                f"decoder: scales of lengths {lengths}, level by level; maps of {channels} channels on {levels} levels "
-                "need one scale per channel, or one for all"
-            )
-        key = (lengths, channels, np.concatenate([x for row in rows for x in row]).tobytes())
+            raise DecoderError(f"decoder: scales belong to maps of int8, int16 or int32; these are {_names(kinds)}")
+        channels = [maps[0].shape[self._axis] for maps in given]
+        flat = [np.asarray(x, np.float32) for row in scales for x in row]
+        counts, lengths = [len(row) for row in scales], [x.size for x in flat]
+        key = (counts, lengths, channels, b"".join([x.tobytes() for x in flat]))
         if key != self._key:
-            self._tables = [_table([row[kind] for row in rows], count) for kind, count in enumerate(channels)]
+            wanted = channels * len(given[0])
+            if counts != [len(given)] * len(given[0]) or any(n not in (1, c) for n, c in zip(lengths, wanted)):
+                raise DecoderError(
+                    f"decoder: scales of lengths {lengths}; {len(given[0])} levels with maps of {channels} channels "
+                    "need one scale per channel, or one for all, level by level"
+                )
+            self._tables = [_table(flat[kind :: len(given)], count) for kind, count in enumerate(channels)]
             self._key = key
         return self._tables
 
 
+def _names(kinds: set[np.dtype]) -> str:
+    return ", ".join(sorted(kind.name for kind in kinds))
+
+
 def _table(rows: Sequence[np.ndarray], channels: int) -> np.ndarray:
     """Return the scales [levels, channels] f32 of one kind of maps."""
-    table = np.stack([np.broadcast_to(row, channels) for row in rows])
+    table = np.stack([np.broadcast_to(row.reshape(-1), channels) for row in rows])
     if not (table.min() >= 0 and table.max() < np.inf):
         raise DecoderError("decoder: a scale is negative or not finite")
     return table
