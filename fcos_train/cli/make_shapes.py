@@ -18,6 +18,14 @@ class MakeShapesOptions(Options):
     val: Annotated[int, Option("validation images", metavar="N", least=1)] = 50
     size: Annotated[tuple[int, int], Option("size of the images in px", metavar="W H", least=32)] = (320, 240)
     seed: Annotated[int, Option("seed of the drawings", metavar="N", least=0)] = 0
+    sizes: Annotated[
+        str,
+        Option(
+            "standard: shapes of the sizes that FCOS assigns to its finest level; all-levels: of those of its levels P3 "
+            "to P6, in every image",
+            choices=("standard", "all-levels"),
+        ),
+    ] = "standard"
 
 
 def run(options: MakeShapesOptions) -> int:
@@ -27,6 +35,13 @@ def run(options: MakeShapesOptions) -> int:
     """
     from fcos_train.data.shapes import CLASSES, make_shapes
 
-    root = make_shapes(options.path, train=options.train, val=options.val, size=options.size, seed=options.seed)
+    root = make_shapes(
+        options.path,
+        train=options.train,
+        val=options.val,
+        size=options.size,
+        seed=options.seed,
+        sizes=options.sizes,
+    )
     print(f"{options.train} training and {options.val} validation images of {', '.join(CLASSES)} in {root}")
     return 0

@@ -23,6 +23,11 @@ MAX_OBJECTS = 6
 MAX_COVERED = 0.3  # share of a shape's pixels that later shapes may cover
 SIZES = (0.1, 0.5)  # side of a shape / shorter side of the image: 24 to 120 px at 320x240
 CONTRAST = 90  # least distance between the colours of a shape and of the background under it; at most 442
+# The same for FCOS's levels P3 to P6. At a shorter side of 768 px these are 69-115, 146-238, 292-476 and 591-691 px: seen
+# from its centre an object of level n lies within that level's range (up to 64, 128, 256, 512 px to the farthest side).
+SIZES_OF_LEVELS = ((0.09, 0.15), (0.19, 0.31), (0.38, 0.62), (0.77, 0.9))
+MAX_MORE = 2  # objects beside the one of each level
+SIZE_RULES = ("standard", "all-levels")
 _MARK = "FCOS-Train generated shapes"
 _TRIES = 20
 
@@ -42,6 +47,7 @@ def make_shapes(
     size: tuple[int, int] = (320, 240),
     seed: int = 0,
     classes: Sequence[str] = CLASSES,
+    sizes: str = "standard",
 ) -> Path:
     """Write train2017/, val2017/ and annotations/instances_{train,val}2017.json below `root`; returns `root`.
 
@@ -54,6 +60,8 @@ def make_shapes(
         size: (width, height) of every image in px; shapes scale with the shorter side.
         seed: of the random generators.
         classes: any of 'circle', 'square', 'triangle', 'cross'; category ids follow their order, from 1.
+        sizes: 'standard': sides of a tenth to a half of the shorter side of the image, which FCOS assigns to its
+            finest level. 'all-levels': one shape of each of :data:`SIZES_OF_LEVELS` and up to two more.
 
     Raises:
         UserError: invalid arguments, or a folder that contains another data set or cannot be written.
@@ -62,13 +70,15 @@ def make_shapes(
     unknown = [name for name in classes if name not in _DRAW]
     if unknown or not classes:
         raise UserError(f"cannot draw {', '.join(unknown) or 'no class at all'}; known shapes: {', '.join(_DRAW)}")
+    if sizes not in SIZE_RULES:
+        raise UserError(f"sizes {sizes}: choose from {', '.join(SIZE_RULES)}")
     if train < 1 or val < 1 or min(size) < 32:
         raise UserError(f"need at least 1 image per split and 32 px a side; got train {train}, val {val}, size {size}")
     files = {name: root / "annotations" / f"instances_{name}2017.json" for name in ("train", "val")}
     try:
         _clear(root, files)
         splits = {
-            name: _make_split(root / f"{name}2017", count, size, (seed, index), classes)
+            name: _make_split(root / f"{name}2017", count, size, (seed, index), classes, sizes)
             for index, (name, count) in enumerate((("train", train), ("val", val)))
         }
     except OSError as error:
@@ -97,12 +107,14 @@ def _description(path: Path) -> str:
         return ""
 
 
-def _make_split(folder: Path, count: int, size: tuple[int, int], seed: tuple[int, int], classes: Sequence[str]) -> dict:
+def _make_split(
+    folder: Path, count: int, size: tuple[int, int], seed: tuple[int, int], classes: Sequence[str], sizes: str
+) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
     for image_id in range(1, count + 1):
-        image, drawn = draw_image(np.random.default_rng((*seed, image_id)), size, classes)[:2]
+        image, drawn = draw_image(np.random.default_rng((*seed, image_id)), size, classes, sizes)[:2]
         name = f"shapes_{image_id:06d}.jpg"
         (folder / name).write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
         images.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
@@ -129,16 +141,16 @@ def _make_split(folder: Path, count: int, size: tuple[int, int], seed: tuple[int
 
 
 def draw_image(
-    rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str] = CLASSES
+    rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str] = CLASSES, sizes: str = "standard"
 ) -> tuple[np.ndarray, list[Drawn], np.ndarray]:
     """One image, BGR u8 [H, W, 3], its shapes, and the map i32 [H, W] of their pixels (0, or 1 + index)."""
     image = _background(rng, size)
     owner = np.zeros(image.shape[:2], np.int32)
     labels: list[int] = []
     full: list[int] = []  # pixels of each shape, before later ones cover it
-    for _ in range(int(rng.integers(1, MAX_OBJECTS + 1))):
+    for bounds in _bounds_of_sides(rng, sizes):
         label = int(rng.integers(len(classes)))
-        mask = _place(rng, owner, full, classes[label])
+        mask = _place(rng, owner, full, classes[label], bounds)
         if mask is None:
             continue
         labels.append(label)
@@ -148,11 +160,25 @@ def draw_image(
     return image, [Drawn(label, _box(owner == i)) for i, label in enumerate(labels, start=1)], owner
 
 
-def _place(rng: np.random.Generator, owner: np.ndarray, full: list[int], shape: str) -> np.ndarray | None:
+def _bounds_of_sides(rng: np.random.Generator, sizes: str) -> list[tuple[float, float]]:
+    """For each shape of an image the bounds of its side, in shorter sides of the image; large shapes lie below small."""
+    if sizes == "standard":
+        return [SIZES] * int(rng.integers(1, MAX_OBJECTS + 1))
+    more = rng.integers(len(SIZES_OF_LEVELS) - 1, size=rng.integers(MAX_MORE + 1))  # two of the largest do not fit
+    return sorted(SIZES_OF_LEVELS + tuple(SIZES_OF_LEVELS[level] for level in more), reverse=True)
+
+
+def _place(
+    rng: np.random.Generator,
+    owner: np.ndarray,
+    full: list[int],
+    shape: str,
+    bounds: tuple[float, float] = SIZES,
+) -> np.ndarray | None:
     """A mask bool [H, W] of a new shape that covers no earlier one too much; None if none was found."""
     height, width = owner.shape
     for _ in range(_TRIES):
-        side = min(owner.shape) * float(np.exp(rng.uniform(*np.log(SIZES))))
+        side = min(owner.shape) * float(np.exp(rng.uniform(*np.log(bounds))))
         radius = side / 2
         cx, cy = rng.uniform(radius + 1, width - radius - 1), rng.uniform(radius + 1, height - radius - 1)
         mask = np.zeros(owner.shape, np.uint8)

@@ -50,22 +50,37 @@ def from_tblr(prior: np.ndarray, raw: np.ndarray, normalizer: float | Sequence[f
     return np.concatenate((centre - side[:, [2, 0]], centre + side[:, [3, 1]]), 1)
 
 
-def greedy(boxes: np.ndarray, group: np.ndarray, threshold: float, extra: int) -> np.ndarray:
+def greedy(boxes: np.ndarray, group: np.ndarray | None, threshold: float, extra: int) -> np.ndarray:
     """Greedy non-maximum suppression.
 
-    IoU is computed only for pairs within a group: with dozens of classes these are few. The kept boxes are the fixed
-    point of "suppressed by a kept box"; each iteration settles the boxes whose suppressors are settled.
+    With groups, IoU is computed only for pairs within a group: with dozens of classes these are few. The kept boxes are
+    the fixed point of "suppressed by a kept box"; each iteration settles the boxes whose suppressors are settled.
 
     Args:
-        boxes: [N, 4], highest score first. group: [N], boxes of different groups do not suppress one another.
+        boxes: [N, 4], highest score first. group: [N], boxes of different groups do not suppress one another; None for
+            a single group.
         threshold: a box is suppressed when its IoU with a better, kept box exceeds this.
         extra: added to widths and heights, in pixels.
 
     Returns:
         indices of the kept boxes, ascending.
     """
-    first, second = _pairs(group)
-    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
+    corners = np.ascontiguousarray(boxes.T)
+    first, second = _touching(corners, threshold, extra) if group is None else _pairs(group)
+    over = np.flatnonzero(_iou(corners, first, second, extra) > np.float32(threshold))
+    first, second = first[over], second[over]
+    keep = np.ones(len(boxes), bool)
+    while True:
+        settled = np.ones(len(boxes), bool)
+        settled[second[keep[first]]] = False
+        if np.array_equal(settled, keep):
+            return np.flatnonzero(keep)
+        keep = settled
+
+
+def _iou(corners: np.ndarray, first: np.ndarray, second: np.ndarray, extra: int) -> np.ndarray:
+    """Return the IoU [K] of the boxes at the indices ``first`` and ``second`` of x1, y1, x2, y2 [4, N]."""
+    x1, y1, x2, y2 = corners
     width = np.minimum(x2[first], x2[second])
     width -= np.maximum(x1[first], x1[second])
     height = np.minimum(y2[first], y2[second])
@@ -78,15 +93,23 @@ def greedy(boxes: np.ndarray, group: np.ndarray, threshold: float, extra: int) -
     union = area[first] + area[second]
     union -= inter
     with np.errstate(divide="ignore", invalid="ignore"):
-        over = np.flatnonzero(inter / union > np.float32(threshold))
-    first, second = first[over], second[over]
-    keep = np.ones(len(boxes), bool)
-    while True:
-        settled = np.ones(len(boxes), bool)
-        settled[second[keep[first]]] = False
-        if np.array_equal(settled, keep):
-            return np.flatnonzero(keep)
-        keep = settled
+        return inter / union
+
+
+def _touching(corners: np.ndarray, threshold: float, extra: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index pairs (i, j), i < j, of the boxes that touch and perhaps a few more; no others overlap."""
+    x1, y1, x2, y2 = corners
+    if extra:
+        x2, y2 = x2 + 2 * extra, y2 + 2 * extra  # more than needed, for the rounding of large coordinates
+    touch = x1 <= x2[:, None]
+    touch &= x2 >= x1[:, None]
+    touch &= y1 <= y2[:, None]
+    touch &= y2 >= y1[:, None]
+    if threshold < 0:
+        touch[:] = True
+    first, second = np.divmod(nonzero(touch.reshape(-1)), len(x1))
+    later = np.flatnonzero(first < second)
+    return first[later], second[later]
 
 
 def _pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,3 +141,15 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     """Logistic function in float32; the overflow of exp for very negative inputs gives the right limit, 0."""
     with np.errstate(over="ignore"):
         return np.float32(1) / (np.float32(1) + np.exp(-x.astype(np.float32, copy=False)))
+
+
+def nonzero(flags: np.ndarray) -> np.ndarray:
+    """Return the indices of the set flags of a bool array [K]; fast where they are few, by looking at eight at once."""
+    whole = len(flags) - len(flags) % 8
+    words = np.flatnonzero(flags[:whole].view(np.uint64) != 0)
+    if len(words) * 32 > len(flags):  # of four words
+        return np.flatnonzero(flags)
+    row, column = np.nonzero(flags[:whole].reshape(-1, 8)[words])
+    rest = np.flatnonzero(flags[whole:])
+    found = words[row] * 8 + column
+    return np.concatenate((found, rest + whole)) if len(rest) else found

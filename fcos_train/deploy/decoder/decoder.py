@@ -15,21 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 # Relative: this folder also runs as a copy, under another name and without the rest of the product.
 from .arithmetic import from_delta, from_tblr, greedy, largest_of_levels, logit, sigmoid
+from .quantised import Centerness, DecoderError, Scales, ScaleTables, scaled
+from .survivors import Survivors
 
 KINDS = ("distance", "delta", "tblr")
 BLOCK = 256  # candidates decoded and suppressed at once: bounds the number of pairs when one class has many boxes
-
-Scales = list[np.ndarray | None]  # of one kind of maps, per level
-
-
-class DecoderError(ValueError):
-    """An invalid rule, or maps that do not fit the rule."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,14 @@ class Decoder:
         self._anchors = len(self._base[0]) if self._base else 1
         if any(len(base) != self._anchors for base in self._base):
             raise DecoderError(f"decoder: levels differ in their number of anchors: {[len(b) for b in self._base]}")
-        self._hits = np.zeros(0, bool)
+        self._nchw = rule.layout == "NCHW"
+        self._survivors = Survivors(self._nchw)
+        self._scales = ScaleTables(axis=0 if self._nchw else 2)
+        # The class probability, or the product of class probability and centerness, must exceed:
+        self._need = np.asarray(rule.score_thr, np.float64) ** (2 if rule.sqrt else 1)
+        self._bound = float(logit(np.asarray(rule.score_thr, np.float64)))
+        self._bound_of_product = float(logit(self._need))
+        self._shapes: list[list[tuple[int, ...]]] = []
         self._planes: tuple[tuple[int, ...], ...] = ()
 
     def __call__(
@@ -165,27 +169,25 @@ class Decoder:
             DecoderError: the maps do not fit one another or the rule.
         """
         given = self._checked([maps for maps in (cls, box, centerness) if maps is not None])
-        cls_scale, box_scale, *factor_scale = _checked_scales(given, scales)
-        factor = None
-        if centerness is not None:
-            flat = [
-                f.reshape(-1) if s is None else f.reshape(-1).astype(np.float32) * s
-                for f, s in zip(given[2], factor_scale[0])
-            ]
-            factor = np.concatenate(flat)
+        cls_scale, box_scale, *factor_scale = self._scales.of(given, scales)
+        factor = None if centerness is None else Centerness(given[2], factor_scale[0])
         found = self._candidates(given[0], cls_scale, factor)
         order = np.argsort(-found.score, kind="stable")
         if self.rule.best_class_only:
-            point = (found.place * self._anchors + found.anchor)[order]
-            order = order[np.sort(np.unique(point, return_index=True)[1])]
+            point = found.place * self._anchors + found.anchor  # ascending
+            if (point[1:] == point[:-1]).any():
+                order = order[np.sort(np.unique(point[order], return_index=True)[1])]
         found = _Found(*(column[order] for column in found))
         return self._suppress(found, self._box_rows(given[1]), box_scale, image_size)
 
     def _checked(self, maps: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         """Remove the batch axis of classes, boxes and centerness, check their shapes, and set the priors."""
-        levels = len(self.rule.strides)
-        axis, plane = (0, slice(1, 3)) if self.rule.layout == "NCHW" else (2, slice(0, 2))
         given = [[x[0] if x.ndim == 4 and len(x) == 1 else x for x in m] for m in maps]
+        shapes = [[x.shape for x in m] for m in given]
+        if shapes == self._shapes:
+            return given
+        levels = len(self.rule.strides)
+        axis, plane = (0, slice(1, 3)) if self._nchw else (2, slice(0, 2))
         if any(len(m) != levels for m in given):
             raise DecoderError(f"decoder: the rule has {levels} levels, the maps have {[len(m) for m in given]}")
         planes = tuple(x.shape[plane] for x in given[0])
@@ -195,10 +197,11 @@ class Decoder:
         if not sound or min(widths[0]) % self._anchors or widths[1:] != [{4 * self._anchors}, {1}][: len(given) - 1]:
             raise DecoderError(
                 f"decoder: layout {self.rule.layout}, {self._anchors} anchor(s) at a point: these shapes are not those "
-                f"of one image's classes, boxes and centerness: {[[x.shape for x in m] for m in given]}"
+                f"of one image's classes, boxes and centerness: {shapes}"
             )
         if planes != self._planes:
             self._set_priors(planes)
+        self._shapes = shapes
         return given
 
     def _set_priors(self, planes: tuple[tuple[int, ...], ...]) -> None:
@@ -218,58 +221,61 @@ class Decoder:
             self._priors = np.concatenate(anchors).reshape(-1, 4)
         self._planes = planes
 
-    def _candidates(self, cls: list[np.ndarray], scales: Scales, factor: np.ndarray | None) -> _Found:
+    def _candidates(self, cls: list[np.ndarray], scales: Scales, factor: Centerness | None) -> _Found:
         """Return the candidates that pass the threshold and ``nms_pre``."""
         rule = self.rule
-        nchw = rule.layout == "NCHW"
-        need = np.asarray(rule.score_thr, np.float64)
-        if rule.threshold_on == "score" and factor is not None:  # class probability needed at each point
-            factor = sigmoid(factor)
-            need = need ** (2 if rule.sqrt else 1) / np.maximum(factor, 1e-30, dtype=np.float64)
-        bound = logit(need)
-        start, columns = 0, []
-        for level, (logits, scale, end) in enumerate(zip(cls, scales, self._ends)):
-            limit = (
-                bound
-                if bound.ndim == 0
-                else bound[start:end].reshape((1, *logits.shape[1:]) if nchw else (*logits.shape[:2], 1))
-            )
-            hits = self._above(logits, limit, scale)
-            value = logits.reshape(-1)[hits]
-            if nchw:
-                channel, place = np.divmod(hits, int(end) - start)
-            else:
-                place, channel = np.divmod(hits, logits.shape[2])
-            value = value if scale is None else value.astype(np.float32) * scale[channel]
-            columns.append((place + start, channel, value, np.full(len(hits), level)))
-            start = int(end)
-        place, channel, value, level = (np.concatenate(c) for c in zip(*columns))
-        if nchw:
-            order = np.argsort(place * cls[0].shape[0] + channel)
-            place, channel, value, level = place[order], channel[order], value[order], level[order]
-        anchor, label = np.divmod(channel, cls[0].shape[0 if nchw else 2] // self._anchors)
+        place, channel, level, value = self._survivors_of(cls, scales, factor)
+        anchor, label = np.zeros_like(channel), channel
+        if self._anchors > 1:
+            anchor, label = np.divmod(channel, cls[0].shape[0 if self._nchw else 2] // self._anchors)
         prob = score = sigmoid(value)
         if factor is not None:
-            factor = factor[place]
-            score = prob * (factor if rule.threshold_on == "score" else sigmoid(factor))
+            score = prob * factor.at(place, level)
             score = np.sqrt(score) if rule.sqrt else score
         kept = np.flatnonzero((prob if rule.threshold_on == "cls" else score) > np.float32(rule.score_thr))
         if 0 < rule.nms_pre < len(kept):
             kept = largest_of_levels(kept, level, prob if rule.rank_by == "cls" else score, rule.nms_pre)
         return _Found(place[kept], anchor[kept], label[kept], score[kept], level[kept])
 
-    def _above(self, logits: np.ndarray, bound: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-        """Return flat indices of the logits above the bound (one number, or one per point)."""
-        if self.rule.score_thr <= 0:
-            return np.arange(logits.size)
-        if scale is not None:
-            bound = np.floor(bound / (scale[:, None, None] if self.rule.layout == "NCHW" else scale))
-            bound = np.clip(bound, -(2**31), 2**31 - 1)
-        if self._hits.size < logits.size:
-            self._hits = np.zeros(logits.size, bool)
-        hits = self._hits[: logits.size]
-        np.greater(logits, bound.astype(logits.dtype), out=hits.reshape(logits.shape))
-        return np.flatnonzero(hits)
+    def _survivors_of(
+        self, cls: list[np.ndarray], scales: Scales, factor: Centerness | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return place, channel, level and logit f32 [K] of all logits that can pass the threshold."""
+        channels = cls[0].shape[0 if self._nchw else 2]
+        hits = self._hits(cls, scales, factor)
+        ends = self._ends * channels
+        cuts = [0, *hits.searchsorted(ends).tolist()]
+        level = np.repeat(np.arange(len(cls)), [b - a for a, b in zip(cuts, cuts[1:])])
+        starts = (ends - [m.size for m in cls]).tolist()
+        value = np.concatenate(
+            [m.reshape(-1)[hits[a:b] - start] for m, start, a, b in zip(cls, starts, cuts, cuts[1:]) if b > a]
+            or [np.zeros(0, np.float32)]
+        )
+        if self._nchw:
+            first = np.asarray(starts)[level]
+            points = np.array([m[0].size for m in cls])[level]
+            channel, place = np.divmod(hits - first, points)
+            place += first // channels
+            order = np.argsort(place * channels + channel)
+            place, channel, level, value = place[order], channel[order], level[order], value[order]
+        else:
+            place, channel = np.divmod(hits, channels)
+        return place, channel, level, scaled(value, scales, level, channel)
+
+    def _hits(self, cls: list[np.ndarray], scales: Scales, factor: Centerness | None) -> np.ndarray:
+        """Return the flat indices, through all levels, of the logits that can pass the threshold."""
+        rule = self.rule
+        if rule.score_thr <= 0:
+            return np.arange(sum(m.size for m in cls))
+        if factor is None or rule.threshold_on == "cls":
+            return self._survivors.find(cls, scales, self._bound)
+        # The centerness is at most 1: no logit below this bound passes, whatever its point.
+        return self._survivors.find(cls, scales, self._bound_of_product, partial(self._bounds_of_points, factor))
+
+    def _bounds_of_points(self, factor: Centerness) -> list[np.ndarray]:
+        """Return for each level the bound [H, W] of the logits, given the centerness of each point."""
+        bounds = logit(self._need / np.maximum(factor.everywhere(), 1e-30, dtype=np.float64))
+        return [part.reshape(plane) for part, plane in zip(np.split(bounds, self._ends[:-1]), self._planes)]
 
     def _box_rows(self, box: list[np.ndarray]) -> np.ndarray:
         """Concatenate the box channels of all levels: [A, 4, P] or, for NHWC, [P, A, 4]."""
@@ -289,7 +295,7 @@ class Decoder:
                 large = np.flatnonzero((new[:, 2:] - new[:, :2] > rule.min_size).all(1))
                 new, rows = new[large], rows[large]
             boxes, kept = np.concatenate((boxes, new)), np.concatenate((kept, rows))
-            group = np.zeros(len(kept), np.int64) if rule.class_agnostic else found.label[kept]
+            group = None if rule.class_agnostic else found.label[kept]
             left = greedy(boxes, group, rule.iou_thr, rule.iou_extra)
             boxes, kept = boxes[left], kept[left]
             if len(boxes) >= rule.max_per_img:
@@ -302,15 +308,10 @@ class Decoder:
     ) -> np.ndarray:
         """Decode the candidates ``rows`` [K] to boxes [K, 4] f32, clipped to the image."""
         rule, place, anchor = self.rule, found.place[rows], found.anchor[rows]
-        raw = box[anchor, :, place] if rule.layout == "NCHW" else box[place, anchor]
+        raw = box[anchor, :, place] if self._nchw else box[place, anchor]
         raw = raw.astype(np.float32, copy=False)
-        if scales[0] is not None:
-            raw = (
-                raw
-                * np.stack([scale for scale in scales if scale is not None]).reshape(len(scales), -1, 4)[
-                    found.level[rows], anchor
-                ]
-            )
+        if scales is not None:
+            raw = raw * scales.reshape(len(scales), -1, 4)[found.level[rows], anchor]
         if rule.kind == "distance":
             raw = np.exp(raw) if rule.exp else raw
             raw = raw * self._strides[place] if rule.stride_units else raw
@@ -326,22 +327,3 @@ class Decoder:
             bound = np.array([image_size[1], image_size[0]] * 2, np.float32)
             np.minimum(np.maximum(out, 0, out=out), bound, out=out)
         return out
-
-
-def _checked_scales(
-    given: Sequence[Sequence[np.ndarray]], scales: Sequence[Sequence[np.ndarray]] | None
-) -> list[Scales]:
-    """Return the f32 scales per level of each kind of maps; None for float maps."""
-    levels = len(given[0])
-    if scales is None:
-        return [[None] * levels] * len(given)
-    rows = [[np.asarray(x, np.float32).reshape(-1) for x in row] for row in scales]
-    if len(rows) != levels or any(
-        len(row) != len(given) or any(m[i].dtype.kind != "i" or len(s) not in m[i].shape for m, s in zip(given, row))
-        for i, row in enumerate(rows)
-    ):
-        raise DecoderError(
-            f"decoder: scales of lengths {[[len(s) for s in row] for row in rows]} are not those of integer maps "
-            f"{[[(x.dtype.name, x.shape) for x in m] for m in given]}"
-        )
-    return [list(column) for column in zip(*rows)]

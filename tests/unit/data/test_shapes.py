@@ -5,7 +5,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmdet.models.dense_heads import FCOSHead
+from mmengine.structures import InstanceData
 
+from fcos_train.config.load import load_config
 from fcos_train.data import make_shapes, resolve
 from fcos_train.data.shapes import _place, draw_image
 from mmcv_overrides.errors import UserError
@@ -86,8 +90,66 @@ def test_a_smaller_set_leaves_nothing_of_the_larger(tmp_path):
     assert len(content(tmp_path)) == 2 + 1 + 2
 
 
+def test_the_standard_set_is_the_same_as_ever(tmp_path):
+    """Published figures belong to it: the boxes of two images, as the first version drew them."""
+    root = make_shapes(tmp_path, train=2, val=1, size=(160, 128), seed=5)
+    data = json.loads((root / "annotations" / "instances_train2017.json").read_text())
+    assert [(a["image_id"], a["category_id"], *a["bbox"]) for a in data["annotations"]] == [
+        (1, 1, 108, 2, 45, 40), (1, 2, 96, 65, 34, 34), (1, 1, 77, 41, 32, 33), (1, 1, 103, 27, 41, 41),
+        (1, 3, 36, 18, 13, 13), (2, 2, 15, 27, 58, 58), (2, 1, 87, 2, 15, 15), (2, 3, 68, 15, 33, 34),
+        (2, 1, 9, 70, 33, 33),
+    ]  # fmt: skip
+
+
+def level_shares(root, split, size, head):
+    """Share of the objects at each level: by the centre's distance to the farthest side, and by mmdet's assignment."""
+    data = json.loads((root / "annotations" / f"instances_{split}2017.json").read_text())
+    upper = [high for _, high in head.regress_ranges]
+    farthest = [max(a["bbox"][2:]) / 2 for a in data["annotations"]]
+    by_centre = np.bincount(np.searchsorted(upper, farthest), minlength=5)
+    points = head.prior_generator.grid_priors([(size[1] // s, size[0] // s) for s in head.strides], device="cpu")
+    assigned = np.zeros(5, int)
+    for image in data["images"]:
+        boxes = torch.tensor([a["bbox"] for a in data["annotations"] if a["image_id"] == image["id"]])
+        boxes[:, 2:] += boxes[:, :2]
+        instances = InstanceData(bboxes=boxes, labels=torch.arange(len(boxes)))  # as if each were a class of its own
+        labels, _ = head.get_targets(points, [instances])
+        assigned += [len(set(level.tolist()) - {head.num_classes}) for level in labels]
+    return by_centre / len(farthest), assigned / len(farthest)
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_all_levels_carry_objects(tmp_path, split, scale):
+    """With the ranges of the config at its size, and with FCOS's own ranges at four times that."""
+    size = (256 * scale, 192 * scale)
+    root = make_shapes(tmp_path, train=12 // scale, val=12 // scale, size=size, sizes="all-levels")
+    head = FCOSHead(99, 8, feat_channels=8, stacked_convs=0, norm_cfg=None, center_sampling=True)
+    if scale == 1:
+        ranges = load_config("fcos/fcos_r18_fpn_shapes_bn-head_levels").model.bbox_head
+        assert [4 * high for _, high in ranges.regress_ranges[:4]] == [high for _, high in head.regress_ranges[:4]]
+        head.regress_ranges = ranges.regress_ranges
+    by_centre, assigned = level_shares(root, split, size, head)
+    assert by_centre[:4].min() > 0.12 and by_centre[4] == 0
+    assert assigned[:4].min() > 0.12
+
+
+def test_all_levels_lie_in_every_image_and_the_large_below_the_small():
+    for seed in range(6):
+        _, drawn, owner = draw_image(np.random.default_rng(seed), (256, 192), sizes="all-levels")
+        sides = [max(shape.box[2:]) for shape in drawn]
+        assert 3 <= len(drawn) <= 6 and max(sides) > 128 and min(sides) < 32
+        assert sides[0] == max(sides) and all(owner[owner > 0] <= len(drawn))
+
+
 def test_what_cannot_be_made(tmp_path):
-    for arguments in (dict(train=0), dict(size=(16, 64)), dict(classes=("blob",)), dict(classes=())):
+    for arguments in (
+        dict(train=0),
+        dict(size=(16, 64)),
+        dict(classes=("blob",)),
+        dict(classes=()),
+        dict(sizes="large"),
+    ):
         with pytest.raises(UserError):
             make_shapes(tmp_path / "x", **arguments)
     foreign = tmp_path / "foreign" / "annotations" / "instances_train2017.json"

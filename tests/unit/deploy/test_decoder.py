@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 
 import fcos_train.deploy.decoder as package
 from fcos_train.deploy.decoder import Decoder, DecoderError, DecodeRule, decode_rule, raw_outputs
+from fcos_train.deploy.decoder.arithmetic import greedy
 
 STRIDES = (8, 16, 32, 64, 128)
 SIZE = (200, 256)
@@ -199,6 +200,151 @@ def test_integer_maps_with_scales_are_their_float_values(name, layout):
     got = Decoder(rule)(*whole, scales=list(zip(*scales)))
     assert len(want.boxes) > 20
     assert all(np.array_equal(a, b) for a, b in zip(got, want))
+
+
+def _integer_maps(case, rng, layout, need=0.2):
+    """Random int32 maps [1, ...] of classes, boxes in strides and centerness, and their scales; ``need``: of ties."""
+    channels = (5, 4, 1)
+    scales = [[rng.uniform(0.004, 0.03, n).astype(np.float32) for n in channels] for _ in PLANES]
+    maps = [[], [], []]
+    for (height, width), row in zip(PLANES, scales):
+        for kind, (n, scale) in enumerate(zip(channels, row)):
+            mean, deviation = ((-4.0, 2.5), (2.0, 0.7), (0.5, 1.5))[kind]
+            values = np.rint(rng.normal(mean, deviation, (height, width, n)) / scale)
+            if case == "saturated" and kind != 1:
+                values = rng.choice([-(2**31), -(2**31) + 1, 2**31 - 1], values.shape, p=(0.9, 0.05, 0.05))
+            if case == "nothing" and kind == 0:
+                values[:] = -(2**31)
+            if case == "all" and kind == 0:
+                values = np.rint(rng.uniform(3, 9, values.shape) / scale)
+            if (
+                case == "ties" and kind != 1
+            ):  # on both sides of the integers at which the class probability is the needed one
+                values = np.rint(_logit(need if kind == 0 else 0.99999) / scale) + rng.integers(-2, 3, values.shape)
+                values += 5 * (kind == 2)
+            if case == "dead channel" and kind == 0:
+                scale[2] = 0
+            values = values.astype(np.int32)
+            maps[kind].append((values if layout == "NHWC" else values.transpose(2, 0, 1))[None].copy())
+    return maps, scales
+
+
+THR = 0.45
+CASES = ("random", "saturated", "nothing", "all", "ties", "dead channel")
+
+
+def _logit(p):
+    return np.log(p) - np.log1p(-p)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ["adelaidet", "rdk", "product first"])
+def test_integer_maps_are_the_slow_definition(name, case, layout):
+    rule = DecodeRule(**{**RULES[name], "stride_units": True, "score_thr": THR, "max_per_img": 60}, layout=layout)
+    need = THR**2 if name == "rdk" else THR
+    maps, scales = _integer_maps(case, np.random.default_rng(len(case)), layout, need)
+    axes = (0, 3, 1, 2) if layout == "NHWC" else (0, 1, 2, 3)
+    shaped = [[row[kind].reshape(1, -1, 1, 1) for row in scales] for kind in range(3)]
+    floats = [[m.transpose(axes).astype(np.float32) * s for m, s in zip(*kind)] for kind in zip(maps, shaped)]
+    with np.errstate(over="ignore"):
+        expected = _slow(rule, *floats)
+    decoder = Decoder(rule)
+    for _ in range(2):  # the second time with the tables and bounds of the first
+        got = decoder(*maps, scales=scales)
+        assert np.array_equal(got.boxes, np.array([b for b, _, _ in expected], np.float32).reshape(-1, 4))
+        assert np.array_equal(got.scores, np.array([s for _, s, _ in expected], np.float32))
+        assert got.labels.tolist() == [int(label) for _, _, label in expected]
+    assert (len(expected) == 0) == (case == "nothing")
+
+
+def test_ties_lie_on_both_sides_of_the_threshold():
+    """The case of this name is sharp: of its logits about half pass, by the last steps of their integers."""
+    maps, scales = _integer_maps("ties", np.random.default_rng(4), "NHWC", THR**2)
+    score = np.sqrt(_probability(maps[0][0] * scales[0][0]) * _probability(maps[2][0] * scales[0][2]))
+    assert 0.2 < (score > THR).mean() < 0.8 and abs(score - THR).max() < 0.02
+
+
+def _probability(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_other_scales_in_the_next_call_count():
+    rule = DecodeRule(**RULES["rdk"], layout="NHWC")
+    maps, scales = _integer_maps("random", np.random.default_rng(0), "NHWC")
+    decoder = Decoder(rule)
+    decoder(*maps, scales=scales)
+    for row in scales:
+        row[0] *= np.float32(1.25)  # in place
+    got, want = (one(*maps, scales=scales) for one in (decoder, Decoder(rule)))
+    assert all(np.array_equal(a, b) for a, b in zip(got, want))
+
+
+def test_one_scale_stands_for_all_channels():
+    rule = DecodeRule(**RULES["rdk"], layout="NHWC")
+    maps, _ = _integer_maps("random", np.random.default_rng(0), "NHWC")
+    one, each = ([[np.full(n, 0.01, np.float32) for n in lengths]] * 5 for lengths in ((1, 1, 1), (5, 4, 1)))
+    got, want = (Decoder(rule)(*maps, scales=scales) for scales in (one, each))
+    assert len(got.boxes) > 5 and all(np.array_equal(a, b) for a, b in zip(got, want))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_narrow_integers_are_compared_in_their_range(dtype):
+    """A bound beyond the range of the type lets all or none pass."""
+    maps, scales = _integer_maps("random", np.random.default_rng(2), "NHWC")
+    limits = np.iinfo(dtype)
+    narrow = [[np.clip(m, limits.min, limits.max) for m in kind] for kind in maps]
+    rule = DecodeRule(**RULES["rdk"], layout="NHWC")
+    got = Decoder(rule)(*[[m.astype(dtype) for m in kind] for kind in narrow], scales=scales)
+    want = Decoder(rule)(*narrow, scales=scales)
+    assert len(want.boxes) > 5 and all(np.array_equal(a, b) for a, b in zip(got, want))
+
+
+def test_half_precision_maps_lose_nothing_at_the_bound():
+    bound = np.float16(np.log(0.3 / 0.7))
+    logits = np.nextafter(np.full((1, 4, 4), bound), np.float16(9))
+    logits[0, ::2] = np.nextafter(np.nextafter(bound, np.float16(-9)), np.float16(-9))
+    box = [np.full((4, 4, 4), 3, np.float16)]
+    got = Decoder(DecodeRule(strides=(8,), score_thr=0.3))([logits], box)
+    assert len(got.boxes) == 8
+
+
+SCALES = [(np.ones(5), np.ones(4), np.ones(1))] * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda maps, scales: (maps, None), "int32 need scales"),
+        (lambda maps, scales: (maps, scales[:4]), "scales of lengths"),
+        (lambda maps, scales: (maps, [row[:2] for row in scales]), "scales of lengths"),
+        (lambda maps, scales: (maps, [(np.ones(6), *row[1:]) for row in scales]), "one scale per channel"),
+        (lambda maps, scales: (maps, [(-row[0], *row[1:]) for row in scales]), "negative or not finite"),
+        (lambda maps, scales: (maps, [(*row[:2], np.array([np.nan])) for row in scales]), "negative or not finite"),
+        (lambda maps, scales: (maps, [(*row[:2], np.array([np.inf])) for row in scales]), "negative or not finite"),
+        (lambda maps, scales: ([[m.astype(np.int64) for m in k] for k in maps], scales), "int8, int16 or int32"),
+        (lambda maps, scales: ([[m.astype(np.uint8) for m in k] for k in maps], None), "uint8 need scales"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(change, message):
+    maps, scales = change(_integer_maps("random", np.random.default_rng(0), "NHWC")[0], SCALES)
+    with pytest.raises(DecoderError, match=message):
+        Decoder(DecodeRule(layout="NHWC"))(*maps, scales=scales)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("threshold", [-0.1, 0.0, 0.5])
+def test_suppression_in_one_group_is_that_of_all_pairs(threshold, extra):
+    rng = np.random.default_rng(extra)
+    for count in (0, 1, 2, 7, 90):
+        corner, size = rng.integers(0, 40, (count, 2)), rng.integers(-2, 20, (count, 2))  # some touch, some are empty
+        boxes = np.concatenate((corner, corner + size), 1).astype(np.float32)
+        kept = []
+        for i, box in enumerate(boxes):
+            if not any(_iou(boxes[j], box, extra) > np.float32(threshold) for j in kept):
+                kept.append(i)
+        assert greedy(boxes, None, threshold, extra).tolist() == kept
+        assert greedy(boxes, np.zeros(count, np.int64), threshold, extra).tolist() == kept
 
 
 def test_equal_scores_rank_by_place_in_both_layouts():
