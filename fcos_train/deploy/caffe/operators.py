@@ -218,14 +218,16 @@ OPERATORS: dict[str, Callable[[Network, Node], str]] = {
 # Operators that pass their input on.
 TRANSPARENT = ("Cast", "Dropout", "Identity")
 BN_HEAD = (
-    "caffe has no GroupNorm: train the BN head, configs/fcos/fcos_r50_caffe_fpn_bn-head_4x4_1x_coco.py "
-    "(norm_cfg=dict(type='BN') in bbox_head)"
+    "train the BN head, configs/fcos/fcos_r50_caffe_fpn_bn-head_4x4_1x_coco.py (norm_cfg=dict(type='BN') in bbox_head)"
 )
-# Operators that have another cure than a model without them.
+BATCH_NORM = "train a backbone with BatchNorm, such as ResNet"
+NO_DCN = "train without deformable convolutions (backbone.dcn=None)"
+# Operators without a counterpart of which the cause in the model is known, with the cure.
 CURES = {
-    "DeformConv": "train without deformable convolutions (backbone.dcn=None)",
+    "DeformConv": NO_DCN,
     "GlobalAveragePool": "train a backbone without squeeze-and-excitation",
     "GroupNormalization": BN_HEAD,
     "InstanceNormalization": BN_HEAD,
-    "LayerNormalization": "train a backbone with BatchNorm, such as ResNet",
+    "LayerNormalization": BATCH_NORM,
+    "Shape": f"a map is enlarged by a factor that is not whole: {MULTIPLES}",
 }

@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from fcos_train.deploy.caffe.convert import write_caffe
-from fcos_train.deploy.caffe.operators import BN_HEAD
+from fcos_train.deploy.caffe.operators import BATCH_NORM, BN_HEAD, NO_DCN
 from fcos_train.deploy.caffe.session import CaffeSession, require_reader
 from fcos_train.deploy.parts.blobs import FLOAT32
+from fcos_train.deploy.parts.files import some
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.target import Conversion, Target
+
+# Layers of PyTorch without a counterpart, by the name of their class, with the cure.
+WITHOUT_LAYER = {
+    "DeformConv2d": NO_DCN,
+    "GroupNorm": BN_HEAD,
+    "LayerNorm": BATCH_NORM,
+    "ModulatedDeformConv2d": NO_DCN,
+}
 
 
 class Caffe(Target):
@@ -26,6 +35,15 @@ class Caffe(Target):
         """OpenCV verifies what is written."""
         super().require()
         require_reader()
+
+    def model_faults(self, model: Any) -> list[str]:
+        """Layers that caffe does not have."""
+        found: dict[str, list[str]] = {}
+        for name, module in model.named_modules():
+            kind = next((base.__name__ for base in type(module).__mro__ if base.__name__ in WITHOUT_LAYER), None)
+            if kind:
+                found.setdefault(kind, []).append(name)
+        return [f"there is no layer for {kind} ({some(names, 1)}): {WITHOUT_LAYER[kind]}" for kind, names in found.items()]
 
     def convert(self, job: Conversion) -> None:
         """Write both files."""

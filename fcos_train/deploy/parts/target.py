@@ -83,6 +83,10 @@ class Target(ABC):
         """Whether a conversion to this precision needs images."""
         return precision == "int8"
 
+    def model_faults(self, model: Any) -> list[str]:
+        """What in the mmdet detector the target cannot represent, each with the cure; before the export to ONNX."""
+        return []
+
     def faults(self, description: Mapping[str, Any], model: Any) -> list[str]:
         """What in the model the target cannot represent, each with the cure; known before anything is converted.
 
