@@ -61,7 +61,7 @@ def network_of(model: ModelProto, name: str) -> Any:
 
 
 def _require_known(model: ModelProto) -> None:
-    """Refuse operators that have no counterpart; where the cause is known it alone is named, not what it brings along."""
+    """Refuse operators without a counterpart; where a known cause is among them, it alone is named."""
     known = {*OPERATORS, *TRANSPARENT, "Constant"}
     foreign = {node.op_type: node.name for node in reversed(model.graph.node) if node.op_type not in known}
     if not foreign:

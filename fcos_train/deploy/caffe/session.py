@@ -34,12 +34,12 @@ class CaffeSession(Session):
         require_reader()
         weights = path.with_suffix(".caffemodel")
         network = read_network(path)
-        require_weights(network, read_weights(weights), path, weights)
         self.path, self.batch = path, 1
         self.height, self.width = description["input"]["example_shape"]
         self.input_name = description["input"]["name"]
         self.outputs = [entry["name"] for entry in description["outputs"]]
         self._require_described(network)
+        require_weights(network, read_weights(weights), path, weights)
         try:
             self._net = cv2.dnn.readNetFromCaffe(str(path), str(weights))
         except cv2.error as error:
@@ -50,18 +50,21 @@ class CaffeSession(Session):
         there = {top for layer in network.layer for top in layer.top}
         missing = [name for name in (self.input_name, *self.outputs) if name not in there]
         if missing:
-            raise UserError(f"{self.path} has no blob {missing[0]}: it does not belong to its description, or is cut off")
+            raise UserError(f"{self.path} has no blob {missing[0]}: it is cut off, or not that of its description")
         shapes = [tuple(layer.input_param.shape[0].dim) for layer in network.layer if layer.input_param.shape]
-        if shapes != [(1, 3, self.height, self.width)]:
-            raise UserError(f"{self.path} takes {shapes}, its description says {(1, 3, self.height, self.width)}")
+        if shapes != [self.shape]:
+            raise UserError(f"{self.path} takes inputs of the shapes {shapes}, its description says {self.shape}")
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for a batch f32 [1, 3, H, W]."""
         if images.shape != self.shape:
             raise UserError(f"{self.path} takes images of the shape {self.shape}, not {images.shape}")
         self._net.setInput(np.ascontiguousarray(images, np.float32), self.input_name)
-        # OpenCV may reuse the memory of its blobs in the next call.
-        return [np.array(blob) for blob in self._net.forward(self.outputs)]
+        try:
+            # OpenCV may reuse the memory of its blobs in the next call.
+            return [np.array(blob) for blob in self._net.forward(self.outputs)]
+        except cv2.error as error:
+            raise UserError(f"{self.path} cannot be run by OpenCV {cv2.__version__}: {error.err}") from error
 
 
 def require_reader() -> None:

@@ -43,7 +43,7 @@ class Caffe(Target):
             kind = next((base.__name__ for base in type(module).__mro__ if base.__name__ in WITHOUT_LAYER), None)
             if kind:
                 found.setdefault(kind, []).append(name)
-        return [f"there is no layer for {kind} ({some(names, 1)}): {WITHOUT_LAYER[kind]}" for kind, names in found.items()]
+        return [f"there is no layer for {kind} ({some(at, 1)}): {WITHOUT_LAYER[kind]}" for kind, at in found.items()]
 
     def convert(self, job: Conversion) -> None:
         """Write both files."""

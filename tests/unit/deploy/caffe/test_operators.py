@@ -74,8 +74,8 @@ def model_of(body: str) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in POOL.items()}
     weights |= NUMBERS | {"v": rng.random(4, np.float32) + 0.5}
-    used = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(weights[n]), n) for n in sorted(used & {*weights}))
+    used = sorted({name for node in model.graph.node for name in node.input} & {*weights})
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(weights[name]), name) for name in used)
     for place, node in enumerate(model.graph.node):
         node.name = f"{'abcd'[place]}/{node.op_type}"
     model.graph.output[0].type.tensor_type.ClearField("shape")
