@@ -72,9 +72,7 @@ def _slimmed(source: Path) -> tuple[int, Any]:
     return number, after
 
 
-def _differences(
-    session: OnnxSession, simplified: bytes, description: dict[str, Any]
-) -> dict[str, tuple[float, bool]]:
+def _differences(session: OnnxSession, simplified: bytes, description: dict[str, Any]) -> dict[str, tuple[float, bool]]:
     """Of each output: the largest difference over some images, and whether it is too large."""
     from fcos_train.data.shapes import draw_image
     from fcos_train.deploy.parts.session import cpu_session
