@@ -12,6 +12,7 @@ from fcos_train.deploy.caffe.session import CaffeSession, require_reader
 from fcos_train.deploy.parts.blobs import FLOAT32
 from fcos_train.deploy.parts.files import some
 from fcos_train.deploy.parts.session import Session
+from fcos_train.deploy.parts.sides import side_faults
 from fcos_train.deploy.parts.target import Conversion, Target
 
 # Layers of PyTorch without a counterpart, by the name of their class, with the cure.
@@ -44,6 +45,10 @@ class Caffe(Target):
             if kind:
                 found.setdefault(kind, []).append(name)
         return [f"there is no layer for {kind} ({some(at, 1)}): {WITHOUT_LAYER[kind]}" for kind, at in found.items()]
+
+    def shape_faults(self, shape: tuple[int, int], model: Any) -> list[str]:
+        """Maps are enlarged by whole factors."""
+        return side_faults(shape, model)
 
     def convert(self, job: Conversion) -> None:
         """Write both files."""

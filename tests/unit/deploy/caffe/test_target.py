@@ -186,6 +186,7 @@ def test_damaged_files(artefact, tmp_path, suffix, damage, said):
         (["--precision", "fp16"], "--precision fp16: --target caffe has fp32"),
         (["--output-file", "m.onnx"], "must end in .prototxt"),
         (["--end", "raw"], "--end does not apply to --target caffe"),
+        (["--shape", "100", "140"], "must be multiples of 32 px"),
     ],
 )
 def test_options_that_caffe_does_not_have(arguments, said, checkpoint, tmp_path, monkeypatch, capsys):
