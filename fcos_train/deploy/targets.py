@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 # Name -> "module:class" of a `Target`.
 _REGISTRY: dict[str, str] = {
+    "caffe": "caffe.target:Caffe",
     "openvino": "openvino.target:OpenVino",
 }
 TARGETS = ("onnx", *_REGISTRY)
 # Suffix of the main file -> name, to recognise an artefact without importing its package.
 SUFFIXES: dict[str, str] = {
+    ".prototxt": "caffe",
     ".xml": "openvino",
 }
 

@@ -92,6 +92,14 @@ class Target(ABC):
         """
         return []
 
+    def shape_faults(self, shape: tuple[int, int], model: Any) -> list[str]:
+        """What is wrong with an input size, known before anything is exported.
+
+        Args:
+            shape: height and width. model: the mmdet detector.
+        """
+        return []
+
     @abstractmethod
     def convert(self, job: Conversion) -> None:
         """Write the main file ``job.output`` and the files that belong to it, of which each name begins with its stem.
@@ -107,6 +115,10 @@ class Target(ABC):
         Raises:
             UserError: a missing, truncated or foreign file, or a runtime that is not installed.
         """
+
+    def model_faults(self, model: Any) -> list[str]:
+        """What in the mmdet detector the target cannot represent, each with the cure; before the export to ONNX."""
+        return []
 
     def files(self, path: Path) -> list[Path]:
         """The files of an artefact, the main file first."""

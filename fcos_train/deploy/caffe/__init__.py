@@ -1,0 +1,1 @@
+"""Caffe: `.prototxt` and `.caffemodel` written without caffe, run by OpenCV."""
