@@ -71,6 +71,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         safe=options.safe_config,
     )
     shape = options.shape or default_shape(detector)
+    _require_none(target, target.shape_faults(shape, detector.model))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as scratch:
         folder = Path(scratch)
@@ -78,9 +79,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         files = _calibration_files(options, folder) if target.calibrates(precision) else []
         exported = write_verified(detector, source, folder / "onnx" / f"{path.stem}.onnx", say)
         description = read_description(exported.description)
-        faults = target.faults(description, detector.model)
-        if faults:
-            raise UserError("; ".join(f"--target {target.name}: {fault}" for fault in faults))
+        _require_none(target, target.faults(description, detector.model))
         written = folder / "files" / path.name
         written.parent.mkdir()
         calibration = partial(_calibration, files, options.calibration_images)
@@ -91,6 +90,11 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         place = write_whole(written.with_name(f"{written.name}.json"), as_json(description))
         blobs, fault = _verified(target, written, description, place, detector, source, say)
         return _named(target, written, path, place, blobs, fault, say)
+
+
+def _require_none(target: Target, faults: Sequence[str]) -> None:
+    if faults:
+        raise UserError("; ".join(f"--target {target.name}: {fault}" for fault in faults))
 
 
 def _onnx_options(options: TargetOptions, target: Target, shape: tuple[int, int]) -> ExportOptions:

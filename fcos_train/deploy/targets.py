@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 # Name -> "module:class" of a `Target`.
 _REGISTRY: dict[str, str] = {
     "openvino": "openvino.target:OpenVino",
+    "ncnn": "ncnn.target:Ncnn",
 }
 TARGETS = ("onnx", *_REGISTRY)
 # Suffix of the main file -> name, to recognise an artefact without importing its package.
 SUFFIXES: dict[str, str] = {
     ".xml": "openvino",
+    ".param": "ncnn",
 }
 
 
