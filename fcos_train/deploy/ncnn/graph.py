@@ -144,7 +144,9 @@ def read_graph(path: Path) -> Graph:
     for layer in layers:
         missing = [blob for blob in layer.bottoms if blob not in known]
         if missing:
-            raise UserError(f"{path} is damaged: layer {layer.name} reads {missing[0]}, which no layer before it writes")
+            raise UserError(
+                f"{path} is damaged: layer {layer.name} reads {missing[0]}, which no layer before it writes"
+            )
         known.update(layer.tops)
     return graph
 

@@ -1,14 +1,15 @@
 """Writes models of less precision: weights stored as fp16, or convolutions in int8.
 
-int8 means weights and inputs of convolutions as int8, with scales from calibration images. ncnn's own tools for it (ncnn2table, ncnn2int8) are not in its Python package. The layout is that of ncnn's int8
-inference: a convolution with ``8=2`` has int8 weights, the float32 bias, a scale per output channel and one of its
-input; a grouped one with ``8=1`` has a scale per group. A number is stored as ``round(number * scale)``, within -127
-to 127, and all scales are ``127 / largest absolute value``.
+int8 means weights and inputs of convolutions as int8, with scales from calibration images. ncnn's own tools for it
+(ncnn2table, ncnn2int8) are not in its Python package. The layout is that of ncnn's int8 inference: a convolution with
+``8=2`` has int8 weights, the float32 bias, a scale per output channel and one of its input; a grouped one with ``8=1``
+has a scale per group. A number is stored as ``round(number * scale)``, within -127 to 127, and all scales are
+``127 / largest absolute value``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +22,8 @@ from mmcv_overrides.errors import UserError
 TERMS = {"Convolution": "2", "ConvolutionDepthWise": "1"}  # kind -> value of parameter 8
 LARGEST = 127
 PNNX = "the .bin file of pnnx"
-# Rounding to 11 bits changes the norm of an array by a relative 2.8e-4; more means numbers below fp16's normal range.
-ROUNDING = 1e-3
+# Rounding to 11 bits changes an array by 2e-4 of its norm; more means numbers below the normal range of fp16.
+ROUNDING = 4e-4
 
 
 def halved(graph: Graph, data: bytes) -> tuple[bytes, list[str]]:
@@ -72,7 +73,7 @@ def _require_known(graph: Graph, precision: str) -> None:
         raise UserError(f"{precision} is not available for a network with the layers {', '.join(unknown)}")
 
 
-def calibrated(network: Network, images: Iterable[np.ndarray]) -> dict[str, float]:
+def calibrated(network: Network, images: Sequence[np.ndarray]) -> dict[str, float]:
     """Largest absolute value of the input of each convolution, over the images.
 
     Args:
@@ -87,12 +88,11 @@ def calibrated(network: Network, images: Iterable[np.ndarray]) -> dict[str, floa
     """
     names = sorted({layer.bottoms[0] for layer in network.graph.layers if layer.kind in TERMS})
     ranges = dict.fromkeys(names, 0.0)
-    count = 0
-    for count, image in enumerate(images, 1):
+    for image in images:
         for name, blob in zip(names, network.run(image, names)):
             ranges[name] = max(ranges[name], float(np.abs(blob).max(initial=0.0)))
     broken = [name for name, value in ranges.items() if not np.isfinite(value)]
-    if broken or not count:
+    if broken or not images:
         raise UserError(
             f"int8: blob {broken[0]} has values that are not finite" if broken else "int8: no image to calibrate with"
         )
@@ -131,7 +131,7 @@ def _int8(layer: Layer, arrays: list[bytes], reach: float) -> tuple[Layer, list[
     rows = _values(layer, arrays[0]).reshape(groups, -1)
     scales = scale_of(np.abs(rows).max(1))
     numbers = np.clip(np.rint(rows * scales[:, None]), -LARGEST, LARGEST)
-    both = np.append(scales, scale_of(np.float32(reach))).astype("<f4")
+    both = np.append(scales, scale_of(np.array([reach], np.float32))).astype("<f4")
     marked = replace(layer, settings={**layer.settings, 8: TERMS[layer.kind]})
     return marked, [int8_array(numbers), *arrays[1:], both.tobytes()]
 

@@ -39,7 +39,9 @@ class Ncnn(Target):
         names = {f"out{index}": entry["name"] for index, entry in enumerate(outputs)}
         missing = [name for old, name in names.items() if old not in graph.blobs]
         if missing or graph.inputs != ["in0"]:
-            raise UserError(f"pnnx wrote a graph with the inputs {graph.inputs} and without {missing or 'an input in0'}")
+            raise UserError(
+                f"pnnx wrote a graph with the inputs {graph.inputs} and without {missing or 'an input in0'}"
+            )
         graph = graph.renamed({"in0": job.description["input"]["name"], **names})
         kept: list[str] = []
         if job.precision == "int8":
