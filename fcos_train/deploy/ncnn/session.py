@@ -74,8 +74,8 @@ class Network:
         """
         self.require(names)
         extractor = self._net.create_extractor()
-        blob = self._mat(np.ascontiguousarray(image, np.float32)).clone()
-        self._checked(extractor.input(self.input, blob), "take", self.input)
+        pixels = np.ascontiguousarray(image, np.float32)  # ncnn's matrix refers to its memory, so it must stay
+        self._checked(extractor.input(self.input, self._mat(pixels).clone()), "take", self.input)
         found = []
         for name in names:
             code, blob = extractor.extract(name)

@@ -34,6 +34,7 @@ class Ncnn(Target):
 
     def convert(self, job: Conversion) -> None:
         """Convert with pnnx, name the blobs, and quantise."""
+        images = job.calibration(CALIBRATION) if job.precision == "int8" else []
         shape, outputs = job.description["input"]["shape"], job.description["outputs"]
         graph, data = converted(job.onnx, shape)
         names = {f"out{index}": entry["name"] for index, entry in enumerate(outputs)}
@@ -48,9 +49,9 @@ class Ncnn(Target):
             _write(job.output, graph, data)
             rule = rule_of(job.description)
             network = Network(job.output, job.output.with_suffix(".bin"), keep=True)
-            images = [rule.prepare(image) for image in job.calibration(CALIBRATION)]
             job.say(f"calibrating with {len(images)} images")
-            graph, data, kept = quantized(graph, data, calibrated(network, images))
+            ranges = calibrated(network, [rule.prepare(image) for image in images])
+            graph, data, kept = quantized(graph, data, ranges)
         elif job.precision == "fp16":
             data, kept = halved(graph, data)
         if kept:

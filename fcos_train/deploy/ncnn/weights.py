@@ -19,9 +19,9 @@ FLOAT32, FLOAT16, INT8, FLOAT32_SCALED = 0, 0x01306B47, 0x000D4B38, 0x0002C056
 # fmt: off
 WITHOUT_WEIGHTS = frozenset((
     "Input", "Split", "BinaryOp", "UnaryOp", "ReLU", "Interp", "Pooling", "Concat", "Permute", "Reshape", "Crop",
-    "Sigmoid", "Swish", "HardSwish", "HardSigmoid", "Clip", "Eltwise", "Softmax", "Slice", "Dropout", "Noop", "Flatten", "Mish",
-    "TanH", "ELU", "SELU", "GELU", "AbsVal", "Exp", "Log", "Power", "Threshold", "ShuffleChannel", "PixelShuffle", "Squeeze",
-    "ExpandDims", "Reduction", "Cast", "Packing",
+    "Sigmoid", "Swish", "HardSwish", "HardSigmoid", "Clip", "Eltwise", "Softmax", "Slice", "Dropout", "Noop", "Flatten",
+    "Mish", "TanH", "ELU", "SELU", "GELU", "AbsVal", "Exp", "Log", "Power", "Threshold", "ShuffleChannel",
+    "PixelShuffle", "Squeeze", "ExpandDims", "Reduction", "Cast", "Packing",
 ))
 # fmt: on
 

@@ -83,20 +83,20 @@ class Target(ABC):
         """Whether a conversion to this precision needs images."""
         return precision == "int8"
 
-    def shape_faults(self, shape: tuple[int, int], model: Any) -> list[str]:
-        """What is wrong with an input size, known before anything is exported.
-
-        Args:
-            shape: height and width. model: the mmdet detector.
-        """
-        return []
-
     def faults(self, description: Mapping[str, Any], model: Any) -> list[str]:
         """What in the model the target cannot represent, each with the cure; known before anything is converted.
 
         Args:
             description: of the ONNX export.
             model: the mmdet detector.
+        """
+        return []
+
+    def shape_faults(self, shape: tuple[int, int], model: Any) -> list[str]:
+        """What is wrong with an input size, known before anything is exported.
+
+        Args:
+            shape: height and width. model: the mmdet detector.
         """
         return []
 
