@@ -30,6 +30,8 @@ from fcos_train.infer.detector import Detector
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
+COMPARED = 2  # images of --data-path on which maps are compared
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -77,7 +79,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as scratch:
         folder = Path(scratch)
         source = _onnx_options(options, target, shape)
-        files = _calibration_files(options, folder) if target.calibrates(precision) else []
+        files = _data_files(options, folder, target.calibrates(precision))
         exported = write_verified(detector, source, folder / "onnx" / f"{path.stem}.onnx", say)
         description = read_description(exported.description)
         _refuse(target, target.faults(description, detector.model))
@@ -89,7 +91,12 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         target.convert(job)
         description.update(target=target.name, precision=precision)
         place = write_whole(written.with_name(f"{written.name}.json"), as_json(description))
-        blobs, fault = _verified(target, written, description, place, detector, source, say)
+        if files and source.input_img is None:
+            images, origin = read_images(spread(files, COMPARED)), "of --data-path"
+        else:
+            images, origin = verification_images(detector, source.input_img)
+        say(f"{target.name} {precision}: every map compared with PyTorch's on {len(images)} images ({origin})")
+        blobs, fault = _verified(target, written, description, place, detector, source, images, say)
         return _named(target, written, path, place, blobs, fault, say)
 
 
@@ -106,11 +113,11 @@ def _onnx_options(options: TargetOptions, target: Target, shape: tuple[int, int]
     return ExportOptions(**values)
 
 
-def _calibration_files(options: TargetOptions, folder: Path) -> list[Path]:
-    """The images of ``--data-path``."""
-    if options.data_path is None:
+def _data_files(options: TargetOptions, folder: Path, calibrates: bool) -> list[Path]:
+    """The images of ``--data-path``, none where it is not given."""
+    if options.data_path is None and calibrates:
         raise UserError("int8 needs images to measure the ranges of activations: give --data-path DIR")
-    return calibration_files(options.data_path, folder / "data")
+    return calibration_files(options.data_path, folder / "data") if options.data_path else []
 
 
 def _calibration(files: list[Path], wanted: int | None, usual: int) -> list[np.ndarray]:
@@ -125,6 +132,7 @@ def _verified(
     place: Path,
     detector: Detector,
     options: ExportOptions,
+    images: Sequence[np.ndarray],
     say: Callable[[str], None],
 ) -> tuple[list[Blob], str | None]:
     """Compare the maps of the artefact with PyTorch's on images, and print the result.
@@ -132,7 +140,6 @@ def _verified(
     Returns:
         the differences, and what is out of its limit, or None.
     """
-    images, source = verification_images(detector, options.input_img)
     rule = read_rule(place)
     inputs = [rule.prepare(image)[None] for image in images]
     graph = build_graph(detector.model, graph_spec(options, (rule.height, rule.width)))
@@ -142,8 +149,6 @@ def _verified(
     ours = [session.run(image) for image in inputs]
     limits = target.limits[description["precision"]]
     blobs = compare_maps(description, ours, theirs, limits)
-    what = f"{target.name} {description['precision']}"
-    say(f"{what}: every map compared with PyTorch's on {len(images)} images ({source})")
     for line in table(blobs):
         say(line)
     fault = next((f"{blob.name}: {blob.fault}" for blob in blobs if blob.fault), None)

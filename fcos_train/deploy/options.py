@@ -37,7 +37,7 @@ class TargetOptions(ExportOptions):
     data_path: Annotated[
         str | None,
         Option(
-            "data set (its training images) or folder of images that int8 is calibrated with",
+            "data set (its training images) or folder of images that int8 is calibrated with, and maps are compared on",
             metavar="DIR",
             default="none",
             check=existing,

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 _REGISTRY: dict[str, str] = {
     "caffe": "caffe.target:Caffe",
     "openvino": "openvino.target:OpenVino",
+    "ncnn": "ncnn.target:Ncnn",
 }
 TARGETS = ("onnx", *_REGISTRY)
 # Suffix of the main file -> name, to recognise an artefact without importing its package.
 SUFFIXES: dict[str, str] = {
     ".prototxt": "caffe",
     ".xml": "openvino",
+    ".param": "ncnn",
 }
 
 
