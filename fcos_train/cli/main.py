@@ -27,6 +27,8 @@ VERBS = {
     "eval": ("fcos_train.cli.eval", "evaluate a checkpoint: the 12 COCO numbers and AP per class"),
     "demo": ("fcos_train.cli.demo", "draw the detections of a checkpoint on images or a video"),
     "ascend": ("fcos_train.cli.ascend", "offline inference on Ascend, step by step"),
+    "rdk": ("fcos_train.cli.rdk", "what follows an export to an RDK board"),
+    "rdk-demo": ("fcos_train.cli.rdk_demo", "draw the detections of a model for an RDK board on an image"),
     "export": ("fcos_train.cli.export", "write a checkpoint as ONNX and verify its outputs"),
     "summary": ("fcos_train.cli.summary", "print the final numbers of a run"),
     "check-data": ("fcos_train.cli.check_data", "check a data set and report its faults"),
