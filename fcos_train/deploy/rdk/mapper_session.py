@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -43,7 +44,7 @@ class QuantisedRuntime(Runtime):
             raise UserError(f"{path}: there is no such file; the compiler writes it beside the .bin")
         self.path = path
         self.height, self.width = description["input"]["example_shape"]
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         self._process = subprocess.Popen(
             [str(toolchain.python), worker.__file__, str(path.resolve())],
             stdin=subprocess.PIPE,
@@ -67,10 +68,8 @@ class QuantisedRuntime(Runtime):
         image = (to_yuv444(packed, self.height, self.width).astype(np.int16) - 128).astype(np.int8)[None]
         stream = self._process.stdin
         assert stream is not None
-        try:
+        with contextlib.suppress(OSError):  # the process has ended: `_answer` says why
             worker.send(stream, {}, [image])
-        except OSError:
-            pass  # the process has ended: `_answer` says why
         return self._answer()[1]
 
     def close(self) -> None:

@@ -49,8 +49,7 @@ class RdkDemoOptions(Options):
     model_path: Annotated[
         str,
         Option(
-            ".bin (on a board, else its quantised form), .yaml, _quantized_model.onnx or .onnx of an export to rdk-x5 or "
-            "rdk-x3",
+            "file of an export to rdk-x5 or rdk-x3: .bin (on a PC its quantised form runs), .yaml, or .onnx",
             metavar="FILE",
         ),
     ] = "models/fcos_512x512_nv12.bin"

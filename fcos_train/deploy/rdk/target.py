@@ -28,7 +28,7 @@ USUAL_LEVEL = "O3"
 
 
 class Rdk(Target):
-    """What both boards have in common. The main file is a `.bin`, or the compiler's YAML where that is not installed."""
+    """What both boards have in common. Where the compiler is not installed, its YAML is the main file."""
 
     end, opset = "rdk", 11
     precisions = ("int8",)
@@ -65,9 +65,7 @@ class Rdk(Target):
         job.description["rdk"] = record
         toolchain = find_toolchain()
         if toolchain is None:
-            job.say(
-                "the compiler of the boards is not installed: everything up to it is written, the maps are emulated"
-            )
+            job.say("the compiler is not installed: everything up to it is written, and the maps are emulated")
             return
         record.update(_compile(toolchain, folder, stem, job))
 
@@ -165,9 +163,7 @@ def _compile(toolchain: Toolchain, folder: Path, stem: str, job: Conversion) -> 
             job.say(f"note: hb_perf drew nothing ({error})")
     runtime = QuantisedRuntime(folder / (stem + QUANTISED), job.description, toolchain)
     record["scales"] = {
-        output.name: [float(scale) for scale in output.scales]
-        for output in runtime.outputs
-        if output.scales is not None
+        output.name: output.scales.astype(float).tolist() for output in runtime.outputs if output.scales is not None
     }
     runtime.close()
     for line in report_lines(record):

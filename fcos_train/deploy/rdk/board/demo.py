@@ -161,7 +161,16 @@ def _head(settings: Settings, description: dict[str, Any]) -> Head:
             flag = f"--{name.replace('_', '-')}"
             raise BoardError(f"{flag} {_text(asked)}: the description of {settings.model_path} says {_text(known)}")
         values[name] = next(value for value in (asked, known, usual[name]) if value is not None)
-    return Head(values["classes_num"], values["strides"], values["is_stride"], settings.conf_thres, settings.iou_thres)
+    order = {"cls": 0, "box": 1, "ctr": 2}
+    maps = sorted(description.get("outputs", ()), key=lambda entry: (order[entry["part"]], entry["level"]))
+    return Head(
+        values["classes_num"],
+        values["strides"],
+        values["is_stride"],
+        settings.conf_thres,
+        settings.iou_thres,
+        tuple(entry["name"] for entry in maps),
+    )
 
 
 def _placing(settings: Settings, description: dict[str, Any]) -> tuple[int, tuple[float, ...], bool]:

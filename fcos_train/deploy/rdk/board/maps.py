@@ -37,6 +37,7 @@ class Head:
         strides: of the levels.
         in_strides: distances are in strides (models for the X5), else in pixels (the vendor's models for the X3).
         score, iou: thresholds on scores (boxes at the threshold are kept) and on the overlap of boxes of any class.
+        names: of the outputs, level by level of cls, then of box, then of ctr; empty where they are not known.
     """
 
     classes: int
@@ -44,28 +45,27 @@ class Head:
     in_strides: bool = True
     score: float = 0.5
     iou: float = 0.6
+    names: tuple[str, ...] = ()
 
 
 class MapDecoder:
     """Finds the maps of each level among the outputs of a model and decodes them.
 
-    Only points above the threshold are converted to floats.
+    Outputs are told apart by their shapes. Where maps have the same shape (4 classes and 4 distances, 1 class and
+    centerness), names decide, else the order, in which all known models have the classes before the rest. Only points
+    above the threshold are converted to floats.
 
     Args:
         head: what the maps mean. outputs: of the model, in its order. height, width: of its input.
 
     Raises:
-        BoardError: no output has the shape of a map, or two have.
+        BoardError: no output has the shape of a map, or too many have.
     """
 
     def __init__(self, head: Head, outputs: Sequence[Map], height: int, width: int) -> None:
         self._size = height, width
         self._outputs = list(outputs)
-        shapes = [tuple(output.shape) for output in outputs]
-        self._places = [
-            [_only(shapes, self._outputs, (1, -(-height // s), -(-width // s), c), what, head) for s in head.strides]
-            for c, what in ((head.classes, "classes"), (4, "distances"), (1, "centerness"))
-        ]
+        self._places = _found(head, self._outputs, height, width)
         used = [place for places in self._places for place in places]
         self._scaled = all(self._outputs[place].scales is not None for place in used)
         self._decoder = Decoder(
@@ -106,20 +106,40 @@ class MapDecoder:
         return values.astype(np.float32) * output.scales
 
 
-def _only(
-    shapes: Sequence[tuple[int, ...]], outputs: Sequence[Map], wanted: tuple[int, ...], what: str, head: Head
-) -> int:
-    """Index of the one output of this shape."""
-    found = [index for index, shape in enumerate(shapes) if shape == wanted]
-    if len(found) == 1:
-        return found[0]
-    if len(found) > 1:
-        names = " and ".join(outputs[index].name for index in found)
-        raise BoardError(f"the outputs {names} have the same shape {_text(wanted)}: {what} cannot be told from others")
-    there = ", ".join(f"{output.name} {_text(shape)}" for output, shape in zip(outputs, shapes))
-    raise BoardError(
-        f"no output has the shape {_text(wanted)} of the {what} for {head.classes} classes and the strides "
-        f"{','.join(map(str, head.strides))}; the model has {there} (see --classes-num and --strides)"
+def _found(head: Head, outputs: Sequence[Map], height: int, width: int) -> list[list[int]]:
+    """Indices of the outputs with the classes, the distances and the centerness of each level."""
+    wanted = [
+        (1, -(-height // stride), -(-width // stride), channels)
+        for channels in (head.classes, 4, 1)
+        for stride in head.strides
+    ]
+    shapes = [tuple(output.shape) for output in outputs]
+    there = [output.name for output in outputs]
+    if set(head.names) <= set(there) and len(head.names) == len(wanted):
+        named = [there.index(name) for name in head.names]
+        if [shapes[place] for place in named] == wanted:
+            return _by_part(named, len(head.strides))
+    places: list[int] = []
+    for index, shape in enumerate(wanted):
+        fitting = [place for place, other in enumerate(shapes) if other == shape]
+        if len(fitting) != wanted.count(shape):
+            raise BoardError(_misfit(head, outputs, shape, len(fitting), wanted.count(shape)))
+        places.append(fitting[wanted[:index].count(shape)])
+    return _by_part(places, len(head.strides))
+
+
+def _by_part(places: list[int], levels: int) -> list[list[int]]:
+    return [places[start : start + levels] for start in range(0, len(places), levels)]
+
+
+def _misfit(head: Head, outputs: Sequence[Map], shape: tuple[int, ...], count: int, needed: int) -> str:
+    """The message when the outputs are not the maps of the head."""
+    there = ", ".join(f"{output.name} {_text(output.shape)}" for output in outputs)
+    many = f"{needed} outputs are" if needed > 1 else "one output is"
+    return (
+        f"{many} needed with the shape {_text(shape)} ({head.classes} classes, strides "
+        f"{','.join(map(str, head.strides))}), and {count or 'none'} found; the model has {there} "
+        "(see --classes-num and --strides)"
     )
 
 
