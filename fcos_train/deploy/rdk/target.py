@@ -68,6 +68,8 @@ class Rdk(Target):
             job.say("the compiler is not installed: everything up to it is written, and the maps are emulated")
             return
         record.update(_compile(toolchain, folder, stem, job))
+        for line in report_lines(record):
+            job.say(line)
 
     def open(self, path: Path, description: Mapping[str, Any]) -> Session:
         """A session on the quantised ONNX file beside a `.bin`, or on the float one beside a `.yaml`."""
@@ -155,19 +157,16 @@ def _compile(toolchain: Toolchain, folder: Path, stem: str, job: Conversion) -> 
             raise UserError(f"hb_mapper left no {name}; its last line: {lines[-1][:300]}")
         shutil.move(output / name, folder / name)
     record = {**as_record(report), **_summary(output, report)}
-    if toolchain.has("hb_perf"):
-        try:
-            toolchain.run(["hb_perf", f"{stem}.bin"], folder, job.say)
-            shutil.move(folder / "hb_perf_result" / stem, folder / f"{stem}_hb_perf")
-        except (UserError, OSError) as error:
-            job.say(f"note: hb_perf drew nothing ({error})")
+    if shutil.which("dot") is None:
+        job.say("note: hb_perf draws the compiled model only where Graphviz is installed")
+    else:
+        toolchain.run(["hb_perf", f"{stem}.bin"], folder, job.say)
+        shutil.move(folder / "hb_perf_result" / stem, folder / f"{stem}_hb_perf")
     runtime = QuantisedRuntime(folder / (stem + QUANTISED), job.description, toolchain)
     record["scales"] = {
         output.name: output.scales.astype(float).tolist() for output in runtime.outputs if output.scales is not None
     }
     runtime.close()
-    for line in report_lines(record):
-        job.say(line)
     return record
 
 

@@ -152,7 +152,9 @@ def test_outputs_in_the_order_of_x5_and_x3_and_of_equal_shapes(channels, named):
 
 
 def test_outputs_that_match_no_head_are_listed():
-    with pytest.raises(nv12.BoardError, match=r"shape 1x32x48x80 \(80 classes.*none found; the model has cls0 1x32x48x6"):
+    with pytest.raises(
+        nv12.BoardError, match=r"shape 1x32x48x80 \(80 classes.*none found; the model has cls0 1x32x48x6"
+    ):
         MapDecoder(Head(80), _outputs(), *SIZE)
 
 
