@@ -90,6 +90,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         job = Conversion(exported.path, description, written, precision, calibration, settings, say)
         target.convert(job)
         description.update(target=target.name, precision=precision)
+<<<<<<< HEAD
         place = write_whole(written.with_name(f"{written.name}.json"), as_json(description))
         if files and source.input_img is None:
             images, origin = read_images(spread(files, COMPARED)), "of --data-path"
@@ -97,6 +98,11 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
             images, origin = verification_images(detector, source.input_img)
         say(f"{target.name} {precision}: every map compared with PyTorch's on {len(images)} images ({origin})")
         blobs, fault = _verified(target, written, description, place, detector, source, images, say)
+=======
+        main = target.files(written)[0]
+        place = write_whole(main.with_name(f"{main.name}.json"), as_json(description))
+        blobs, fault = _verified(target, main, description, place, detector, source, say)
+>>>>>>> rdk
         return _named(target, written, path, place, blobs, fault, say)
 
 
@@ -204,8 +210,13 @@ def _named(
         moved.append(end)
     if fault:
         raise NotTheSame(f"the maps of the {target.name} model differ from PyTorch's ({fault}); kept as {moved[0]}")
-    sizes = ", ".join(f"{file.name} ({file.stat().st_size / 1e6:.1f} MB)" for file in moved[:-1])
+    sizes = ", ".join(f"{file.name} ({_size(file) / 1e6:.1f} MB)" for file in moved[:-1])
     say(f"Successfully exported {target.name} model: {sizes}  (description: {moved[-1].name})")
     for line in target.next_steps(moved[0], {}):
         say(line)
     return Converted(moved[0], tuple(moved[:-1]), moved[-1], tuple(blobs))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size

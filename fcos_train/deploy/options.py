@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 # Options of ONNX files that the other targets decide themselves, or that their runtimes do not have.
 ONNX_ONLY = ("end", "batch", "dynamic", "normalize_in_graph", "output_names", "allow_untrained")
 # Options of single targets, with the targets they apply to.
-OF_TARGETS: dict[str, tuple[str, ...]] = {}
+OF_TARGETS: dict[str, tuple[str, ...]] = {"optimize_level": ("rdk-x5", "rdk-x3")}
 # Options that only a target other than onnx has.
 CONVERTED = ("precision", "data_path", "calibration_images")
 
@@ -45,6 +45,14 @@ class TargetOptions(ExportOptions):
     ] = None
     calibration_images: Annotated[
         int | None, Option("number of images that int8 is calibrated with", metavar="N", default="40", least=1)
+    ] = None
+    optimize_level: Annotated[
+        str | None,
+        Option(
+            "of the compiler for the boards: O3 is the fastest on the board, O0 compiles in a fifth of the time",
+            default="O3",
+            choices=("O0", "O1", "O2", "O3"),
+        ),
     ] = None
 
     def conflicts(self) -> list[str]:
