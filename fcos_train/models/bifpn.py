@@ -67,7 +67,7 @@ class BiFPN(BaseModule):
         init_cfg: as in mmengine.
 
     Raises:
-        UserError: fewer levels than maps; in ``forward``, maps that are not twice as large as those of the next level.
+        UserError: fewer levels than maps; in ``forward``, maps of an input whose sides are no such multiples.
     """
 
     def __init__(
@@ -93,9 +93,7 @@ class BiFPN(BaseModule):
             ConvModule(width, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None) for width in inputs
         )
         self.num_pooled = more
-        self.layers = nn.ModuleList(
-            BiFPNLayer(out_channels, num_outs, norm_cfg, act_cfg) for _ in range(num_repeats)
-        )
+        self.layers = nn.ModuleList(BiFPNLayer(out_channels, num_outs, norm_cfg, act_cfg) for _ in range(num_repeats))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps [B, C_l, H_l, W_l] of the backbone -> [B, C, H_l, W_l] of L levels."""
@@ -111,13 +109,21 @@ class BiFPN(BaseModule):
         """Refuse maps of an image that is no multiple of the last stride, before two sizes fail to add up.
 
         Raises:
-            UserError: the message has the size of the input and the multiple.
+            UserError: the message has the size and the multiple; or a last level with one value per channel in
+                training, which has no variance.
         """
-        rows, columns = (int(side) * self.stride for side in inputs[0].shape[-2:])
-        if rows % self.divisor or columns % self.divisor:
+        rows, columns = (int(side) for side in inputs[0].shape[-2:])
+        multiple = self.divisor // self.stride
+        if rows % multiple or columns % multiple:
             raise UserError(
-                f"BiFPN needs inputs whose sides are multiples of {self.divisor} px, not {rows} x {columns}: set "
-                f"model.data_preprocessor.pad_size_divisor={self.divisor}, or give such a --shape"
+                f"BiFPN needs inputs whose sides are multiples of {self.divisor} px; the map of stride {self.stride} "
+                f"is {rows} x {columns}: set model.data_preprocessor.pad_size_divisor={self.divisor}, or give such a "
+                "--shape"
+            )
+        if self.training and len(inputs[0]) * rows * columns == multiple**2:
+            raise UserError(
+                f"one image of {self.divisor} x {self.divisor} px gives the last level of BiFPN one value per channel, "
+                "which BatchNorm cannot normalise in training: use a larger batch size, or larger images"
             )
 
 

@@ -59,3 +59,8 @@ class PlainEfficientNet(EfficientNet):
         if not self.is_init:
             initialize(self, RANDOM)
         super().init_weights()
+
+    def train(self, mode: bool = True) -> PlainEfficientNet:
+        """As in mmdet, but returns the module, as ``nn.Module.train`` does."""
+        super().train(mode)
+        return self

@@ -18,7 +18,7 @@ FIXED_SHAPE = {
     "FSAFHead": "FixedShapeFSAFHead",
     "SqrtScoreFCOSHead": "FixedShapeSqrtScoreFCOSHead",
 }
-# The head that each fixed-shape head stands for; dumped configs and checkpoints of earlier releases have names with Static.
+# The head that each fixed-shape head stands for; configs and checkpoints of earlier releases have names with Static.
 STOCK_OF_FIXED_SHAPE = {
     **{fixed: stock for stock, fixed in FIXED_SHAPE.items()},
     "StaticFCOSHead": "FCOSHead",
