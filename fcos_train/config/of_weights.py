@@ -47,6 +47,12 @@ DEPTHS: dict[tuple[int, ...], tuple[int, int]] = {
 SCORE_THR = {"AdelaiDet": 0.05, "detectron2": 0.2, "torchvision": 0.2}
 CAFFE = Pixels((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), False, 32)
 IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True, 32)
+# Levels -> strides, ranges of the regressed distances, (long, short) side of an image. AdelaiDet's FCOS-RT has three.
+INF = 1e8
+PYRAMIDS: dict[int, tuple[list[int], list[tuple[float, float]], tuple[int, int]]] = {
+    5: ([8, 16, 32, 64, 128], [(-1, 64), (64, 128), (128, 256), (256, 512), (512, INF)], (1333, 800)),
+    3: ([8, 16, 32], [(-1, 64), (64, 128), (128, INF)], (736, 512)),
+}
 # Names of mmdet's FCOS; anything else is a layer that the model here would lack.
 OWN = re.compile(
     r"backbone\.(conv1|bn1|layer\d\.\d+\.(conv\d|bn\d|downsample\.[01]))\.\w+"
@@ -85,6 +91,8 @@ def config_for(checkpoint: Mapping[str, Any], where: str) -> tuple[Config, list[
     weights = {name: value for name, value in weights.items() if name not in ("pixel_mean", "pixel_std")}
     model = _model(weights, package, pixels, where)
     base = Config.fromfile(str(config_folders()[""] / "_base_" / "coco_detection.py"))
+    scale = PYRAMIDS[model["neck"]["num_outs"]][2]
+    _resize(base, scale)
     config = Config({"default_scope": "mmdet", "test_cfg": {"type": "TestLoop"}, **base.to_dict(), "model": model})
     colours = pixels.words()
     place = "3x3" if package == "torchvision" else "1x1"
@@ -93,9 +101,17 @@ def config_for(checkpoint: Mapping[str, Any], where: str) -> tuple[Config, list[
     return config, [
         f"{where}: weights of {package}'s FCOS, ResNet-{depth}, {norm} in the head, {count} classes",
         f"  assumed, because weights do not tell: {colours}, stride in the {place} convolution of a block, short side "
-        f"800 px; otherwise give a config with --config",
+        f"{scale[1]} px; otherwise give a config with --config",
         f"  score: sqrt(class x centerness) as in {package}; boxes above {SCORE_THR[package]}, IoU 0.6",
     ]
+
+
+def _resize(config: Config, scale: tuple[int, int]) -> None:
+    """Set the size of the images that the base config reads."""
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for step in config[name].dataset.pipeline:
+            if step.type == "Resize":
+                step["scale"] = scale
 
 
 def _pixels(weights: Mapping[str, Tensor], package: str) -> Pixels:
@@ -117,16 +133,18 @@ def _model(weights: Mapping[str, Tensor], package: str, pixels: Pixels, where: s
     outputs = _indexed(weights, r"neck\.fpn_convs\.(\d+)\.conv\.weight")
     tower = _indexed(weights, r"bbox_head\.cls_convs\.(\d+)\.conv\.weight")
     logits = weights.get("bbox_head.conv_cls.weight")
-    if not laterals or len(outputs) != 5 or logits is None:
-        raise _unknown(where, package, "a pyramid of five levels and one class layer are expected")
+    if not laterals or len(outputs) not in PYRAMIDS or logits is None:
+        raise _unknown(where, package, "a pyramid of five levels, or of three, and one class layer are expected")
     channels, extra = len(outputs[0]), outputs[-2].shape[1]
+    strides, ranges, _ = PYRAMIDS[len(outputs)]
     shapes = _stage_channels(body["depth"], weights["backbone.conv1.weight"])
     head: dict[str, Any] = {
         "type": "SqrtScoreFCOSHead",
         "num_classes": len(logits),
         "in_channels": channels,
         "feat_channels": logits.shape[1],
-        "strides": [8, 16, 32, 64, 128],
+        "strides": strides,
+        "regress_ranges": ranges,
         "stacked_convs": len(tower),
         "conv_bias": any(name.startswith("bbox_head.cls_convs.0.conv.bias") for name in weights),
         "norm_cfg": _head_norm(weights),
@@ -146,8 +164,8 @@ def _model(weights: Mapping[str, Tensor], package: str, pixels: Pixels, where: s
             "in_channels": shapes,
             "out_channels": channels,
             "start_level": 4 - len(laterals),
-            "num_outs": 5,
-            "add_extra_convs": "on_output" if extra == channels else "on_input",
+            "num_outs": len(outputs),
+            "add_extra_convs": False if len(outputs) == 3 else "on_output" if extra == channels else "on_input",
             "relu_before_extra_convs": True,
         },
         "bbox_head": head,

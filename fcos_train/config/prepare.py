@@ -22,6 +22,7 @@ from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
+from fcos_train.config.input_sizes import check_input_sizes
 from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import make_buildable, rename_jpeg_compression, require_annotations
 from fcos_train.config.options import TrainOptions
@@ -66,6 +67,7 @@ def prepare(
     # The level of precision first: the step depends on it.
     level = set_precision(cfg, options, accelerator)
     notes += set_step(cfg, options, accelerator)
+    check_input_sizes(cfg)
     notes += set_loaders(cfg, options, accelerator)
     set_length(cfg, options)
     world = dist.get_world_size()

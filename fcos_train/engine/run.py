@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from fcos_train.config import of_checkpoint
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
+from fcos_train.config.input_sizes import check_input_sizes
 from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import TRAINING, make_buildable, require_sections
@@ -183,6 +184,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             notes += use_level_norms(cfg.model)
             use_clear_loading(cfg)
             forget_pretrained(cfg)
+            check_input_sizes(cfg)
             cfg["work_dir"] = str(folder)
             notes += _only_test(cfg, options, accelerator)
             cfg["launcher"] = options.launcher

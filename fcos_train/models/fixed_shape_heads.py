@@ -13,8 +13,12 @@ from mmengine.registry import DefaultScope
 from fcos_train.models.level_heads import LEVEL
 from mmcv_overrides.errors import UserError
 
-FIXED_SHAPE = {"FCOSHead": "FixedShapeFCOSHead", "FSAFHead": "FixedShapeFSAFHead"}
-# mmdet's head for each fixed-shape head; dumped configs and checkpoints of earlier releases have names with Static.
+FIXED_SHAPE = {
+    "FCOSHead": "FixedShapeFCOSHead",
+    "FSAFHead": "FixedShapeFSAFHead",
+    "SqrtScoreFCOSHead": "FixedShapeSqrtScoreFCOSHead",
+}
+# The head that each fixed-shape head stands for; configs and checkpoints of earlier releases have names with Static.
 STOCK_OF_FIXED_SHAPE = {
     **{fixed: stock for stock, fixed in FIXED_SHAPE.items()},
     "StaticFCOSHead": "FCOSHead",

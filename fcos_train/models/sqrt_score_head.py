@@ -1,24 +1,26 @@
-"""FCOS heads of other packages, for inference with their weights: another score, another place of the points."""
+"""FCOS heads of other packages: another score, another place of the points."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmdet.models.dense_heads import FCOSHead
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from fcos_train.models.fcos_head import FixedShapeFCOSHead
 from fcos_train.models.level_norm import HasLevelNorms
 from mmcv_overrides.errors import UserError
 
 THRESHOLDS = ("cls", "score")
 
 
-@MODELS.register_module()
-class SqrtScoreFCOSHead(HasLevelNorms, FCOSHead):
-    """FCOSHead whose score is sqrt(class probability x centerness), as in AdelaiDet, detectron2 and torchvision.
+class SqrtScore(FCOSHead):
+    """Mixin for an FCOS head whose score is sqrt(class probability x centerness), as in AdelaiDet, detectron2 and
+    torchvision.
 
     Parameters and losses are those of FCOSHead. Both scores rank boxes alike, so NMS keeps the same ones.
 
@@ -63,3 +65,17 @@ class SqrtScoreFCOSHead(HasLevelNorms, FCOSHead):
             if self.threshold_on == "score":
                 found[place] = instances[instances.scores > least]
         return found
+
+
+@MODELS.register_module()
+class SqrtScoreFCOSHead(SqrtScore, HasLevelNorms, FCOSHead):
+    """FCOSHead with the score of :class:`SqrtScore`, and BatchNorm per level."""
+
+
+@MODELS.register_module()
+class FixedShapeSqrtScoreFCOSHead(SqrtScore, FixedShapeFCOSHead):
+    """:class:`SqrtScoreFCOSHead` with a fixed-shape loss."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.level_spec = replace(self.level_spec, offset=self.prior_generator.offset)

@@ -13,6 +13,8 @@ SMALL = [
     f"{loader}_dataloader.dataset.pipeline.{i}.scale=(128,96)" for loader, i in (("train", 2), ("val", 1), ("test", 1))
 ]
 FEW_REGIONS = [f"model.train_cfg.rcnn.{stage}.sampler.num=64" for stage in range(3)]
+# BiFPN pads to 256x256, whose last map is 2x2.
+SQUARE = [option.replace("(128,96)", "(256,192)") for option in SMALL]
 
 TABLE = [
     ("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco", SMALL),
@@ -20,6 +22,12 @@ TABLE = [
     ("fcos/fcos_r50_caffe_fpn_4x4_1x_coco", SMALL),
     ("fcos/fcos_r50_caffe_fpn_gn-head_4x4_1x_coco", SMALL),
     ("fcos/fcos_r50_caffe_fpn_bn-head_4x4_1x_coco", SMALL),
+    ("fcos/fcos_r50_caffe_fpn_bn-head_adelaidet_1x_coco", SMALL),
+    ("fcos/fcos_rt_r50_fpn_bn", ["train_dataloader.dataset.pipeline.2.scales=[(128,96)]"]),
+    ("fcos_efficientnet/fcos_efficientnetb0_512", SQUARE),
+    ("fcos_efficientnet/fcos_efficientnetb0_small", SQUARE),
+    ("fcos_efficientnet/fcos_efficientnetb2_768", SQUARE),
+    ("fcos_efficientnet/fcos_efficientnetb3_896", SQUARE),
     ("fcos/fcos_r18_fpn_small", SMALL),
     ("fcos/fcos_r18_fpn_shapes", SMALL),
     ("fcos/fcos_r18_fpn_shapes_bn-head", SMALL),
@@ -55,7 +63,7 @@ SHIPPED = {
 
 def test_the_table_has_every_shipped_config() -> None:
     assert set(SHIPPED) == {config for config, _ in TABLE if not config.startswith("mmdet::")}
-    assert len(SHIPPED) == 10
+    assert len(SHIPPED) == 16
 
 
 @pytest.mark.parametrize("config", SHIPPED)

@@ -21,6 +21,7 @@ class Package:
     """What differs. ``body``: name of a convolution of the backbone -> names of its weight and of its norm.
 
     ``norm``: of the towers: gn, bn (one per level), shared (statistics per level, one weight) or none.
+    ``levels``: 5, or 3 without the extra ones (FCOS-RT).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Package:
     threshold: tuple[str, float]
     scales: str = ""
     norm: str = "gn"
+    levels: int = 5
 
 
 def _detectron2_body(name: str) -> tuple[str, str]:
@@ -120,7 +122,7 @@ def random_weights(package: Package, seed: int = 0) -> Weights:
     for place in range(3):
         layer(package.pyramid[0].format(place=place, level=place + 3), WIDTH, BASE * 8 * 2**place, 1)
         layer(package.pyramid[1].format(place=place, level=place + 3), WIDTH, WIDTH, 3)
-    for level in (6, 7):
+    for level in (6, 7)[: package.levels - 3]:
         layer(package.pyramid[2].format(level=level), WIDTH, WIDTH, 3)
     step = 2 if package.norm == "none" else 3
     for tower in package.towers:
@@ -128,14 +130,14 @@ def random_weights(package: Package, seed: int = 0) -> Weights:
             layer(f"{tower}.{index}", WIDTH, WIDTH, 3)
             if package.norm == "gn":
                 norm(f"{tower}.{index + 1}", WIDTH, running=False)
-            for place in range(5) if package.norm in ("bn", "shared") else ():
+            for place in range(package.levels) if package.norm in ("bn", "shared") else ():
                 norm(f"{tower}.{index + 1}.{place}", WIDTH, running=True)
                 if package.norm == "shared":
                     for leaf in ("weight", "bias"):
                         found[f"{tower}.{index + 1}.{leaf}"] = found.pop(f"{tower}.{index + 1}.{place}.{leaf}")
     for name, out, bias, gain in zip(package.layers, (CLASSES, 4, 1), (-2.0, 3.0, 0.0), (2.0, 1.0, 2.0), strict=True):
         layer(name, out, WIDTH, 3, bias, gain)
-    for place in range(5) if package.scales else ():
+    for place in range(package.levels) if package.scales else ():
         found[package.scales.format(place=place)] = torch.tensor([0.8 + 0.1 * place])
     return found
 
@@ -195,6 +197,8 @@ def _pyramid(package: Package, weights: Weights, maps: list[Tensor]) -> list[Ten
     for n in (1, 0):
         sums[n] = sums[n] + F.interpolate(sums[n + 1], scale_factor=2, mode="nearest")
     levels = [_conv(weights, outer.format(place=n, level=n + 3), one, padding=1) for n, one in enumerate(sums)]
+    if package.levels == 3:
+        return levels
     levels.append(_conv(weights, extra.format(level=6), levels[2], stride=2, padding=1))
     levels.append(_conv(weights, extra.format(level=7), F.relu(levels[3]), stride=2, padding=1))
     return levels

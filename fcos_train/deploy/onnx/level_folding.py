@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fcos_train.models.level_norm import HasLevelNorms, LevelNorm
+from fcos_train.models.separable_conv import SeparableConv2d
+
+Convolution = nn.Conv2d | SeparableConv2d
 
 
 class LevelConv(nn.ModuleList):
@@ -52,12 +55,13 @@ def _is_foldable(layer: ConvModule) -> bool:
     )
 
 
-def _folded(conv: nn.Conv2d, norm: LevelNorm, level: int) -> nn.Conv2d:
+def _folded(conv: Convolution, norm: LevelNorm, level: int) -> Convolution:
     """A copy of the convolution that includes the norm of this level (https://arxiv.org/abs/1502.03167, 3.2)."""
     own: Any = norm[level]
     conv = copy.deepcopy(conv)
+    last = conv.pointwise if isinstance(conv, SeparableConv2d) else conv
     affine = norm.affine_of(level)
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, own.running_mean, own.running_var, own.eps, *affine
+    last.weight, last.bias = fuse_conv_bn_weights(
+        last.weight, last.bias, own.running_mean, own.running_var, own.eps, *affine
     )
     return conv

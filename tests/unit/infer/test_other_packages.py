@@ -6,15 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
 
+from fcos_train.config.load import load_config
 from fcos_train.config.of_checkpoint import find
 from fcos_train.infer.detector import Detector
+from mmcv_overrides.checkpoint.weights import mmdet_names_of
 from mmcv_overrides.errors import UserError
 from tests.support.other_fcos import ADELAIDET, DETECTRON2, TORCHVISION, detect, random_weights
 
 PACKAGES = {
     "AdelaiDet": ADELAIDET,
     "AdelaiDet-bn": replace(ADELAIDET, norm="bn"),
+    "AdelaiDet-rt": replace(ADELAIDET, norm="bn", levels=3),
     "AdelaiDet-none": replace(ADELAIDET, norm="none"),
     "AdelaiDet-without-scales": replace(ADELAIDET, scales=""),
     "detectron2": DETECTRON2,
@@ -49,6 +54,7 @@ def test_the_boxes_are_those_of_the_package(name, tmp_path):
     norm = {"gn": "GN", "none": "no norm"}.get(package.norm, "BN")
     assert notes[0] == f"a.pth: weights of {package.name}'s FCOS, ResNet-50, {norm} in the head, 3 classes"
     assert ("RGB" if package.rgb else "BGR") in notes[1] and "--config" in notes[1]
+    assert f"short side {512 if package.levels == 3 else 800} px" in notes[1]
 
 
 @pytest.mark.parametrize(("name", "end"), [("AdelaiDet-bn", "decoded"), ("torchvision", "raw"), ("torchvision", "nms")])
@@ -97,6 +103,27 @@ def test_pixel_mean_of_the_file_is_obeyed():
     prepared = found.config.model.data_preprocessor
     assert prepared.bgr_to_rgb and prepared.mean == pytest.approx([123.675, 116.28, 103.53])
     assert "RGB, mean 123.675 116.28 103.53, std 58.395 57.12 57.375" in found.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("config", "levels"), [("fcos/fcos_rt_r50_fpn_bn", 3), ("fcos/fcos_r50_caffe_fpn_bn-head_adelaidet_1x_coco", 5)]
+)
+def test_shipped_configs_take_every_tensor_of_adelaidet(config, levels):
+    """With the widths of the small weights: equal names and shapes, and the levels and norms of the package."""
+    model = load_config(config).model
+    model.backbone.update(base_channels=8, init_cfg=None)
+    model.neck.update(in_channels=[32, 64, 128, 256], out_channels=32)
+    model.bbox_head.update(in_channels=32, feat_channels=32, stacked_convs=2, num_classes=3)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        built = MODELS.build(model)
+    weights = mmdet_names_of(random_weights(replace(ADELAIDET, norm="bn", levels=levels)))
+    own = {name for name in built.state_dict() if not name.endswith("num_batches_tracked")}
+    assert set(weights) == own
+    assert {name: weights[name].shape for name in own} == {name: built.state_dict()[name].shape for name in own}
+    head = built.bbox_head
+    assert head.sqrt_score and head.norm_on_bbox and head.centerness_on_reg
+    assert [stride[0] for stride in head.prior_generator.strides] == [8, 16, 32, 64, 128][:levels]
+    assert head.regress_ranges[1] == (64, 128) and head.regress_ranges[-1][1] == 1e8
 
 
 LARGE = "backbone.layer1.0.conv3.weight"

@@ -1,0 +1,33 @@
+_base_ = "./fcos_efficientnetb0_512.py"
+image_size = (384, 256)
+train_pipeline = (
+    _base_.train_pipeline[:2]
+    + [
+        dict(type="Resize", scale=image_size, keep_ratio=True),
+        dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
+    ]
+    + _base_.train_pipeline[4:]
+)
+test_pipeline = (
+    _base_.test_pipeline[:1] + [dict(type="Resize", scale=image_size, keep_ratio=True)] + _base_.test_pipeline[2:]
+)
+train_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+max_epochs = 24
+train_cfg = dict(max_epochs=max_epochs, val_interval=4)
+optim_wrapper = dict(
+    _delete_=True,
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=35, norm_type=2),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
+    dict(
+        type="CosineAnnealingLR", by_epoch=True, begin=0, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True
+    ),
+]
+auto_scale_lr = dict(base_batch_size=8)
+default_hooks = dict(logger=dict(interval=10))
