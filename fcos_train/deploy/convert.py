@@ -90,19 +90,14 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         job = Conversion(exported.path, description, written, precision, calibration, settings, say)
         target.convert(job)
         description.update(target=target.name, precision=precision)
-<<<<<<< HEAD
-        place = write_whole(written.with_name(f"{written.name}.json"), as_json(description))
+        main = target.files(written)[0]
+        place = write_whole(main.with_name(f"{main.name}.json"), as_json(description))
         if files and source.input_img is None:
             images, origin = read_images(spread(files, COMPARED)), "of --data-path"
         else:
             images, origin = verification_images(detector, source.input_img)
         say(f"{target.name} {precision}: every map compared with PyTorch's on {len(images)} images ({origin})")
-        blobs, fault = _verified(target, written, description, place, detector, source, images, say)
-=======
-        main = target.files(written)[0]
-        place = write_whole(main.with_name(f"{main.name}.json"), as_json(description))
-        blobs, fault = _verified(target, main, description, place, detector, source, say)
->>>>>>> rdk
+        blobs, fault = _verified(target, main, description, place, detector, source, images, say)
         return _named(target, written, path, place, blobs, fault, say)
 
 

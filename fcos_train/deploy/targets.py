@@ -19,26 +19,20 @@ if TYPE_CHECKING:
 _REGISTRY: dict[str, str] = {
     "caffe": "caffe.target:Caffe",
     "openvino": "openvino.target:OpenVino",
-<<<<<<< HEAD
     "ncnn": "ncnn.target:Ncnn",
-=======
     "rdk-x5": "rdk.target:RdkX5",
     "rdk-x3": "rdk.target:RdkX3",
->>>>>>> rdk
 }
 TARGETS = ("onnx", *_REGISTRY)
 # Suffix of the main file -> name, to recognise an artefact without importing its package; the first is the usual one.
 SUFFIXES: dict[str, str] = {
     ".prototxt": "caffe",
     ".xml": "openvino",
-<<<<<<< HEAD
     ".param": "ncnn",
-=======
     "_x5.bin": "rdk-x5",
     "_x3.bin": "rdk-x3",
     "_x5.yaml": "rdk-x5",  # where the compiler is not installed
     "_x3.yaml": "rdk-x3",
->>>>>>> rdk
 }
 
 
