@@ -28,6 +28,7 @@ VERBS = {
     "demo": ("fcos_train.cli.demo", "draw the detections of a checkpoint on images or a video"),
     "ascend": ("fcos_train.cli.ascend", "offline inference on Ascend, step by step"),
     "export": ("fcos_train.cli.export", "write a checkpoint as ONNX and verify its outputs"),
+    "quantize": ("fcos_train.cli.quantize", "write a checkpoint in int8, calibrated with images"),
     "summary": ("fcos_train.cli.summary", "print the final numbers of a run"),
     "check-data": ("fcos_train.cli.check_data", "check a data set and report its faults"),
     "make-shapes": ("fcos_train.cli.make_shapes", "generate a small data set of drawn shapes"),

@@ -61,7 +61,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
     precision = options.precision or target.precisions[0]
     if precision not in target.precisions:
         raise UserError(f"--precision {precision}: --target {target.name} has {', '.join(target.precisions)}")
-    path = Path(options.output or f"{Path(options.checkpoint).stem}_{precision}{target.suffix}")
+    path = Path(options.output or target.file_name(Path(options.checkpoint).stem, precision))
     detector = Detector.from_checkpoint(
         options.checkpoint,
         options.config,

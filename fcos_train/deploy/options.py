@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 from fcos_train.config.fields import Option, existing
 from fcos_train.deploy.onnx.options import ExportOptions, axis_faults, name_faults
-from fcos_train.deploy.targets import TARGETS, suffix_of
+from fcos_train.deploy.targets import TARGETS, named_by, suffix_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # Options of ONNX files that the other targets decide themselves, or that their runtimes do not have.
 ONNX_ONLY = ("end", "batch", "dynamic", "normalize_in_graph", "output_names", "allow_untrained")
 # Options of single targets, with the targets they apply to.
-OF_TARGETS: dict[str, tuple[str, ...]] = {}
+OF_TARGETS: dict[str, tuple[str, ...]] = {
+    "calibration_method": ("onnx-int8",),
+}
 # Options that only a target other than onnx has.
 CONVERTED = ("precision", "data_path", "calibration_images")
 
@@ -45,6 +47,15 @@ class TargetOptions(ExportOptions):
     calibration_images: Annotated[
         int | None, Option("number of images that int8 is calibrated with", metavar="N", default="40", least=1)
     ] = None
+    calibration_method: Annotated[
+        str | None,
+        Option(
+            "how onnx-int8 takes the range of an activation from the images: all values, or the range that loses the "
+            "least information",
+            default="minmax",
+            choices=("minmax", "entropy"),
+        ),
+    ] = None
 
     def conflicts(self) -> list[str]:
         """Axes that the end cannot leave open, options that the target does not have, and another file's name."""
@@ -58,6 +69,10 @@ def target_faults(options: Any) -> list[str]:
     if options.target == "onnx":
         foreign = [name for name in (*CONVERTED, *OF_TARGETS) if name in given]
         faults = [f"{_flag(name)} applies to other targets than onnx: give --target" for name in foreign]
+        owner = named_by(options.output) if options.output else None
+        if owner not in (None, "onnx"):
+            faults.append(f"--output-file {options.output}: files of this name belong to --target {owner}")
+            return faults
         return faults + name_faults(options.output)
     own = [name for name, targets in OF_TARGETS.items() if options.target in targets]
     foreign = [name for name in (*ONNX_ONLY, *OF_TARGETS) if name in given and name not in own]

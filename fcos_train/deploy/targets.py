@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 # Name -> "module:class" of a `Target`.
 _REGISTRY: dict[str, str] = {
     "openvino": "openvino.target:OpenVino",
+    "onnx-int8": "onnx_int8.target:OnnxInt8",
 }
 TARGETS = ("onnx", *_REGISTRY)
 # Suffix of the main file -> name, to recognise an artefact without importing its package.
 SUFFIXES: dict[str, str] = {
     ".xml": "openvino",
+    ".int8.onnx": "onnx-int8",
 }
 
 
@@ -41,9 +43,8 @@ def suffix_of(name: str) -> str:
 def named_by(path: str | Path) -> str | None:
     """Name of the target that writes files of this name; None for a checkpoint and other files."""
     name = Path(path).name
-    if name.endswith(".onnx"):
-        return "onnx"
-    return next((target for suffix, target in SUFFIXES.items() if name.endswith(suffix)), None)
+    found = next((target for suffix, target in SUFFIXES.items() if name.endswith(suffix)), None)
+    return found or ("onnx" if name.endswith(".onnx") else None)
 
 
 def require_artefact(path: str | Path) -> str:

@@ -79,6 +79,10 @@ class Target(ABC):
                 + (f"'fcos-train[{self.extra}]'" if self.extra else " ".join(missing))
             )
 
+    def file_name(self, stem: str, precision: str) -> str:
+        """Name of the main file where the user gives none."""
+        return f"{stem}{self.suffix}" if precision in self.suffix else f"{stem}_{precision}{self.suffix}"
+
     def calibrates(self, precision: str) -> bool:
         """Whether a conversion to this precision needs images."""
         return precision == "int8"
