@@ -19,7 +19,7 @@ class QuantizeArguments(ExportArguments):
         str,
         Option("the format to write", choices=tuple(name for name in TARGETS if name != "onnx")),
     ] = "onnx-int8"
-    precision: Annotated[str | None, Option("int8", choices=("int8",), hidden=True)] = "int8"
+    precision: Annotated[str | None, Option("the number type: int8", choices=("int8",), hidden=True)] = "int8"
 
     def conflicts(self) -> list[str]:
         """As of an export; and images to calibrate with are needed."""

@@ -15,7 +15,12 @@ ONNX_ONLY = ("end", "batch", "dynamic", "normalize_in_graph", "output_names", "a
 # Options of single targets, with the targets they apply to.
 OF_TARGETS: dict[str, tuple[str, ...]] = {
     "calibration_method": ("onnx-int8",),
+    "chip": ("rknn",),
 }
+# Of rknn-toolkit2 2.5.0. Older chips (rk1808, rv1109, rv1126) are compiled for by its predecessor.
+ROCKCHIPS = (
+    "rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rv1126b", "rv1106", "rv1106b", "rv1103", "rv1103b", "rk2118",
+)  # fmt: skip
 # Options that only a target other than onnx has.
 CONVERTED = ("precision", "data_path", "calibration_images")
 
@@ -56,6 +61,9 @@ class TargetOptions(ExportOptions):
             choices=("minmax", "entropy"),
         ),
     ] = None
+    chip: Annotated[str | None, Option("Rockchip chip that rknn compiles for", default="rk3588", choices=ROCKCHIPS)] = (
+        None
+    )
 
     def conflicts(self) -> list[str]:
         """Axes that the end cannot leave open, options that the target does not have, and another file's name."""

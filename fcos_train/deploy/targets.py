@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 _REGISTRY: dict[str, str] = {
     "openvino": "openvino.target:OpenVino",
     "onnx-int8": "onnx_int8.target:OnnxInt8",
+    "rknn": "rknn.target:Rknn",
 }
 TARGETS = ("onnx", *_REGISTRY)
 # Suffix of the main file -> name, to recognise an artefact without importing its package.
 SUFFIXES: dict[str, str] = {
     ".xml": "openvino",
     ".int8.onnx": "onnx-int8",
+    ".rknn": "rknn",
 }
 
 

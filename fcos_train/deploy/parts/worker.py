@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from fcos_train.deploy.parts import worker_host
 from mmcv_overrides.errors import UserError
 
 LAST_LINES = 5
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 STOP_SECONDS = 10.0
 
 
@@ -63,6 +65,7 @@ class Worker:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.what = what
+        self._lines: list[str] = []
         self._log: IO[bytes] = open(log, "w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
@@ -149,11 +152,19 @@ class Worker:
         self.close()
         return WorkerFailed(message, text)
 
+    def printed(self) -> list[str]:
+        """The lines that the process has printed, without colours; also of one that ended."""
+        if not self._log.closed:
+            size = os.fstat(self._log.fileno()).st_size
+            text = os.pread(self._log.fileno(), size, 0).decode(
+                errors="replace"
+            )  # the process writes at the same place
+            self._lines = [line for line in COLOURS.sub("", text).splitlines() if line.strip()]
+        return self._lines
+
     def _last_lines(self) -> str:
         """The last lines of the log, as they end a message."""
-        self._log.seek(0)
-        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        return "".join(f"\n{line[:300]}" for line in lines[-LAST_LINES:])
+        return "".join(f"\n{line[:300]}" for line in self.printed()[-LAST_LINES:])
 
 
 def _environment(python: Path, further: Mapping[str, str]) -> dict[str, str]:
