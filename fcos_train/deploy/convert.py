@@ -90,7 +90,24 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         description.update(target=target.name, precision=precision)
         place = write_whole(written.with_name(f"{written.name}.json"), as_json(description))
         blobs, fault = _verified(target, written, description, place, detector, source, say)
-        return _named(target, written, path, place, blobs, fault, say)
+        done = _named(target, written, path, place, blobs, fault, say)
+    _finished(target, path, bool(options.dry_run), say)
+    return done
+
+
+def _finished(target: Target, path: Path, dry_run: bool, say: Callable[[str], None]) -> None:
+    """Print the command of the last step where it was not done; an error unless only the command is wanted."""
+    reason = target.unfinished(path)
+    if reason is None:
+        return
+    script = target.commands(path)
+    say(script.read_text().rstrip())
+    if not dry_run:
+        raise UserError(
+            f"{path} was not built: {reason}. The command is in {script}; run it where the tool is installed "
+            "(--dry-run only writes it)"
+        )
+    say(f"the command is in {script}")
 
 
 def _onnx_options(options: TargetOptions, target: Target, shape: tuple[int, int]) -> ExportOptions:

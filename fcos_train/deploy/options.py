@@ -16,6 +16,7 @@ ONNX_ONLY = ("end", "batch", "dynamic", "normalize_in_graph", "output_names", "a
 OF_TARGETS: dict[str, tuple[str, ...]] = {
     "calibration_method": ("onnx-int8",),
     "chip": ("rknn",),
+    "dry_run": ("tensorrt",),
 }
 # Of rknn-toolkit2 2.5.0. Older chips (rk1808, rv1109, rv1126) are compiled for by its predecessor.
 ROCKCHIPS = (
@@ -64,6 +65,10 @@ class TargetOptions(ExportOptions):
     chip: Annotated[str | None, Option("Rockchip chip that rknn compiles for", default="rk3588", choices=ROCKCHIPS)] = (
         None
     )
+
+    dry_run: Annotated[
+        bool, Option("write everything up to the command of a tool that may be missing here, and do not run it")
+    ] = False
 
     def conflicts(self) -> list[str]:
         """Axes that the end cannot leave open, options that the target does not have, and another file's name."""

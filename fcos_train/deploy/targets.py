@@ -20,6 +20,7 @@ _REGISTRY: dict[str, str] = {
     "openvino": "openvino.target:OpenVino",
     "onnx-int8": "onnx_int8.target:OnnxInt8",
     "rknn": "rknn.target:Rknn",
+    "tensorrt": "tensorrt.target:TensorRt",
 }
 TARGETS = ("onnx", *_REGISTRY)
 # Suffix of the main file -> name, to recognise an artefact without importing its package.
@@ -27,6 +28,7 @@ SUFFIXES: dict[str, str] = {
     ".xml": "openvino",
     ".int8.onnx": "onnx-int8",
     ".rknn": "rknn",
+    ".engine": "tensorrt",
 }
 
 

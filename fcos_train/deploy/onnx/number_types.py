@@ -19,6 +19,14 @@ from mmcv_overrides.errors import UserError
 
 CALIBRATION_METHODS = ("minmax", "entropy")
 QDQ_OPSET = 13  # the first with one scale per channel
+# TensorRT takes int8 around 0 only, biases in float, weights as float with a pair of their own.
+FOR_TENSORRT = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    "AddQDQPairToWeight": True,
+    "DedicatedQDQPair": True,
+}
 
 
 def to_int8(
@@ -30,8 +38,8 @@ def to_int8(
         source: a float model. target: the file to write.
         inputs: f32 [1, 3, H, W] each, from which the ranges of the activations are measured.
         method: one of :data:`CALIBRATION_METHODS`.
-        symmetric: activations are int8 around 0, as TensorRT needs them; otherwise uint8 with a zero point, which is
-            the fast type on CPUs.
+        symmetric: in the form that TensorRT takes, activations int8 around 0; otherwise uint8 with a zero point, which
+            is the fast type on CPUs.
 
     Raises:
         UserError: the opset is too low, or the model cannot be quantised.
@@ -56,7 +64,7 @@ def to_int8(
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[method],
-            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
+            extra_options=FOR_TENSORRT if symmetric else {"WeightSymmetric": True},
         )
 
 

@@ -116,6 +116,14 @@ class Target(ABC):
         """The files of an artefact, the main file first."""
         return [path]
 
+    def unfinished(self, path: Path) -> str | None:
+        """Why the main file was not written, where the last step needs what this machine lacks; None if it was."""
+        return None
+
+    def commands(self, path: Path) -> Path:
+        """The script with the last step of an unfinished conversion."""
+        return path
+
     def next_steps(self, path: Path, description: Mapping[str, Any]) -> list[str]:
         """Lines that are printed after a conversion: how the files are used."""
         return []

@@ -83,8 +83,13 @@ def test_scales_are_those_of_the_largest_values(tmp_path, symmetric, kind, scale
     first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "x")
     assert values[first.input[1]] == pytest.approx(scale, rel=0.01)
     assert values[first.input[2]].dtype == kind and values[first.input[2]] == zero
-    weights = next(value for value in values.values() if value.shape == (2, 3, 1, 1))
-    assert weights.reshape(2, 3).tolist() == [[127, -64, 32], [127, 64, -1]]
+    weights = next(value for value in values.values() if value.shape == (2, 3, 1, 1)).reshape(2, 3)
+    # TensorRT takes the weights in float, with a pair of their own
+    float_ones = [[1.0, -0.5, 0.25], [127.0, 64.0, -1.0]]
+    assert weights.tolist() == (float_ones if symmetric else [[127, -64, 32], [127, 64, -1]])
+    pairs = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.output[0] != "y"]
+    steps = next(values[node.input[1]] for node in pairs if values[node.input[1]].shape == (2,))
+    assert steps.tolist() == pytest.approx([1 / 127, 1.0], rel=0.01)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "int8.onnx"]
 
 
