@@ -33,6 +33,7 @@ VERBS = {
     "simplify": ("fcos_train.cli.simplify", "write an exported ONNX file with fewer nodes and the same values"),
     "rdk": ("fcos_train.cli.rdk", "what follows an export to an RDK board"),
     "rdk-demo": ("fcos_train.cli.rdk_demo", "draw the detections of a model for an RDK board on an image"),
+    "quantize": ("fcos_train.cli.quantize", "write a checkpoint in int8, calibrated with images"),
     "summary": ("fcos_train.cli.summary", "print the final numbers of a run"),
     "check-data": ("fcos_train.cli.check_data", "check a data set and report its faults"),
     "make-shapes": ("fcos_train.cli.make_shapes", "generate a small data set of drawn shapes"),

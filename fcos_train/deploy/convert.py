@@ -63,7 +63,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
     precision = options.precision or target.precisions[0]
     if precision not in target.precisions:
         raise UserError(f"--precision {precision}: --target {target.name} has {', '.join(target.precisions)}")
-    path = Path(options.output or f"{Path(options.checkpoint).stem}_{precision}{target.suffix}")
+    path = Path(options.output or target.file_name(Path(options.checkpoint).stem, precision))
     detector = Detector.from_checkpoint(
         options.checkpoint,
         options.config,
@@ -98,7 +98,24 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
             images, origin = verification_images(detector, source.input_img)
         say(f"{target.name} {precision}: every map compared with PyTorch's on {len(images)} images ({origin})")
         blobs, fault = _verified(target, main, description, place, detector, source, images, say)
-        return _named(target, written, path, place, blobs, fault, say)
+        done = _named(target, written, path, place, blobs, fault, say)
+    _finished(target, path, bool(options.dry_run), say)
+    return done
+
+
+def _finished(target: Target, path: Path, dry_run: bool, say: Callable[[str], None]) -> None:
+    """Print the command of the last step where it was not done; an error unless only the command is wanted."""
+    reason = target.unfinished(path)
+    if reason is None:
+        return
+    script = target.commands(path)
+    say(script.read_text().rstrip())
+    if not dry_run:
+        raise UserError(
+            f"{path} was not built: {reason}. The command is in {script}; run it where the tool is installed "
+            "(--dry-run only writes it)"
+        )
+    say(f"the command is in {script}")
 
 
 def _refuse(target: Target, faults: Sequence[str]) -> None:

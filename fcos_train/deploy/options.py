@@ -14,7 +14,16 @@ PRECISIONS = ("fp32", "fp16", "int8")
 # Options of ONNX files that the other targets decide themselves, or that their runtimes do not have.
 ONNX_ONLY = ("end", "batch", "dynamic", "normalize_in_graph", "output_names", "allow_untrained")
 # Options of single targets, with the targets they apply to.
-OF_TARGETS: dict[str, tuple[str, ...]] = {"optimize_level": ("rdk-x5", "rdk-x3")}
+OF_TARGETS: dict[str, tuple[str, ...]] = {
+    "optimize_level": ("rdk-x5", "rdk-x3"),
+    "calibration_method": ("onnx-int8",),
+    "chip": ("rknn",),
+    "dry_run": ("tensorrt",),
+}
+# Of rknn-toolkit2 2.5.0. Older chips (rk1808, rv1109, rv1126) are compiled for by its predecessor.
+ROCKCHIPS = (
+    "rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rv1126b", "rv1106", "rv1106b", "rv1103", "rv1103b", "rk2118",
+)  # fmt: skip
 # Options that only a target other than onnx has.
 CONVERTED = ("precision", "data_path", "calibration_images")
 
@@ -54,6 +63,22 @@ class TargetOptions(ExportOptions):
             choices=("O0", "O1", "O2", "O3"),
         ),
     ] = None
+    calibration_method: Annotated[
+        str | None,
+        Option(
+            "how onnx-int8 takes the range of an activation from the images: all values, or the range that loses the "
+            "least information",
+            default="minmax",
+            choices=("minmax", "entropy"),
+        ),
+    ] = None
+    chip: Annotated[str | None, Option("Rockchip chip that rknn compiles for", default="rk3588", choices=ROCKCHIPS)] = (
+        None
+    )
+
+    dry_run: Annotated[
+        bool, Option("write everything up to the command of a tool that may be missing here, and do not run it")
+    ] = False
 
     def conflicts(self) -> list[str]:
         """Axes that the end cannot leave open, options that the target does not have, and another file's name."""
@@ -109,6 +134,10 @@ def target_faults(options: Any) -> list[str]:
     if options.target == "onnx":
         foreign = [name for name in (*CONVERTED, *OF_TARGETS) if name in given]
         faults = [f"{_flag(name)} applies to other targets than onnx: give --target" for name in foreign]
+        owner = named_by(options.output) if options.output else None
+        if owner not in (None, "onnx"):
+            faults.append(f"--output-file {options.output}: files of this name belong to --target {owner}")
+            return faults
         return faults + name_faults(options.output)
     own = [name for name, targets in OF_TARGETS.items() if options.target in targets]
     foreign = [name for name in (*ONNX_ONLY, *OF_TARGETS) if name in given and name not in own]

@@ -22,6 +22,9 @@ _REGISTRY: dict[str, str] = {
     "ncnn": "ncnn.target:Ncnn",
     "rdk-x5": "rdk.target:RdkX5",
     "rdk-x3": "rdk.target:RdkX3",
+    "onnx-int8": "onnx_int8.target:OnnxInt8",
+    "rknn": "rknn.target:Rknn",
+    "tensorrt": "tensorrt.target:TensorRt",
 }
 TARGETS = ("onnx", *_REGISTRY)
 # Suffix of the main file -> name, to recognise an artefact without importing its package; the first is the usual one.
@@ -33,6 +36,9 @@ SUFFIXES: dict[str, str] = {
     "_x3.bin": "rdk-x3",
     "_x5.yaml": "rdk-x5",  # where the compiler is not installed
     "_x3.yaml": "rdk-x3",
+    ".int8.onnx": "onnx-int8",
+    ".rknn": "rknn",
+    ".engine": "tensorrt",
 }
 
 
@@ -51,9 +57,8 @@ def suffix_of(name: str) -> str:
 def named_by(path: str | Path) -> str | None:
     """Name of the target that writes files of this name; None for a checkpoint and other files."""
     name = Path(path).name
-    if name.endswith(".onnx"):
-        return "onnx"
-    return next((target for suffix, target in SUFFIXES.items() if name.endswith(suffix)), None)
+    found = next((target for suffix, target in SUFFIXES.items() if name.endswith(suffix)), None)
+    return found or ("onnx" if name.endswith(".onnx") else None)
 
 
 def require_artefact(path: str | Path) -> str:

@@ -15,7 +15,7 @@ from fcos_train.deploy.ascend.postprocess import postprocess
 from fcos_train.deploy.ascend.preprocess import preprocess
 from fcos_train.deploy.ascend.runs import ais_bench, infer
 from fcos_train.deploy.ascend.txt_to_json import txt_to_json
-from fcos_train.deploy.parts.accuracy import HALF_TOLERANCE, Comparison, tolerance_of
+from fcos_train.deploy.parts.accuracy import Comparison, tolerance_of
 from fcos_train.deploy.parts.classes import read_truth
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers, coco_eval
 from fcos_train.deploy.parts.description import beside, needs_finish, read_description, read_rule
@@ -73,7 +73,7 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None], 
     pth = _count(reference, annotations, rule, description, work, "pth")
     tolerance = options.tolerance
     if tolerance is None:
-        tolerance = HALF_TOLERANCE if session is None else tolerance_of(description)
+        tolerance = tolerance_of(description, session is None)
     return Comparison(pth, exported, tolerance, len(images))
 
 

@@ -281,7 +281,12 @@ class EvaluateOptions(Options):
     ] = None
     tolerance: Annotated[
         float | None,
-        Option("largest difference of the mAPs", metavar="T", default="0.001; for ascend and an .om 0.003", least=0),
+        Option(
+            "largest difference of the mAPs",
+            metavar="T",
+            default="0.001; for fp16, ascend and an .om 0.003; for int8 0.02",
+            least=0,
+        ),
     ] = None
     trust_checkpoint: TrustCheckpoint = False
     safe_config: SafeConfig = False

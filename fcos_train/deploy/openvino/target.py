@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fcos_train.deploy.parts.blobs import FLOAT32, Limits
-from fcos_train.deploy.parts.description import rule_of
+from fcos_train.deploy.parts.blobs import FLOAT16, FLOAT32, INT8
+from fcos_train.deploy.parts.calibration import inputs
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.target import Conversion, Target
 from mmcv_overrides.errors import UserError
 
-CALIBRATION = 40  # images
+
+def without_telemetry(name: str) -> Any:
+    """Import openvino or nncf. Both report their use to a server when imported, unless this package is absent."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module(name)
 
 
 class OpenVino(Target):
@@ -23,12 +32,11 @@ class OpenVino(Target):
     name, suffix, extra = "openvino", ".xml", "openvino"
     precisions = ("fp32", "fp16", "int8")
     packages = {"openvino": "openvino", "nncf": "nncf"}
-    limits = {"fp32": FLOAT32, "fp16": Limits(0.1, 0.05), "int8": Limits(cosine=0.9)}
+    limits = {"fp32": FLOAT32, "fp16": FLOAT16, "int8": INT8}
 
     def convert(self, job: Conversion) -> None:
         """Write the model; int8 is quantised by nncf after calibration with training images."""
-        import openvino
-
+        openvino = without_telemetry("openvino")
         model = openvino.convert_model(str(job.onnx))
         if job.precision == "int8":
             model = _quantised(model, job)
@@ -44,15 +52,12 @@ class OpenVino(Target):
 
 
 def _quantised(model: Any, job: Conversion) -> Any:
-    import logging
-
-    import nncf
-
-    logging.getLogger("nncf").setLevel(logging.WARNING)
-    rule = rule_of(job.description)
-    images = [rule.prepare(image)[None] for image in job.calibration(CALIBRATION)]
-    job.say(f"calibrating with {len(images)} images")
-    return nncf.quantize(model, nncf.Dataset(images), subset_size=len(images))
+    nncf = without_telemetry("nncf")
+    nncf.set_log_level(logging.WARNING)
+    images = inputs(job)
+    # nncf draws its progress bars into logs as well
+    with contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stdout(io.StringIO()):
+        return nncf.quantize(model, nncf.Dataset(images), subset_size=len(images))
 
 
 class OpenVinoSession(Session):
@@ -66,17 +71,22 @@ class OpenVinoSession(Session):
     """
 
     def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
-        import openvino
-
+        openvino = without_telemetry("openvino")
         self.path, self.batch = path, 1
         self.height, self.width = description["input"]["example_shape"]
         if not path.with_suffix(".bin").is_file():
             raise UserError(f"{path} lacks its weights {path.with_suffix('.bin').name} beside it")
+        with open(path, errors="replace") as file:
+            if "<net " not in file.read(1000):  # other formats of this suffix would be tried by other readers
+                raise UserError(f"{path} cannot be loaded by OpenVINO: it is not the graph of a model, or is truncated")
         try:
             self._model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except RuntimeError as error:
             text = str(error).strip().splitlines()[-1]
             raise UserError(f"{path} cannot be loaded by OpenVINO: {text[:300]}") from error
+        shape = [int(side) for side in self._model.inputs[0].shape]
+        if shape != list(self.shape):
+            raise UserError(f"{path} takes an input {shape}, its description says {list(self.shape)}")
         there = {name: output for output in self._model.outputs for name in output.names}
         self.outputs = [entry["name"] for entry in description["outputs"]]
         missing = [name for name in self.outputs if name not in there]

@@ -11,11 +11,16 @@ from fcos_train.deploy.parts.coco_numbers import CocoNumbers
 TOLERANCE, HALF_TOLERANCE, INT8_TOLERANCE = 0.001, 0.003, 0.02
 
 
-def tolerance_of(description: Mapping[str, Any]) -> float:
-    """Largest accepted difference of the mAPs, by the precision of the export."""
-    if description.get("end") == "ascend":  # suppresses in half precision
-        return HALF_TOLERANCE
-    return {"fp16": HALF_TOLERANCE, "int8": INT8_TOLERANCE}.get(description.get("precision", ""), TOLERANCE)
+def tolerance_of(description: Mapping[str, Any], half: bool = False) -> float:
+    """Largest accepted difference of the mAPs, by the number type of an artefact.
+
+    Args:
+        description: of the artefact. half: it computes in half precision, whatever the description says.
+    """
+    if description.get("precision") == "int8":
+        return INT8_TOLERANCE
+    in_half = half or description.get("precision") == "fp16" or description.get("end") == "ascend"
+    return HALF_TOLERANCE if in_half else TOLERANCE
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ class Limits:
 
 
 FLOAT32 = Limits(1e-3, 1e-3)
+FLOAT16 = Limits(0.1, 0.05)
+# Differences depend on the ranges of the maps; what counts is the mAP, with a limit of its own.
+INT8 = Limits(cosine=0.9)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fcos_train.data.images import read_image
+from fcos_train.deploy.parts.description import rule_of
 from mmcv_overrides.errors import UserError
 
+if TYPE_CHECKING:
+    from fcos_train.deploy.parts.target import Conversion
+
+USUAL = 40  # images
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
@@ -46,3 +52,11 @@ def spread(files: list[Path], count: int) -> list[Path]:
 def read_images(files: list[Path]) -> list[np.ndarray]:
     """The images u8 [h, w, 3] BGR; one that cannot be read is named by the error."""
     return [read_image(file) for file in files]
+
+
+def inputs(job: Conversion, usual: int = USUAL) -> list[np.ndarray]:
+    """The calibration images of a conversion as the model takes them, f32 [1, 3, H, W] each; says how many."""
+    rule = rule_of(job.description)
+    found = [rule.prepare(image)[None] for image in job.calibration(usual)]
+    job.say(f"calibrating with {len(found)} images")
+    return found

@@ -79,6 +79,10 @@ class Target(ABC):
                 + (f"'fcos-train[{self.extra}]'" if self.extra else " ".join(missing))
             )
 
+    def file_name(self, stem: str, precision: str) -> str:
+        """Name of the main file where the user gives none."""
+        return f"{stem}{self.suffix}" if precision in self.suffix else f"{stem}_{precision}{self.suffix}"
+
     def calibrates(self, precision: str) -> bool:
         """Whether a conversion to this precision needs images."""
         return precision == "int8"
@@ -123,6 +127,14 @@ class Target(ABC):
     def files(self, path: Path) -> list[Path]:
         """The files of an artefact, the main file first."""
         return [path]
+
+    def unfinished(self, path: Path) -> str | None:
+        """Why the main file was not written, where the last step needs what this machine lacks; None if it was."""
+        return None
+
+    def commands(self, path: Path) -> Path:
+        """The script with the last step of an unfinished conversion."""
+        return path
 
     def next_steps(self, path: Path, description: Mapping[str, Any]) -> list[str]:
         """Lines that are printed after a conversion: how the files are used."""
