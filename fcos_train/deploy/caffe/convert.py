@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf import text_format
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fcos_train.deploy.caffe.network import Blob, Network
 from fcos_train.deploy.caffe.operators import CURES, OPERATORS, TRANSPARENT, Node, Unsupported, Value
@@ -96,7 +97,8 @@ def _translated(
     """
     attributes = {entry.name: _plain(helper.get_attribute_value(entry)) for entry in node.attribute}
     if node.op_type == "Constant":
-        return numpy_helper.to_array(attributes["value"])
+        (value,) = attributes.values()
+        return numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
     inputs = tuple(values[name] for name in node.input)
     if node.op_type in TRANSPARENT:
         return inputs[0]

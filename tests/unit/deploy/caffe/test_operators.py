@@ -53,6 +53,8 @@ CASES = {
     "constants per channel": "s = Mul(k, x) a = Add(s, k1) y = Sub(a, k)",
     "sums": "r = Relu(x) a = Add(x, r) y = Sub(a, x)",
     "concat": "r = Relu(x) y = Concat<axis=1>(r, x)",
+    "constants as nodes": "t = Constant<value_float=2.0>() o = Constant<value = float[1] {0.5}>() "
+    "s = Mul(x, t) y = Add(s, o)",
     "batch norm": "y = BatchNormalization<epsilon=0.01>(x, g, m, g, v)",
     "cast and identity": "c = Cast<to=1>(x) i = Identity(c) r = Relu(i) y = Identity(r)",
     "the input itself": "y = Identity(x)",

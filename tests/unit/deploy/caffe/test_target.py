@@ -213,9 +213,26 @@ def test_opencv_5_is_told_apart(checkpoint, artefact, tmp_path, monkeypatch, cap
         ExportedDetector(artefact)
 
 
-@pytest.mark.parametrize(("name", "sides"), [("fcos-bn", (64, 96)), ("retinanet", (64, 96)), ("fcos-bn", (100, 140))])
-def test_other_ends_of_the_head_and_sizes(name, sides, tmp_path):
-    """Exp and delta boxes; sides that are not multiples of 32 are refused with the cure."""
+def three_levels(config):
+    """P3 to P5, as FCOS-RT."""
+    config.model.neck.num_outs = 3
+    ranges = ((-1, 64), (64, 128), (128, 1e8))
+    config.model.bbox_head.update(strides=[8, 16, 32], regress_ranges=ranges, norm_on_bbox=True)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "levels"),
+    [
+        ("fcos-bn", (64, 96), 5),
+        ("fcos-bn", (64, 96), 3),
+        ("retinanet", (64, 96), 5),
+        ("fsaf", (64, 96), 5),
+        ("fcos-bn", (100, 140), 5),
+    ],
+)
+def test_other_heads_levels_and_sizes(name, sides, levels, tmp_path):
+    """Exp, delta and TBLR boxes; sides that are not multiples of 32 are refused with the cure."""
     from mmdet.registry import MODELS
     from mmengine.registry import DefaultScope
 
@@ -226,7 +243,8 @@ def test_other_ends_of_the_head_and_sizes(name, sides, tmp_path):
     from tests.support.small_detectors import lively
 
     with DefaultScope.overwrite_default_scope("mmdet"):
-        model = lively(MODELS.build(small_config(name).model))
+        config = small_config(name) if levels == 5 else three_levels(small_config(name))
+        model = lively(MODELS.build(config.model))
     graph = build_graph(model, graph_spec(ExportOptions("m.pth", end="adelaidet"), sides))
     path = tmp_path / "m.prototxt"
     (tmp_path / "m.onnx").write_bytes(write(graph, 11).SerializeToString())
@@ -239,6 +257,8 @@ def test_other_ends_of_the_head_and_sizes(name, sides, tmp_path):
     net = cv2.dnn.readNetFromCaffe(str(path), str(path.with_suffix(".caffemodel")))
     image, names = image_of(2) / 64, [output.name for output in graph.outputs]
     net.setInput(image, "input_image")
+    parts = 3 if name.startswith("fcos") else 2
+    assert len(names) == levels * parts and names[levels - 1] == f"P{levels + 2}logits"
     with torch.no_grad():
         expected = graph.reference(torch.from_numpy(image))
     for name, found, tensor in zip(names, net.forward(names), expected, strict=True):
