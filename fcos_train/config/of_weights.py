@@ -53,6 +53,7 @@ PYRAMIDS: dict[int, tuple[list[int], list[tuple[float, float]], tuple[int, int]]
     5: ([8, 16, 32, 64, 128], [(-1, 64), (64, 128), (128, 256), (256, 512), (512, INF)], (1333, 800)),
     3: ([8, 16, 32], [(-1, 64), (64, 128), (128, INF)], (736, 512)),
 }
+EFFICIENTNETS = {3: "b0_512", 5: "b2_768", 6: "b3_896"}  # repeats of BiFPN -> config
 # Names of mmdet's FCOS; anything else is a layer that the model here would lack.
 OWN = re.compile(
     r"backbone\.(conv1|bn1|layer\d\.\d+\.(conv\d|bn\d|downsample\.[01]))\.\w+"
@@ -225,6 +226,9 @@ def _unknown(where: str, package: str, fault: str) -> UserError:
 def _shipped(weights: Mapping[str, Tensor]) -> str:
     """For mmdet's own names: the shipped config whose model has them; "" if none does."""
     names = set(mmdet_names_of(dict(weights)))
+    repeats = {name.split(".")[2] for name in names if name.startswith("neck.layers.")}
+    if len(repeats) in EFFICIENTNETS and any(name.startswith("backbone.layers.") for name in names):
+        return _named(f"fcos_efficientnet/fcos_efficientnet{EFFICIENTNETS[len(repeats)]}")
     deep = any(name.startswith("backbone.layer3.22.") for name in names)
     if any(name.startswith(("bbox_head.conv_centerness", "bbox_head.fcos_centerness")) for name in names):
         norm = next((kind for kind in ("gn", "bn") if any(f"cls_convs.0.{kind}." in name for name in names)), "")
@@ -241,4 +245,8 @@ def _shipped(weights: Mapping[str, Tensor]) -> str:
         found = f"{kind}/{kind}_r50_fpn_1x_coco"
     else:
         return ""
-    return f" (the names look like --config {found}; the number of classes is read from the weights)"
+    return _named(found)
+
+
+def _named(config: str) -> str:
+    return f" (the names look like --config {config}; the number of classes is read from the weights)"

@@ -88,7 +88,7 @@ class BiFPN(BaseModule):
         self.divisor = stride * 2 ** (num_outs - 1)
         self.stride = stride
         more = num_outs - len(in_channels)
-        inputs = [*in_channels, *in_channels[-1:] * min(more, 1)]
+        inputs = [*in_channels, in_channels[-1]] if more else in_channels
         self.lateral_convs = nn.ModuleList(
             ConvModule(width, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None) for width in inputs
         )

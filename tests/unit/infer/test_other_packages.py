@@ -137,6 +137,7 @@ LARGE = "backbone.layer1.0.conv3.weight"
         ({"module.bbox_head.retina_reg.weight": 36}, "retinanet_r50_fpn_1x_coco"),
         ({"bbox_head.retina_reg.weight": 4}, "fsaf_r50_fpn_1x_coco"),
         ({"roi_head.bbox_head.2.fc_cls.weight": 1, "backbone.layer3.22.conv1.weight": 1}, "cascade_rcnn_r101_fpn"),
+        ({f"neck.layers.{n}.up": 1 for n in range(5)} | {"backbone.layers.0.conv": 1}, "fcos_efficientnetb2_768"),
         ({"encoder.weight": 1}, None),
     ],
 )  # fmt: skip
