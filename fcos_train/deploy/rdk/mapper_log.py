@@ -97,7 +97,7 @@ def read_mapper_log(lines: Sequence[str]) -> MapperReport:
         if found:
             outputs.append(Similarity(found[1], float(found[2]), *map(float, found[3].split())))
     removed = [found[1] for line in lines if (found := re.search(r"Node '(.+)' is removed", line))]
-    versions = {}
+    versions: dict[str, str] = {}
     for line in lines:
         version = re.search(r"(hbdk|horizon_nn|hb_mapper) version\s+([\d.]+)", line)
         if version:

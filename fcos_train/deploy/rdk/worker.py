@@ -10,12 +10,12 @@ import io
 import json
 import os
 import sys
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
 
-def send(stream: BinaryIO, header: dict, arrays: list) -> None:
+def send(stream: IO[bytes], header: dict, arrays: list) -> None:
     """Write a message."""
     parts = []
     for array in arrays:
@@ -28,7 +28,7 @@ def send(stream: BinaryIO, header: dict, arrays: list) -> None:
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> tuple[dict, list] | None:
+def receive(stream: IO[bytes]) -> tuple[dict, list] | None:
     """Read a message; None at the end of the stream."""
     line = stream.readline()
     if not line:

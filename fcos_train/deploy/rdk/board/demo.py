@@ -154,7 +154,7 @@ def _head(settings: Settings, description: dict[str, Any]) -> Head:
         "strides": tuple(int(s[0] if isinstance(s, list) else s) for s in decode["strides"]) if description else None,
     }
     usual = {"classes_num": CLASSES, "is_stride": True, "strides": STRIDES}
-    values = {}
+    values: dict[str, Any] = {}
     for name, known in own.items():
         asked = getattr(settings, name)
         if asked is not None and known is not None and asked != known:

@@ -15,7 +15,7 @@ from .maps import Map
 from .nv12 import BoardError, to_bgr
 
 # Of emulated int32 maps whose scales are not known: about the size of those that the vendor's compiler chooses.
-USUAL_SCALE = 2.0**-14
+USUAL_SCALE = 2.0**-18
 
 
 class Runtime:

@@ -21,6 +21,7 @@ from fcos_train.deploy.artefact import open_maps
 from fcos_train.deploy.parts.description import read_description
 from fcos_train.deploy.parts.target import Conversion
 from fcos_train.deploy.rdk import toolchain
+from fcos_train.deploy.rdk.board.runtimes import USUAL_SCALE
 from fcos_train.deploy.rdk.mapper_config import X3, X5, mapper_config, pixels, write_calibration
 from fcos_train.deploy.rdk.mapper_session import BoardSession, QuantisedRuntime
 from fcos_train.deploy.rdk.target import RdkX5
@@ -182,7 +183,7 @@ def test_the_emulation_rounds_to_the_scales_and_sees_the_colours_of_nv12(exporte
     maps = session.run((image - mean)[None])
     grey = np.repeat(image[:1], 3, 0)  # grey keeps its value through NV12, up to the rounding of luma
     assert [m.shape[-1] for m in maps] == [4] * 10 + [1] * 5
-    np.testing.assert_array_equal(maps[0] * 2.0**14, np.rint(maps[0] * 2.0**14))
+    np.testing.assert_array_equal(maps[0] / USUAL_SCALE, np.rint(maps[0] / USUAL_SCALE))
     whole = open_maps(exported.with_name("m_x5.onnx"), description).run((grey - mean)[None])
     emulated = session.run((grey - mean)[None])
     assert max(np.abs(a - b).max() for a, b in zip(emulated, whole)) < 0.12
