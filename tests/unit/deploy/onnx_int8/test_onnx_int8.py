@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from fcos_train.cli.main import main
 from fcos_train.deploy.artefact import ExportedDetector
+from fcos_train.deploy.onnx.compare import overlapping
 from fcos_train.deploy.onnx.number_types import to_fp16, to_int8
 from fcos_train.deploy.parts.accuracy import tolerance_of
 from fcos_train.deploy.targets import named_by
@@ -130,3 +131,12 @@ def test_bad_input_is_one_line_and_writes_nothing(work, tmp_path, capsys, monkey
 def test_a_plain_onnx_file_does_not_take_the_name_of_an_int8_one(work, capsys):
     assert main(["export", work.checkpoint, "--output-file", "m.int8.onnx"]) == 2
     assert "files of this name belong to --target onnx-int8" in capsys.readouterr().err
+
+
+def test_detections_in_int8_are_paired_by_overlap():
+    """Boxes of 10 x 10: moved by 3 px the IoU is 70 / 130, by 4 px 60 / 140; each counts once, unused rows never."""
+    row = [0, 0, 10, 10, 0.9]
+    theirs, labels = np.array([[row, row, [0, 0, 10, 10, 0]]], np.float32), np.array([[0, 1, 0]])
+    for shift, shared in ((3, 1), (4, 0)):
+        moved = np.array([[[shift, 0, 10 + shift, 10, 0.5], [shift, 0, 10 + shift, 10, 0.4]]], np.float32)
+        assert overlapping(moved, np.array([[0, 0]]), theirs, labels).tolist() == [shared, 2, 2]
