@@ -142,3 +142,20 @@ def test_detections_in_int8_are_paired_by_overlap():
     for shift, shared in ((3, 1), (4, 0)):
         moved = np.array([[[shift, 0, 10 + shift, 10, 0.5], [shift, 0, 10 + shift, 10, 0.4]]], np.float32)
         assert overlapping(moved, np.array([[0, 0]]), theirs, labels).tolist() == [shared, 2, 2]
+
+
+def test_percentile_leaves_out_rare_values(tmp_path, capsys):
+    """One value of 50 among 96000 between -1 and 1: the whole range has a step of 51 / 255."""
+    _one_convolution(tmp_path / "float.onnx")
+    values = np.random.default_rng(0).uniform(-1, 1, (2000, 1, 3, 4, 4)).astype(np.float32)
+    values[0, 0, 0, 0, 0] = 50
+    steps = {}
+    for method in ("minmax", "percentile"):
+        to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", list(values), method)
+        graph = onnx.load(tmp_path / "int8.onnx").graph
+        node = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "x")
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        steps[method] = float(constants[node.input[1]])
+    assert steps["minmax"] == pytest.approx(51 / 255, rel=0.01)
+    assert steps["percentile"] == pytest.approx(2 / 255, rel=0.1)
+    assert capsys.readouterr().out == ""
