@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcos_train.deploy.onnx.compare import agreement
+from fcos_train.deploy.onnx.compare import agreement, overlapping
 from fcos_train.deploy.onnx.export import NotTheSame, default_shape, graph_spec, verification_images, write_verified
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.metadata import as_json
@@ -172,7 +172,8 @@ def _verified(
     fault = next((f"{blob.name}: {blob.fault}" for blob in blobs if blob.fault), None)
     if fault is None:
         shared, own, torchs = _detections(session, description, ours, theirs)
-        say(f"detections: {shared} in common, of {own} and PyTorch's {torchs}")
+        how = "of the same class with an IoU of at least 0.5" if description["precision"] == "int8" else "in common"
+        say(f"detections: {shared} {how}, of {own} and PyTorch's {torchs}")
     return blobs, fault
 
 
@@ -197,7 +198,10 @@ def _detections(
         (dets, labels), (other, names) = (
             FinishedSession(_Recorded(session, part), description).run(np.zeros(0)) for part in maps
         )
-        total += agreement(dets, labels, other, names, description["precision"] != "fp32")
+        if description["precision"] == "int8":
+            total += overlapping(dets, labels, other, names)
+        else:
+            total += agreement(dets, labels, other, names, description["precision"] != "fp32")
     return int(total[0]), int(total[1]), int(total[2])
 
 

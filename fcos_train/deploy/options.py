@@ -66,10 +66,9 @@ class TargetOptions(ExportOptions):
     calibration_method: Annotated[
         str | None,
         Option(
-            "how onnx-int8 takes the range of an activation from the images: all values, or the range that loses the "
-            "least information",
+            "range of an activation in onnx-int8: of all values, or without the 0.01 % farthest out",
             default="minmax",
-            choices=("minmax", "entropy"),
+            choices=("minmax", "percentile"),
         ),
     ] = None
     chip: Annotated[str | None, Option("Rockchip chip that rknn compiles for", default="rk3588", choices=ROCKCHIPS)] = (

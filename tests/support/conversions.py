@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from tests.support.self_labelled import label_with, table
 from tests.support.small_detectors import small_config, write_checkpoint
 
 SHAPE = (96, 128)
@@ -21,7 +24,9 @@ class Conversions:
         from fcos_train.data.shapes import draw_image
 
         self.folder, self.images = folder, folder / "images"
-        self.checkpoint = str(write_checkpoint(folder / "model.pth", small_config("fcos-bn")))
+        config = small_config("fcos-bn")
+        config.test_dataloader.dataset.pipeline[1].scale = SHAPE[::-1]
+        self.checkpoint = str(write_checkpoint(folder / "model.pth", config))
         self.images.mkdir()
         rng = np.random.default_rng(0)
         for index in range(4):
@@ -40,6 +45,20 @@ class Conversions:
 
         lines: list[str] = []
         return convert(self.options(target, self.folder / name, **options), lines.append), lines
+
+    def evaluate(self, path: Path) -> tuple[int, str]:
+        """The verb that compares the mAPs, on a data set labelled by the checkpoint; exit status and last line."""
+        from fcos_train.cli.main import main
+        from fcos_train.infer.detector import Detector
+
+        data = self.folder / "labelled"
+        if not data.exists():
+            label_with(Detector.from_checkpoint(self.checkpoint, device="cpu"), data)
+        words = ["--checkpoint", self.checkpoint, "--data-path", data, "--model", path, "--work-dir", self.folder / "w"]
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            status = main(["ascend", "evaluate", *map(str, words), "--device", "cpu"])
+        assert table(out.getvalue())["pth"][0] > 0.3
+        return status, out.getvalue().splitlines()[-1]
 
     def maps(self, path: Path) -> list[np.ndarray]:
         """The maps of an artefact for the first image, opened as any command does."""

@@ -179,6 +179,20 @@ def agreement(
     return found
 
 
+def overlapping(dets: np.ndarray, labels: np.ndarray, other: np.ndarray, other_labels: np.ndarray) -> np.ndarray:
+    """:func:`agreement` where scores and boxes differ by more than rounding: same class and an IoU of at least 0.5."""
+    found = np.zeros(3, int)
+    for image in range(len(dets)):
+        mine, theirs = _rows(dets[image], labels[image]), _rows(other[image], other_labels[image])
+        free = np.ones(len(theirs), bool)
+        for row in mine:
+            overlap = np.where(free & (theirs[:, 5] == row[5]), _iou(row[:4], theirs[:, :4]), 0.0)
+            if overlap.max(initial=0.0) >= 0.5:
+                free[int(overlap.argmax())] = False
+        found += int((~free).sum()), len(mine), len(theirs)
+    return found
+
+
 def _rows(dets: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """[K, 6] box, score, label of the rows of one image that are in use."""
     used = dets[:, 4] > 0

@@ -19,7 +19,8 @@ class Limits:
     Attributes:
         logits: largest accepted difference of class and centerness logits; None: any.
         strides: of the distances of FCOS, in strides, or of other box channels in their own unit; None: any.
-        cosine: smallest accepted cosine similarity of a map.
+        cosine: smallest accepted cosine similarity of a map: of distances as they are, of logits as probabilities,
+            because logits near 0 (a centerness that is 0.5 everywhere) have no direction.
     """
 
     logits: float | None = None
@@ -30,7 +31,7 @@ class Limits:
 FLOAT32 = Limits(1e-3, 1e-3)
 FLOAT16 = Limits(0.1, 0.05)
 # Differences depend on the ranges of the maps; what counts is the mAP, with a limit of its own.
-INT8 = Limits(cosine=0.9)
+INT8 = Limits(cosine=0.8)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Blob:
         name: of the output.
         part: cls, box or ctr. level: index of the level.
         largest: largest absolute difference; of distances in strides.
-        cosine: smallest cosine similarity.
+        cosine: smallest cosine similarity, as in :class:`Limits`.
         fault: what is out of its limit, or None.
     """
 
@@ -74,7 +75,8 @@ def compare_maps(
         wrong = next((f"its shape is {a.shape}, PyTorch's {b.shape}" for a, b in pairs if a.shape != b.shape), None)
         if wrong is None:
             largest = max(float(np.abs(a - b).max(initial=0.0)) for a, b in pairs) * scale
-            cosine = min(_cosine(a, b) for a, b in pairs)
+            seen = pairs if entry["part"] == "box" else [(_sigmoid(a), _sigmoid(b)) for a, b in pairs]
+            cosine = min(_cosine(a, b) for a, b in seen)
             wrong = _fault(entry["part"], largest, cosine, limits)
         else:
             largest, cosine = float("nan"), float("nan")
@@ -89,6 +91,11 @@ def _fault(part: str, largest: float, cosine: float, limits: Limits) -> str | No
     if most is not None and largest > most:
         return f"difference {largest:.2e}, limit {most:g}"
     return f"cosine similarity {cosine:.4f}, limit {limits.cosine:g}" if cosine < limits.cosine else None
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities; written so that no exponential overflows."""
+    return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from fcos_train.cli.main import main
 from fcos_train.deploy.artefact import ExportedDetector
+from fcos_train.deploy.onnx.compare import overlapping
 from fcos_train.deploy.onnx.number_types import to_fp16, to_int8
 from fcos_train.deploy.parts.accuracy import tolerance_of
 from fcos_train.deploy.targets import named_by
@@ -43,6 +44,8 @@ def test_the_verb_writes_a_verified_file_that_runs_like_a_checkpoint(work, capsy
         if len(tensor.dims) == 4:
             assert scales[kinds[tensor.name].input[1]].shape == (tensor.dims[0],)
     assert len(ExportedDetector(path)(np.zeros((*SHAPE, 3), np.uint8)).scores) > 0
+    status, line = work.evaluate(path)  # random weights have many near ties, so the mAP itself may differ
+    assert line.endswith("the tolerance of 0.02") and status == int("ABOVE" in line)
 
 
 def test_files_of_the_target_are_told_from_other_onnx_files():
@@ -130,3 +133,29 @@ def test_bad_input_is_one_line_and_writes_nothing(work, tmp_path, capsys, monkey
 def test_a_plain_onnx_file_does_not_take_the_name_of_an_int8_one(work, capsys):
     assert main(["export", work.checkpoint, "--output-file", "m.int8.onnx"]) == 2
     assert "files of this name belong to --target onnx-int8" in capsys.readouterr().err
+
+
+def test_detections_in_int8_are_paired_by_overlap():
+    """Boxes of 10 x 10: moved by 3 px the IoU is 70 / 130, by 4 px 60 / 140; each counts once, unused rows never."""
+    row = [0, 0, 10, 10, 0.9]
+    theirs, labels = np.array([[row, row, [0, 0, 10, 10, 0]]], np.float32), np.array([[0, 1, 0]])
+    for shift, shared in ((3, 1), (4, 0)):
+        moved = np.array([[[shift, 0, 10 + shift, 10, 0.5], [shift, 0, 10 + shift, 10, 0.4]]], np.float32)
+        assert overlapping(moved, np.array([[0, 0]]), theirs, labels).tolist() == [shared, 2, 2]
+
+
+def test_percentile_leaves_out_rare_values(tmp_path, capsys):
+    """One value of 50 among 96000 between -1 and 1: the whole range has a step of 51 / 255."""
+    _one_convolution(tmp_path / "float.onnx")
+    values = np.random.default_rng(0).uniform(-1, 1, (2000, 1, 3, 4, 4)).astype(np.float32)
+    values[0, 0, 0, 0, 0] = 50
+    steps = {}
+    for method in ("minmax", "percentile"):
+        to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", list(values), method)
+        graph = onnx.load(tmp_path / "int8.onnx").graph
+        node = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "x")
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        steps[method] = float(constants[node.input[1]])
+    assert steps["minmax"] == pytest.approx(51 / 255, rel=0.01)
+    assert steps["percentile"] == pytest.approx(2 / 255, rel=0.1)
+    assert capsys.readouterr().out == ""

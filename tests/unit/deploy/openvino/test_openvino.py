@@ -42,6 +42,11 @@ def test_single_precision_is_pytorch_and_runs_like_a_checkpoint(work, exported):
     assert len(detector(np.zeros((96, 128, 3), np.uint8)).scores) > 0
 
 
+def test_its_map_is_that_of_the_checkpoint(work, exported):
+    status, line = work.evaluate(exported[0].path)
+    assert (status, line) == (0, "4 images; the difference in mAP is within the tolerance of 0.001")
+
+
 def test_half_precision_weights_are_half_the_size(work, exported):
     found, _ = work.export("openvino", "half.xml", precision="fp16")
     sizes = [file.with_suffix(".bin").stat().st_size for file in (found.path, exported[0].path)]
