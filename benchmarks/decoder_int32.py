@@ -2,9 +2,9 @@
 
 python benchmarks/decoder_int32.py [--out benchmarks/results/FILE.txt]
 
-512 x 512 pixels, 80 classes, strides 8 to 128, [H, W, C] int32 maps with one scale per channel (value = integer x scale),
-distances in strides, score sqrt(class x centerness), threshold 0.5, suppression among all classes at IoU 0.6: the
-contract of the RDK X5 models. The scenes are those of benchmarks/decoder.py, quantised.
+512 x 512 pixels, 80 classes, strides 8 to 128, [H, W, C] int32 maps with one scale per channel (value = integer x
+scale), distances in strides, score sqrt(class x centerness), threshold 0.5, suppression among all classes at IoU 0.6:
+the contract of the RDK X5 models. The scenes are those of benchmarks/decoder.py, quantised.
 
 The peer is the algorithm of the published host program, in numpy and OpenCV: convert all maps to floats, take the best
 class of every point, compute all scores, keep those above the threshold, decode, cv2.dnn.NMSBoxes (with x, y, width,
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from decoder import CLASSES, OBJECTS, SIZE, STRIDES, scene
+from decoder import CLASSES, SIZE, STRIDES, scene
 
 from fcos_train.deploy.decoder import Boxes, Decoder, DecodeRule
 from mmcv_overrides.device import ACCELERATORS
@@ -37,10 +37,10 @@ RULE = DecodeRule(
 Maps = list[list[np.ndarray]]  # classes, boxes, centerness; each by level
 
 
-def quantised(seed: int) -> tuple[Maps, Maps]:
+def quantised(seed: int, objects: int) -> tuple[Maps, Maps]:
     """The maps [1, H, W, C] int32 of a scene and their scales [C] f32; the ranges of the channels differ up to 4 x."""
     rng = np.random.default_rng(seed)
-    cls, box, ctr = scene(seed)
+    cls, box, ctr = scene(seed, objects)
     box = [b / np.float32(s) for b, s in zip(box, STRIDES)]
     maps, scales = [], []
     for kind in (cls, box, ctr):
@@ -91,9 +91,9 @@ def measure(calls: dict[str, Callable[[], Boxes]], rounds: int) -> dict[str, tup
     return {name: (statistics.median(row), min(row)) for name, row in times.items()}
 
 
-def lines_of(seed: int, rounds: int) -> list[str]:
+def lines_of(seed: int, objects: int, rounds: int) -> list[str]:
     """The table of one scene."""
-    maps, scales = quantised(seed)
+    maps, scales = quantised(seed, objects)
     values, by_level = floats(maps, scales), list(zip(*scales))
     whole, real = Decoder(RULE), Decoder(RULE)
     calls = {
@@ -107,7 +107,7 @@ def lines_of(seed: int, rounds: int) -> list[str]:
         assert all(np.array_equal(a, b) for a, b in zip(first, other)), "the boxes differ"
     figures = measure(calls, rounds)
     slow = figures["published algorithm"][0]
-    title = f"scene {seed}: {len(first.boxes)} boxes, the same from all"
+    title = f"{objects} objects, scene {seed}: {len(first.boxes)} boxes, the same from all"
     return [title] + [
         f"  {name}  median {median:6.3f}  least {least:6.3f} ms CPU  {slow / median:4.1f} x"
         for name, (median, least) in figures.items()
@@ -118,7 +118,8 @@ def main() -> None:
     """Print a table per scene."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--scenes", type=int, default=3)
+    parser.add_argument("--objects", type=int, nargs="+", default=[20, 40])
+    parser.add_argument("--scenes", type=int, default=2)
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"))
     parser.add_argument("--out", type=Path, help="also write the lines to this file")
     args = parser.parse_args()
@@ -127,11 +128,12 @@ def main() -> None:
         "python benchmarks/decoder_int32.py",
         f"{args.date}, {ACCELERATORS['cpu'].title()}, one core, numpy {np.__version__}, OpenCV {cv2.__version__}, "
         f"Python {platform.python_version()}",
-        f"{SIZE}x{SIZE}, {CLASSES} classes, {OBJECTS} objects, score above {SCORE_THR}; {args.rounds} calls each, in turn; "
-        f"other load of the machine: {os.getloadavg()[0]:.1f} processes on {os.cpu_count()} cores",
+        f"{SIZE}x{SIZE}, {CLASSES} classes, score above {SCORE_THR}; {args.rounds} calls each, in turn; other load "
+        f"of the machine: {os.getloadavg()[0]:.1f} processes on {os.cpu_count()} cores",
     ]
-    for seed in range(args.scenes):
-        lines += lines_of(seed, args.rounds)
+    for objects in args.objects:
+        for seed in range(args.scenes):
+            lines += lines_of(seed, objects, args.rounds)
     print("\n".join(lines))
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")
