@@ -89,7 +89,7 @@ def calibrated(network: Network, images: Sequence[np.ndarray]) -> dict[str, floa
     names = sorted({layer.bottoms[0] for layer in network.graph.layers if layer.kind in TERMS})
     ranges = dict.fromkeys(names, 0.0)
     for image in images:
-        for name, blob in zip(names, network.run(image, names)):
+        for name, blob in zip(names, network.blobs(image, names)):
             ranges[name] = max(ranges[name], float(np.abs(blob).max(initial=0.0)))
     broken = [name for name, value in ranges.items() if not np.isfinite(value)]
     if broken or not images:

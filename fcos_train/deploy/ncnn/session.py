@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,18 @@ class Network:
         Raises:
             UserError: no such blob, or ncnn fails.
         """
+        return list(self.blobs(image, names))
+
+    def blobs(self, image: np.ndarray, names: Sequence[str]) -> Iterator[np.ndarray]:
+        """The same one after another, for many or large blobs."""
         self.require(names)
         extractor = self._net.create_extractor()
         pixels = np.ascontiguousarray(image, np.float32)  # ncnn's matrix refers to its memory, so it must stay
         self._checked(extractor.input(self.input, self._mat(pixels).clone()), "take", self.input)
-        found = []
         for name in names:
             code, blob = extractor.extract(name)
             self._checked(code, "compute", name)
-            found.append(np.array(blob))
-        return found
+            yield np.array(blob)
 
     def _checked(self, code: int, what: str, name: str) -> None:
         if code != 0:
