@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fcos_train.deploy.parts.session import Session
-from fcos_train.deploy.rdk import worker
+from fcos_train.deploy.parts.worker import Worker
+from fcos_train.deploy.rdk import calls
 from fcos_train.deploy.rdk.board.maps import Map
 from fcos_train.deploy.rdk.board.nv12 import to_nv12, to_yuv444
 from fcos_train.deploy.rdk.board.runtimes import Runtime
@@ -44,15 +41,8 @@ class QuantisedRuntime(Runtime):
             raise UserError(f"{path}: there is no such file; the compiler writes it beside the .bin")
         self.path = path
         self.height, self.width = description["input"]["example_shape"]
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
-        self._process = subprocess.Popen(
-            [str(toolchain.python), worker.__file__, str(path.resolve())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=toolchain.environment(),
-        )
-        header, scales = self._answer()
+        self._worker = Worker(toolchain.python, calls.__file__, f"{path}: the compiler's runtime")
+        header, scales = self._worker.call("load", path=str(path.resolve()))
         shapes = {entry["name"]: tuple(entry["shape"]) for entry in description["outputs"]}
         strange = [name for name in header["outputs"] if name not in shapes]
         if strange:
@@ -66,46 +56,11 @@ class QuantisedRuntime(Runtime):
     def run(self, packed: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for an NV12 image."""
         image = (to_yuv444(packed, self.height, self.width).astype(np.int16) - 128).astype(np.int8)[None]
-        stream = self._process.stdin
-        assert stream is not None
-        with contextlib.suppress(OSError):  # the process has ended: `_answer` says why
-            worker.send(stream, {}, [image])
-        return self._answer()[1]
+        return self._worker.call("run", [image])[1]
 
     def close(self) -> None:
         """End the process."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._log.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_process") and self._process.poll() is None:
-            self.close()
-
-    def _answer(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """The next message of the process.
-
-        Raises:
-            UserError: it has ended, or reports an error.
-        """
-        stream = self._process.stdout
-        assert stream is not None
-        try:
-            message = worker.receive(stream)
-        except (json.JSONDecodeError, ValueError, KeyError) as error:
-            raise UserError(f"{self.path}: the compiler's runtime answered something else: {error}") from error
-        if message is None:
-            self._log.seek(0)
-            said = self._log.read().decode(errors="replace").strip().splitlines()
-            raise UserError(
-                f"{self.path}: the compiler's runtime ended: {said[-1][:300] if said else 'without a word'}"
-            )
-        if "error" in message[0]:
-            raise UserError(f"{self.path}: the compiler's runtime says {message[0]['error'][:300]}")
-        return message
+        self._worker.close()
 
 
 class BoardSession(Session):

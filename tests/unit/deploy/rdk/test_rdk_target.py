@@ -229,7 +229,7 @@ def fake_toolchain(tmp_path):
     folder = tmp_path / "fake_compiler"
     (folder / "bin").mkdir(parents=True)
     (folder / "horizon_tc_ui.py").write_text(FAKE_RUNTIME)
-    launcher = f'#!/bin/sh\nPYTHONPATH="{folder}" exec "{sys.executable}" "$@"\n'
+    launcher = f'#!/bin/sh\n[ "$1" = -I ] && shift\nPYTHONPATH="{folder}" exec "{sys.executable}" "$@"\n'
     (folder / "bin" / "python").write_text(launcher)
     (folder / "bin" / "python").chmod(0o755)
     return toolchain.Toolchain(folder)
@@ -251,7 +251,7 @@ def test_the_quantised_model_in_the_compilers_python(fake_toolchain, tmp_path):
     box, logits = session.run(((np.full((3, 4, 6), 200, np.float32) - mean) / std)[None])
     luma = 188 - 128  # of grey 200, BT.601 limited range: 16 + 200 * 219 / 255
     assert box[0, 0, 0].tolist() == [luma, 0, 0] and logits[0, 0, 0].tolist() == [luma * 0.5, 0.0]
-    with pytest.raises(UserError, match="the compiler's runtime says RuntimeError: black images are not taken"):
+    with pytest.raises(UserError, match="the compiler's runtime: .*black images are not taken"):
         runtime.run(np.zeros(4 * 6 * 3 // 2, np.uint8))
     runtime.run(np.full(4 * 6 * 3 // 2, 99, np.uint8))  # it is still alive
     runtime.close()
@@ -260,7 +260,7 @@ def test_the_quantised_model_in_the_compilers_python(fake_toolchain, tmp_path):
         BoardSession(path, {**description, "outputs": outputs}, runtime)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "there is no such file"), (b"cut off", "DecodeError")])
+@pytest.mark.parametrize(("content", "message"), [(None, "there is no such file"), (b"cut off", "Error parsing message")])
 def test_a_missing_or_damaged_quantised_model(content, message, fake_toolchain, tmp_path):
     path = tmp_path / "m_x5_quantized_model.onnx"
     if content:
