@@ -6,7 +6,7 @@
 #   CASE        name of the files (that of CONFIG)
 #   ONNX_DIR, CAFFE_DIR, NCNN_DIR   folders (OUT/onnx, OUT/caffe, OUT/ncnn)
 #   HEIGHT, WIDTH   input size in px (800, 1088)
-#   DATA_PATH   data set for the mAP of every file (none)
+#   DATA_PATH   data set for the comparison of maps and the mAP (none: generated images, no mAP)
 #   PYTHON      interpreter
 set -euo pipefail
 # shellcheck source=../test/lib.sh
@@ -29,9 +29,11 @@ case=${CASE:-$(basename "$config" .py)}
 onnx=$(from_caller "${ONNX_DIR:-$out/onnx}")/$case
 caffe=$(from_caller "${CAFFE_DIR:-$out/caffe}")/$case
 ncnn=$(from_caller "${NCNN_DIR:-$out/ncnn}")/$case
-compared=(--data-path "$(from_caller "${DATA_PATH:-}")")
-if [[ -z ${DATA_PATH:-} ]]; then compared=(); fi
-if [[ -n ${DATA_PATH:-} && ! -d ${compared[1]} ]]; then die "DATA_PATH=$DATA_PATH: no such folder"; fi
+data=()
+if [[ -n ${DATA_PATH:-} ]]; then
+    data=(--data-path "$(from_caller "$DATA_PATH")")
+    [[ -d ${data[1]} ]] || die "DATA_PATH=$DATA_PATH: no such folder"
+fi
 
 # make FILE... -- COMMAND...: runs the command, unless all files are there and stay.
 make() {
@@ -65,25 +67,30 @@ run() {
     fi
 }
 
+# compare MODEL...: the table of these files.
+compare() {
+    run compare "$checkpoint" "$@" --config "$config" ${data[@]+"${data[@]}"}
+}
+
 pick_python
 cd "$root"
 if [[ $mode == test ]]; then
-    run compare "$checkpoint" "$onnx-update.onnx" ${compared[@]+"${compared[@]}"}
+    compare "$onnx-update.onnx"
     exit 0
 fi
 "$PYTHON" -m fcos_train.cli.require --simplify caffe ncnn
 mkdir -p "$(dirname "$onnx")" "$(dirname "$caffe")" "$(dirname "$ncnn")"
 export=(export "$config" "$checkpoint" --shape "${HEIGHT:-800}" "${WIDTH:-1088}")
+target=("${export[@]}" ${data[@]+"${data[@]}"} --target)
 
 make "$onnx.onnx" "$onnx.json" -- "${export[@]}" --end adelaidet --opset 11 --output-file "$onnx.onnx"
 make "$onnx-update.onnx" "$onnx-update.json" -- simplify "$onnx.onnx" "$onnx-update.onnx"
 make "$caffe-update.prototxt" "$caffe-update.caffemodel" -- \
-    "${export[@]}" --target caffe --output-file "$caffe-update.prototxt"
+    "${target[@]}" caffe --output-file "$caffe-update.prototxt"
 make "$ncnn-update.param" "$ncnn-update.bin" -- \
-    "${export[@]}" --target ncnn --precision fp32 --output-file "$ncnn-update.param"
+    "${target[@]}" ncnn --precision fp32 --output-file "$ncnn-update.param"
 make "$ncnn-update-opt.param" "$ncnn-update-opt.bin" -- \
-    "${export[@]}" --target ncnn --precision fp16 --output-file "$ncnn-update-opt.param"
+    "${target[@]}" ncnn --precision fp16 --output-file "$ncnn-update-opt.param"
 
 echo "== comparison"
-run compare "$checkpoint" "$onnx.onnx" "$onnx-update.onnx" "$caffe-update.prototxt" "$ncnn-update.param" \
-    "$ncnn-update-opt.param" ${compared[@]+"${compared[@]}"}
+compare "$onnx.onnx" "$onnx-update.onnx" "$caffe-update.prototxt" "$ncnn-update.param" "$ncnn-update-opt.param"

@@ -53,8 +53,8 @@ def chain(tmp_path):
     return run
 
 
-def expected(shape: str = SHAPE, folder: str = "out/") -> list[str]:
-    onnx, slim, caffe, ncnn, half = (folder + part for part in PARTS)
+def expected(shape: str = SHAPE) -> list[str]:
+    onnx, slim, caffe, ncnn, half = (f"out/{part}" for part in PARTS)
     start = f"fcos_train export net.py a.pth {shape}"
     return [
         f"{start} --end adelaidet --opset 11 --output-file {onnx}",
@@ -62,7 +62,7 @@ def expected(shape: str = SHAPE, folder: str = "out/") -> list[str]:
         f"{start} --target caffe --output-file {caffe}",
         f"{start} --target ncnn --precision fp32 --output-file {ncnn}",
         f"{start} --target ncnn --precision fp16 --output-file {half}",
-        f"fcos_train compare a.pth {onnx} {slim} {caffe} {ncnn} {half}",
+        f"fcos_train compare a.pth {onnx} {slim} {caffe} {ncnn} {half} --config net.py",
     ]
 
 
@@ -95,15 +95,16 @@ def test_folders_names_sizes_and_data_are_variables(chain, tmp_path):
     assert calls[0].endswith("--shape 192 256 --end adelaidet --opset 11 --output-file o/case.onnx")
     assert calls[-1] == (
         "fcos_train compare a.pth o/case.onnx o/case-update.onnx c d/case-update.prototxt n/case-update.param "
-        "n/case-update-opt.param --data-path data"
+        "n/case-update-opt.param --config net.py --data-path data"
     )
+    assert calls[2].endswith("--shape 192 256 --data-path data --target caffe --output-file c d/case-update.prototxt")
 
 
 def test_the_script_of_fcos_rt(chain):
     script = "export_onnx_caffe_ncnn_rt.sh"
     assert chain(script=script)[1] == expected("--shape 640 768")
     assert chain("net.py", "a.pth", "out", "test", script=script)[1] == [
-        "fcos_train compare a.pth out/onnx/net-update.onnx"
+        "fcos_train compare a.pth out/onnx/net-update.onnx --config net.py"
     ]
 
 
