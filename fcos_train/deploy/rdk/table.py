@@ -8,7 +8,7 @@ from typing import Any
 from fcos_train.deploy.rdk.board_log import BoardTensor, Measured
 from fcos_train.deploy.rdk.mapper_log import MapperReport
 
-LEAST_SIMILAR = 5  # nodes that are shown
+LEAST_SIMILAR, ON_CPU = 5, 10  # nodes that are shown
 
 
 def as_record(report: MapperReport) -> dict[str, Any]:
@@ -85,8 +85,10 @@ def _nodes(nodes: Sequence[Mapping[str, Any]], everything: bool) -> list[str]:
     else:
         known = [node for node in nodes if node["cosine"] is not None]
         least = sorted(known, key=lambda node: node["cosine"])[:LEAST_SIMILAR]
-        shown = least + [node for node in on_cpu if node not in least]
-        lines[0] += "; the least similar ones and those on the CPU:"
+        shown = least + [node for node in on_cpu if node not in least][:ON_CPU]
+        lines[0] += "; the least similar ones and up to 10 on the CPU:"
+    if on_cpu:
+        lines.insert(0, f"note: the predicted speed leaves out {len(on_cpu)} nodes on the CPU")
     width = max(len(node["name"]) for node in shown)
     for node in shown:
         cosine = "" if node["cosine"] is None else f"cosine {node['cosine']:.6f}"

@@ -320,7 +320,7 @@ def test_what_the_compiler_says_is_in_the_table_and_in_the_description(fake_mapp
         "note: hb_perf draws the compiled model only where Graphviz is installed",
         "RDK X5 (bayes-e), optimize_level O1",
         "  predicted, 1 core     348.34 FPS     2.871 ms  0.00 MB of memory traffic an image, 0.00 G operations",
-        "nodes: 1 on the BPU, 0 on the CPU; the least similar ones and those on the CPU:",
+        "nodes: 1 on the BPU, 0 on the CPU; the least similar ones and up to 10 on the CPU:",
         "  conv1  BPU  Conv                      cosine 0.999000",
     ]
     names = [".bin", ".yaml", ".onnx", "_quantized_model.onnx", "_hb_mapper.log", "_calibration_f32"]
