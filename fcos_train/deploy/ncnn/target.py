@@ -8,7 +8,7 @@ from typing import Any
 
 from fcos_train.deploy.ncnn.graph import Graph
 from fcos_train.deploy.ncnn.pnnx import converted
-from fcos_train.deploy.ncnn.quantize import calibrated, halved, quantized
+from fcos_train.deploy.ncnn.quantize import TERMS, calibrated, halved, quantized
 from fcos_train.deploy.ncnn.session import NcnnSession, Network
 from fcos_train.deploy.parts.blobs import FLOAT32, Limits
 from fcos_train.deploy.parts.description import rule_of
@@ -55,7 +55,11 @@ class Ncnn(Target):
         elif job.precision == "fp16":
             data, kept = halved(graph, data)
         if kept:
-            job.say(f"note: the weights of these layers stay float32: {', '.join(kept)}")
+            total = sum(layer.kind in TERMS for layer in graph.layers)
+            job.say(
+                f"note: {len(kept)} of {total} convolutions stay float32, because {job.precision} would change them "
+                f"too much: {', '.join(kept)}"
+            )
         _write(job.output, graph, data)
 
     def open(self, path: Path, description: Mapping[str, Any]) -> Session:

@@ -8,7 +8,7 @@ from torch.nn import functional
 pytest.importorskip("ncnn")
 
 from fcos_train.deploy.ncnn.graph import Graph, Layer
-from fcos_train.deploy.ncnn.quantize import calibrated, halved, quantized, scale_of
+from fcos_train.deploy.ncnn.quantize import Range, calibrated, halved, noise, quantized, scale_of
 from fcos_train.deploy.ncnn.session import Network
 from mmcv_overrides.errors import UserError
 
@@ -80,7 +80,30 @@ def test_the_float_chain_is_what_torch_computes(tmp_path):
 
 def test_ranges_are_the_largest_values_over_all_images(tmp_path):
     ranges = calibrated(opened(tmp_path, *chain(), keep=True), IMAGES)
-    assert ranges == pytest.approx(largest(IMAGES), rel=1e-5)
+    assert {blob: one.reach for blob, one in ranges.items()} == pytest.approx(largest(IMAGES), rel=1e-5)
+    np.testing.assert_allclose(ranges["image"].power, (np.stack(IMAGES) ** 2).mean((0, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "power", "expected"),
+    [
+        ("Convolution", [3.0, 3.0], 1 / 6),  # a step of 1 has the variance 1 / 12
+        ("Convolution", [6.0, 0.0], 1 / 6),  # a sum over channels: the strong one counts
+        ("ConvolutionDepthWise", [3.0, 3.0], 1 / 6),
+        ("ConvolutionDepthWise", [3.0, 0.0], ((1 / 36 + 1) / 2) ** 0.5),  # the weak channel is lost
+    ],
+)
+def test_the_noise_of_rounded_inputs(kind, power, expected):
+    assert noise(Layer(kind, "one", ("a",), ("b",), {}), Range(127.0, np.array(power))) == pytest.approx(expected)
+
+
+def test_convolutions_that_int8_resolves_badly_stay_float32():
+    graph, data = chain()
+    ranges = {blob: Range(1.0, np.full(8, 0.01)) for blob in graph.blobs}
+    ranges["plain"] = Range(1.0, np.array([0.01] * 7 + [1e-9]))  # the input of the depthwise one
+    small, stored_, kept = quantized(graph, data, ranges)
+    assert kept == ["depthwise"] and "8" not in map(str, small.layers[2].settings)
+    assert WEIGHTS["depthwise"][0].tobytes() in stored_ and WEIGHTS["grouped"][0].tobytes() not in stored_
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -92,7 +115,7 @@ def test_ncnn_computes_with_rounded_weights_and_inputs(tmp_path, name):
     one = Graph((Layer("Input", "in", (), (blob,), {}), next(x for x in graph.layers if x.name == name)))
     weight, bias = WEIGHTS[name]
     plain = b"\0\0\0\0" + weight.tobytes() + bias.tobytes()
-    small, stored, kept = quantized(one, plain, {blob: reach})
+    small, stored, kept = quantized(one, plain, {blob: Range(reach, np.full(8, reach**2))})
     _, _, split, side, stride = CONVOLUTIONS[name]
     groups = split if split > 1 else len(weight)  # of the scales
     assert kept == [] and len(stored) == 4 + -(-weight.size // 4) * 4 + bias.nbytes + 4 * (groups + 1)
@@ -114,7 +137,7 @@ def test_ncnn_computes_with_rounded_weights_and_inputs(tmp_path, name):
 def test_the_whole_chain_in_int8_is_near_the_float_one(tmp_path):
     graph, data = chain()
     ranges = calibrated(opened(tmp_path, graph, data, keep=True), IMAGES)
-    small, stored, _ = quantized(graph, data, ranges)
+    small, stored, _ = quantized(graph, data, ranges, limit=1)
     assert [layer.settings.get(8) for layer in small.layers[1:]] == ["2", "1", "1", "2"]
     found = opened(tmp_path, small, stored).run(IMAGES[1], ["pointwise"])[0].ravel()
     exact = computed(IMAGES[1])["pointwise"].ravel()
@@ -145,6 +168,7 @@ def test_numbers_that_fp16_cannot_represent_stay_float32(factor, kept):
     assert found == kept and len(small) == (52 if kept else 28)
 
 
+WIDE = Range(1.0, np.ones(8))
 FOREIGN = Graph((Layer("Gemm", "g", (), ("x",), {}),))
 
 
@@ -154,7 +178,10 @@ FOREIGN = Graph((Layer("Gemm", "g", (), ("x",), {}),))
         (lambda graph, data: halved(FOREIGN, b""), "fp16 is not available .* Gemm"),
         (lambda graph, data: quantized(FOREIGN, b"", {}), "int8 is not available .* Gemm"),
         (lambda graph, data: halved(graph, halved(graph, data)[0]), "layer plain: .* not stored as float32"),
-        (lambda graph, data: quantized(graph, data[:-1], dict.fromkeys(graph.blobs, 1.0)), "truncated"),
+        (
+            lambda graph, data: quantized(graph, data[:-1], dict.fromkeys(graph.blobs, Range(1.0, np.ones(8)))),
+            "truncated",
+        ),
     ],
 )
 def test_networks_that_cannot_be_converted_are_refused(what, message):

@@ -109,6 +109,7 @@ def test_depthwise_convolutions_in_int8(tmp_path, shapes):
         session.network.graph,
         found.weights.read_bytes(),
         calibrated(Network(found.param, found.weights, keep=True), images),
+        limit=1,
     )
     small = tmp_path / "int8.param"
     small.write_text(graph.text())
