@@ -72,9 +72,8 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         options.cfg_options,
         safe=options.safe_config,
     )
-    _refuse(target, target.model_faults(detector.model))
     shape = options.shape or default_shape(detector)
-    _refuse(target, target.shape_faults(shape, detector.model))
+    _refuse(target, target.early_faults(detector.model, shape))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as scratch:
         folder = Path(scratch)

@@ -37,18 +37,15 @@ class Caffe(Target):
         super().require()
         require_reader()
 
-    def model_faults(self, model: Any) -> list[str]:
-        """Layers that caffe does not have."""
+    def early_faults(self, model: Any, shape: tuple[int, int]) -> list[str]:
+        """Layers that caffe does not have, and sides by which a map would not be enlarged by a whole factor."""
         found: dict[str, list[str]] = {}
         for name, module in model.named_modules():
             kind = next((base.__name__ for base in type(module).__mro__ if base.__name__ in WITHOUT_LAYER), None)
             if kind:
                 found.setdefault(kind, []).append(name)
-        return [f"there is no layer for {kind} ({some(at, 1)}): {WITHOUT_LAYER[kind]}" for kind, at in found.items()]
-
-    def shape_faults(self, shape: tuple[int, int], model: Any) -> list[str]:
-        """Maps are enlarged by whole factors."""
-        return side_faults(shape, model)
+        layers = [f"there is no layer for {kind} ({some(at, 1)}): {WITHOUT_LAYER[kind]}" for kind, at in found.items()]
+        return [*layers, *side_faults(shape, model)]
 
     def convert(self, job: Conversion) -> None:
         """Write both files."""

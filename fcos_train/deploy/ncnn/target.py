@@ -28,7 +28,7 @@ class Ncnn(Target):
     packages = {"pnnx": "pnnx", "ncnn": "ncnn"}
     limits = {"fp32": FLOAT32, "fp16": Limits(0.1, 0.05), "int8": Limits(cosine=0.9)}
 
-    def shape_faults(self, shape: tuple[int, int], model: Any) -> list[str]:
+    def early_faults(self, model: Any, shape: tuple[int, int]) -> list[str]:
         """Sides by which a map of the neck would not be enlarged by exactly 2."""
         return side_faults(shape, model)
 

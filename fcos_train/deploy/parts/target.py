@@ -87,20 +87,20 @@ class Target(ABC):
         """Whether a conversion to this precision needs images."""
         return precision == "int8"
 
+    def early_faults(self, model: Any, shape: tuple[int, int]) -> list[str]:
+        """What the target cannot represent in a model or at an input size, each with the cure; before the ONNX export.
+
+        Args:
+            model: the mmdet detector. shape: height and width of the input in px.
+        """
+        return []
+
     def faults(self, description: Mapping[str, Any], model: Any) -> list[str]:
         """What in the model the target cannot represent, each with the cure; known before anything is converted.
 
         Args:
             description: of the ONNX export.
             model: the mmdet detector.
-        """
-        return []
-
-    def shape_faults(self, shape: tuple[int, int], model: Any) -> list[str]:
-        """What is wrong with an input size, known before anything is exported.
-
-        Args:
-            shape: height and width. model: the mmdet detector.
         """
         return []
 
@@ -119,10 +119,6 @@ class Target(ABC):
         Raises:
             UserError: a missing, truncated or foreign file, or a runtime that is not installed.
         """
-
-    def model_faults(self, model: Any) -> list[str]:
-        """What in the mmdet detector the target cannot represent, each with the cure; before the export to ONNX."""
-        return []
 
     def files(self, path: Path) -> list[Path]:
         """The files of an artefact, the main file first."""
