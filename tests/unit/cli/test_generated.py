@@ -5,7 +5,7 @@ from typing import get_type_hints
 
 import pytest
 
-from fcos_train.cli.ascend import STEPS
+from fcos_train.cli import ascend, rdk
 from fcos_train.cli.generate import Command, command
 from fcos_train.cli.help_text import described
 from fcos_train.cli.main import VERBS
@@ -13,7 +13,9 @@ from fcos_train.config.fields import declared
 from fcos_train.deploy.ascend.options import MODELS
 from mmcv_overrides.errors import UserError
 
-MODULES = {verb: name for verb, (name, _) in {**VERBS, **STEPS}.items() if verb != "ascend"}
+GROUPS = {"ascend": ascend.STEPS, "rdk": rdk.STEPS}
+TABLES = [VERBS, *GROUPS.values()]
+MODULES = {verb: name for table in TABLES for verb, (name, _) in table.items() if verb not in GROUPS}
 FIELDS = [
     pytest.param(verb, one, id=f"{verb}-{one.name}")
     for verb, name in MODULES.items()

@@ -1,7 +1,6 @@
 """What all targets of the export share: the pipeline, the comparison of maps, the table, the call like a checkpoint."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ from fcos_train.deploy.onnx.export import NotTheSame
 from fcos_train.deploy.options import CompareOptions, TargetOptions
 from fcos_train.deploy.parts.blobs import FLOAT32, Limits, compare_maps
 from fcos_train.deploy.parts.calibration import calibration_files, spread
-from fcos_train.deploy.targets import SUFFIXES, TARGETS, named_by, target_of
+from fcos_train.deploy.targets import SUFFIXES, TARGETS, named_by, suffix_of, target_of
 from fcos_train.infer.detector import Detector
 from mmcv_overrides.errors import UserError
 
@@ -147,11 +146,11 @@ def test_calibration_images_are_spread_over_the_folder(tmp_path):
     assert spread(files, 99) == files
 
 
-def test_targets_are_recognised_by_the_suffix_of_their_main_file():
+def test_targets_are_recognised_by_the_suffix_of_their_main_file(tmp_path):
     assert set(SUFFIXES.values()) <= set(TARGETS) and named_by("a/b.pth") is None and named_by("a.onnx") == "onnx"
     for suffix, name in SUFFIXES.items():
-        target = target_of(name)
-        assert (target.name, target.suffix, named_by(f"x/m{suffix}")) == (name, suffix, name)
-        assert set(target.precisions) == set(target.limits) and target.files(Path(f"m{suffix}"))[0] == Path(
-            f"m{suffix}"
-        )
+        target, main = target_of(name), tmp_path / f"m_{name}" / f"m{suffix}"
+        main.parent.mkdir(exist_ok=True)
+        main.touch()
+        assert (target.name, named_by(main), suffix_of(name)) == (name, name, target.suffix)
+        assert set(target.precisions) == set(target.limits) and main in target.files(main)
