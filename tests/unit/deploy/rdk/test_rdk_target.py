@@ -260,7 +260,9 @@ def test_the_quantised_model_in_the_compilers_python(fake_toolchain, tmp_path):
         BoardSession(path, {**description, "outputs": outputs}, runtime)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "there is no such file"), (b"cut off", "Error parsing message")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "there is no such file"), (b"cut off", "Error parsing message")]
+)
 def test_a_missing_or_damaged_quantised_model(content, message, fake_toolchain, tmp_path):
     path = tmp_path / "m_x5_quantized_model.onnx"
     if content:
