@@ -18,7 +18,8 @@
 // Whole program, with ncnn and OpenCV:
 //     g++ -O2 -std=c++11 -DFCOS_WITH_NCNN fcos.cpp -o fcos -lncnn -fopenmp $(pkg-config --cflags --libs opencv4)
 //     ./fcos IMAGE|LIST [PARAM BIN [HEIGHT WIDTH [CLS_THR [IOU_THR]]]]
-// Pixels are BGR minus FCOS_MEAN, which -DFCOS_MEAN="{...}" replaces (the description beside the .param has it).
+// Pixels are (BGR - FCOS_MEAN) / FCOS_STD. -DFCOS_MEAN="{...}", -DFCOS_STD="{...}" and, for RGB, -DFCOS_RGB set what the
+// description beside the .param has.
 
 #include <algorithm>
 #include <cmath>
@@ -191,6 +192,14 @@ int main(int argc, char** argv) {
 #ifndef FCOS_MEAN
 #define FCOS_MEAN {103.53f, 116.28f, 123.675f}
 #endif
+#ifndef FCOS_STD
+#define FCOS_STD {1.f, 1.f, 1.f}
+#endif
+#ifdef FCOS_RGB
+#define FCOS_PIXELS ncnn::Mat::PIXEL_BGR2RGB
+#else
+#define FCOS_PIXELS ncnn::Mat::PIXEL_BGR
+#endif
 
 namespace {
 
@@ -244,10 +253,11 @@ bool detect(const ncnn::Net& net, const std::string& path, const Settings& setti
         std::fprintf(stderr, "error: image %s cannot be read\n", path.c_str());
         return false;
     }
-    ncnn::Mat input = ncnn::Mat::from_pixels_resize(image.data, ncnn::Mat::PIXEL_BGR, image.cols, image.rows,
-                                                    settings.width, settings.height);
-    const float mean[3] = FCOS_MEAN;
-    input.substract_mean_normalize(mean, nullptr);
+    ncnn::Mat input = ncnn::Mat::from_pixels_resize(image.data, FCOS_PIXELS, image.cols, image.rows, settings.width,
+                                                    settings.height);
+    const float mean[3] = FCOS_MEAN, std[3] = FCOS_STD;
+    const float factor[3] = {1.f / std[0], 1.f / std[1], 1.f / std[2]};
+    input.substract_mean_normalize(mean, factor);
     std::vector<fcos::Level> levels;
     if (!run(net, input, &levels)) {
         std::fprintf(stderr, "error: %s does not give the maps of FCOS for this input\n", settings.param);

@@ -42,6 +42,8 @@ def converted(onnx: Path, shape: Sequence[int]) -> tuple[Graph, bytes]:
     Raises:
         UserError: pnnx failed (with its last lines), or kept operators that ncnn does not have.
     """
+    import ncnn
+
     with tempfile.TemporaryDirectory(prefix="pnnx-") as scratch:  # for the files that pnnx writes beside its result
         folder = Path(scratch)
         shutil.copyfile(onnx, folder / "model.onnx")
@@ -60,7 +62,7 @@ def converted(onnx: Path, shape: Sequence[int]) -> tuple[Graph, bytes]:
         if done.returncode or not param.is_file() or not weights.is_file():
             raise UserError(f"pnnx failed (exit status {done.returncode}): {_last_lines(done.stdout)}")
         graph = read_graph(param)
-        foreign = sorted({layer.kind for layer in graph.layers if not layer.kind.isidentifier()})
+        foreign = sorted(kind for kind in {layer.kind for layer in graph.layers} if ncnn.layer_to_index(kind) < 0)
         if foreign:
             raise UserError(f"ncnn has no layer for {', '.join(foreign)}: the model cannot be converted to it")
         return graph, weights.read_bytes()

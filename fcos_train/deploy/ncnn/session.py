@@ -14,6 +14,7 @@ from fcos_train.deploy.ncnn.graph import read_graph
 from fcos_train.deploy.ncnn.weights import require_whole
 from fcos_train.deploy.parts.session import Session
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 
 class Network:
@@ -51,8 +52,11 @@ class Network:
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if threads.isdecimal() and int(threads):
             options.num_threads = int(threads)
+        absent = sorted(kind for kind in {layer.kind for layer in self.graph.layers} if ncnn.layer_to_index(kind) < 0)
+        if absent:
+            raise UserError(f"ncnn has no layer {printable(', '.join(absent))}, which {param.name} asks for")
         if self._net.load_param(str(param)) != 0:
-            raise UserError(f"{param} cannot be loaded by ncnn: it has layers that this version does not know")
+            raise UserError(f"{param} cannot be loaded by ncnn: a layer has parameters that it refuses")
         if self._net.load_model(str(weights)) != 0:
             raise UserError(f"{weights} cannot be loaded by ncnn: it is truncated, or belongs to another .param file")
 
