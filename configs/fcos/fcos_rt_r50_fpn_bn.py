@@ -13,9 +13,13 @@ model = dict(
     neck=dict(num_outs=3, add_extra_convs=False),
     bbox_head=dict(strides=[8, 16, 32], regress_ranges=((-1, 64), (64, 128), (128, INF))),
 )
+scales = [
+    (900, 256), (900, 288), (900, 320), (900, 352), (900, 384), (900, 416),
+    (900, 448), (900, 480), (900, 512), (900, 544), (900, 576), (900, 608),
+]  # fmt: skip
 train_pipeline = (
     _base_.train_pipeline[:2]
-    + [dict(type="RandomChoiceResize", scales=[(900, side) for side in range(256, 609, 32)], keep_ratio=True)]
+    + [dict(type="RandomChoiceResize", scales=scales, keep_ratio=True)]
     + _base_.train_pipeline[3:]
 )
 test_pipeline = (
