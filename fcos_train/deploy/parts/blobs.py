@@ -20,11 +20,14 @@ class Limits:
         logits: largest accepted difference of class and centerness logits; None: any.
         strides: of the distances of FCOS, in strides, or of other box channels in their own unit; None: any.
         cosine: smallest accepted cosine similarity of a map.
+        near: a map whose largest difference is within this is accepted whatever its cosine similarity, which says
+            little where all values are near zero (centerness of a level without objects); None: no such exception.
     """
 
     logits: float | None = None
     strides: float | None = None
     cosine: float = -1.0
+    near: float | None = None
 
 
 FLOAT32 = Limits(1e-3, 1e-3)
@@ -85,7 +88,9 @@ def _fault(part: str, largest: float, cosine: float, limits: Limits) -> str | No
         return "it has values that are not finite"
     if most is not None and largest > most:
         return f"difference {largest:.2e}, limit {most:g}"
-    return f"cosine similarity {cosine:.4f}, limit {limits.cosine:g}" if cosine < limits.cosine else None
+    if cosine >= limits.cosine or limits.near is not None and largest <= limits.near:
+        return None
+    return f"cosine similarity {cosine:.4f}, limit {limits.cosine:g}"
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -33,7 +33,7 @@ class Rdk(Target):
     end, opset = "rdk", 11
     precisions = ("int8",)
     settings = ("optimize_level",)
-    limits = {"int8": Limits(cosine=0.9)}
+    limits = {"int8": Limits(cosine=0.9, near=0.5)}  # half a logit, half a stride
     board: Board
 
     def require(self) -> None:
