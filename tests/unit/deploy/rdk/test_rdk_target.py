@@ -162,7 +162,7 @@ def test_what_cannot_be_converted_is_refused(name, words, message, checkpoint, i
     [([0.4, -0.3], None), ([0.6, 0.0], "cosine similarity 0.0000, limit 0.9"), ([0.0, 5.5], None)],
 )
 def test_maps_near_zero_are_compared_by_their_largest_difference(ours, fault):
-    """0.4 from a map of (0, 0.1) is near; 0.6 is not; a large difference in the direction of a large map is accepted."""
+    """0.4 from a map of (0, 0.1) is near; 0.6 is not; a large difference along a large map is accepted."""
     theirs = [0.0, 5.0] if ours[1] == 5.5 else [0.0, 0.1]
     description = {"decode": {}, "outputs": [{"name": "P6centerness", "part": "ctr", "level": 3, "stride": 64}]}
     limits = RdkX5().limits["int8"]
