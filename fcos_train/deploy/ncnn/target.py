@@ -10,7 +10,7 @@ from fcos_train.deploy.ncnn.graph import Graph
 from fcos_train.deploy.ncnn.pnnx import converted
 from fcos_train.deploy.ncnn.quantize import TERMS, calibrated, halved, quantized
 from fcos_train.deploy.ncnn.session import NcnnSession, Network
-from fcos_train.deploy.parts.blobs import FLOAT32, Limits
+from fcos_train.deploy.parts.blobs import FLOAT16, FLOAT32, INT8
 from fcos_train.deploy.parts.description import rule_of
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.sides import side_faults
@@ -26,7 +26,7 @@ class Ncnn(Target):
     name, suffix, extra, end = "ncnn", ".param", "ncnn", "adelaidet"
     precisions = ("fp32", "fp16", "int8")
     packages = {"pnnx": "pnnx", "ncnn": "ncnn"}
-    limits = {"fp32": FLOAT32, "fp16": Limits(0.1, 0.05), "int8": Limits(cosine=0.9)}
+    limits = {"fp32": FLOAT32, "fp16": FLOAT16, "int8": INT8}
 
     def early_faults(self, model: Any, shape: tuple[int, int]) -> list[str]:
         """Sides by which a map of the neck would not be enlarged by exactly 2."""

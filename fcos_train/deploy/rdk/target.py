@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from fcos_train.deploy.parts.blobs import Limits
+from fcos_train.deploy.parts.blobs import INT8
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.target import Conversion, Target
 from fcos_train.deploy.rdk.board.runtimes import Emulated
@@ -33,7 +33,7 @@ class Rdk(Target):
     end, opset = "rdk", 11
     precisions = ("int8",)
     settings = ("optimize_level",)
-    limits = {"int8": Limits(cosine=0.9)}
+    limits = {"int8": INT8}
     board: Board
 
     def require(self) -> None:
