@@ -55,9 +55,11 @@ def _quantised(model: Any, job: Conversion) -> Any:
     nncf = without_telemetry("nncf")
     nncf.set_log_level(logging.WARNING)
     images = inputs(job)
+    # The correction of biases takes means over the few positions of far levels: there it does more harm than good.
+    advanced = nncf.AdvancedQuantizationParameters(disable_bias_correction=True)
     # nncf draws its progress bars into logs as well
     with contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stdout(io.StringIO()):
-        return nncf.quantize(model, nncf.Dataset(images), subset_size=len(images))
+        return nncf.quantize(model, nncf.Dataset(images), subset_size=len(images), advanced_parameters=advanced)
 
 
 class OpenVinoSession(Session):
