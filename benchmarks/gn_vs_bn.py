@@ -11,8 +11,8 @@ image, the first one alternating, so that other load of the machine meets both; 
 and choose algorithms, are left out.
 
 The weights are random unless --weights gives a checkpoint of the GroupNorm config. Random scores mean nothing, so the
-threshold is 1 then: neither model finds a box, and the time that boxes take is missing from both. CPU seconds are those of the process, all threads together;
-on an accelerator they tell what the host does.
+threshold is 1 then: neither model finds a box, and the time that boxes take is missing from both. CPU seconds are those
+of the process, all threads together; on an accelerator they tell what the host does.
 """
 
 from __future__ import annotations
