@@ -10,9 +10,9 @@ memory, which is what a user waits for; the device is synchronised before and af
 image, the first one alternating, so that other load of the machine meets both; the first images, which set up memory
 and choose algorithms, are left out.
 
-The weights are random unless --weights gives a checkpoint of the GroupNorm config. Random weights find next to nothing,
-so the time for many boxes, the same for both, is missing. CPU seconds are those of the process, all threads together;
-on an accelerator they tell what the host does.
+The weights are random unless --weights gives a checkpoint of the GroupNorm config. Random scores mean nothing, so the
+threshold is 1 then: neither model finds a box, and the time that boxes take is missing from both. CPU seconds are those
+of the process, all threads together; on an accelerator they tell what the host does.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def build(args: argparse.Namespace) -> dict[str, nn.Module]:
     MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every tensor
     settings = load_config(args.config).model
     settings.backbone.init_cfg = None
+    if not args.weights:
+        settings.test_cfg.score_thr = 1.0
     if settings.bbox_head.get("norm_cfg", {}).get("type") != "GN":
         raise UserError(f"--config {args.config}: its head has no GroupNorm to compare with")
     group = MODELS.build(settings)

@@ -21,8 +21,8 @@ class MakeShapesOptions(Options):
     sizes: Annotated[
         str,
         Option(
-            "standard: shapes of the sizes that FCOS assigns to its finest level; all-levels: of those of its levels P3 "
-            "to P6, in every image",
+            "standard: shapes of the sizes that FCOS assigns to its finest level; all-levels: in every image shapes "
+            "for each of its levels P3 to P6",
             choices=("standard", "all-levels"),
         ),
     ] = "standard"

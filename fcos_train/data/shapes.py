@@ -23,8 +23,8 @@ MAX_OBJECTS = 6
 MAX_COVERED = 0.3  # share of a shape's pixels that later shapes may cover
 SIZES = (0.1, 0.5)  # side of a shape / shorter side of the image: 24 to 120 px at 320x240
 CONTRAST = 90  # least distance between the colours of a shape and of the background under it; at most 442
-# The same for FCOS's levels P3 to P6. At a shorter side of 768 px these are 69-115, 146-238, 292-476 and 591-691 px: seen
-# from its centre an object of level n lies within that level's range (up to 64, 128, 256, 512 px to the farthest side).
+# The same for FCOS's levels P3 to P6. At a shorter side of 768 px these are 69-115, 146-238, 292-476 and 591-691 px:
+# from its centre, the farthest side of an object lies within the range of its level (up to 64, 128, 256, 512 px).
 SIZES_OF_LEVELS = ((0.09, 0.15), (0.19, 0.31), (0.38, 0.62), (0.77, 0.9))
 MAX_MORE = 2  # objects beside the one of each level
 SIZE_RULES = ("standard", "all-levels")
@@ -161,7 +161,7 @@ def draw_image(
 
 
 def _bounds_of_sides(rng: np.random.Generator, sizes: str) -> list[tuple[float, float]]:
-    """For each shape of an image the bounds of its side, in shorter sides of the image; large shapes lie below small."""
+    """Bounds of the side of each shape of an image, in shorter sides of the image; small shapes lie on large ones."""
     if sizes == "standard":
         return [SIZES] * int(rng.integers(1, MAX_OBJECTS + 1))
     more = rng.integers(len(SIZES_OF_LEVELS) - 1, size=rng.integers(MAX_MORE + 1))  # two of the largest do not fit

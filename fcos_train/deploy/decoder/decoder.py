@@ -246,20 +246,24 @@ class Decoder:
         ends = self._ends * channels
         cuts = [0, *hits.searchsorted(ends).tolist()]
         level = np.repeat(np.arange(len(cls)), [b - a for a, b in zip(cuts, cuts[1:])])
-        starts = (ends - [m.size for m in cls]).tolist()
-        value = np.concatenate(
-            [m.reshape(-1)[hits[a:b] - start] for m, start, a, b in zip(cls, starts, cuts, cuts[1:]) if b > a]
-            or [np.zeros(0, np.float32)]
-        )
+        starts = [0, *ends.tolist()]
+        values, channel_of, place_of = [np.zeros(0, np.float32)], [hits[:0]], [hits[:0]]
+        for m, start, a, b in zip(cls, starts, cuts, cuts[1:]):
+            if a < b:
+                own = hits[a:b] - start
+                values.append(m.reshape(-1)[own])
+                if self._nchw:
+                    points = m.size // channels
+                    channel_of.append(own // points)  # much faster than divmod
+                    place_of.append(own - channel_of[-1] * points + start // channels)
+        value = np.concatenate(values[1:] or values)
         if self._nchw:
-            first = np.asarray(starts)[level]
-            points = np.array([m[0].size for m in cls])[level]
-            channel, place = np.divmod(hits - first, points)
-            place += first // channels
+            place, channel = np.concatenate(place_of), np.concatenate(channel_of)
             order = np.argsort(place * channels + channel)
             place, channel, level, value = place[order], channel[order], level[order], value[order]
         else:
-            place, channel = np.divmod(hits, channels)
+            place = hits // channels
+            channel = hits - place * channels
         return place, channel, level, scaled(value, scales, level, channel)
 
     def _hits(self, cls: list[np.ndarray], scales: Scales, factor: Centerness | None) -> np.ndarray:

@@ -48,7 +48,7 @@ def test_figures_follow_from_the_times(script, tmp_path, capsys):
     (report,) = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*-gn_vs_bn-*.json")]
     assert report["shape"] == [64, 96] and report["weights"] == "random" and list(report["rows"]) == ["GN", "BN"]
     for row in report["rows"].values():
-        assert row["images"] == 6
+        assert row["images"] == 6 and row["boxes"] == 0
         assert row["average_s"] == pytest.approx(row["total_s"] / 6)
         assert 0 < row["least_ms"] <= row["median_ms"] and row["cpu_average_s"] > 0
     printed = capsys.readouterr().out
