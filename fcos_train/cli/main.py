@@ -48,21 +48,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted; a verb may return
-        others, and other exceptions pass through with their traceback.
+        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted, 141 if nobody reads the
+        output any more; a verb may return others, and other exceptions pass through with their traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # An installed torch_npu would come with `import torch`, which then fails where CANN's set_env.sh is not sourced:
     # for --device cpu and doctor too. The choice of the device imports it and says what is wrong.
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     try:
-        return _run(words)
+        status = _run(words)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error{_rank()}: {_one_message(str(error) + _flag(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
+        return 141
 
 
 def _flag(error: UserError) -> str:

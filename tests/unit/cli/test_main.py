@@ -189,6 +189,16 @@ def test_interrupt(verb):
     assert front.main(["train"]) == 130
 
 
+def test_output_that_nobody_reads_ends_quietly():
+    """As in ``fcos-train demo --help | head -1``; the pipe is closed before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "import sys; from fcos_train.cli.main import main; sys.exit(main(['--help']))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_other_errors_keep_their_traceback(verb):
     verb.outcome = _raise(ZeroDivisionError("x"))
     with pytest.raises(ZeroDivisionError):
