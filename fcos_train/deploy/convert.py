@@ -63,6 +63,8 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
     precision = options.precision or target.precisions[0]
     if precision not in target.precisions:
         raise UserError(f"--precision {precision}: --target {target.name} has {', '.join(target.precisions)}")
+    if options.calibration_images and not target.calibrates(precision):
+        raise UserError(f"--calibration-images: nothing is calibrated with --precision {precision}")
     path = Path(options.output or target.file_name(Path(options.checkpoint).stem, precision))
     detector = Detector.from_checkpoint(
         options.checkpoint,
@@ -227,7 +229,7 @@ def _named(
         raise NotTheSame(f"the maps of the {target.name} model differ from PyTorch's ({fault}); kept as {moved[0]}")
     sizes = ", ".join(f"{file.name} ({_size(file) / 1e6:.1f} MB)" for file in moved[:-1])
     say(f"Successfully exported {target.name} model: {sizes}  (description: {moved[-1].name})")
-    for line in target.next_steps(moved[0], {}):
+    for line in target.next_steps(moved[0]):
         say(line)
     return Converted(moved[0], tuple(moved[:-1]), moved[-1], tuple(blobs))
 

@@ -59,6 +59,6 @@ class Caffe(Target):
         """The network and its weights."""
         return [path, path.with_suffix(".caffemodel")]
 
-    def next_steps(self, path: Path, description: Mapping[str, Any]) -> list[str]:
+    def next_steps(self, path: Path) -> list[str]:
         """How OpenCV loads them."""
         return [f'load it with cv2.dnn.readNetFromCaffe("{path}", "{path.with_suffix(".caffemodel")}")']

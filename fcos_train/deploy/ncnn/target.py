@@ -70,7 +70,7 @@ class Ncnn(Target):
         """The graph and its weights."""
         return [path, path.with_suffix(".bin")]
 
-    def next_steps(self, path: Path, description: Mapping[str, Any]) -> list[str]:
+    def next_steps(self, path: Path) -> list[str]:
         """How to look at detections."""
         return [f"try it: fcos-train ncnn-demo IMAGE {path} {path.with_suffix('.bin')} H W"]
 

@@ -30,6 +30,6 @@ class OnnxInt8(Target):
         """A session of onnxruntime on the CPU."""
         return OnnxSession(path, None, *description["input"]["example_shape"])
 
-    def next_steps(self, path: Path, description: Mapping[str, Any]) -> list[str]:
+    def next_steps(self, path: Path) -> list[str]:
         """How the mAP is measured."""
         return [f"mAP of both: fcos-train ascend evaluate --checkpoint CKPT --model {path} --data-path DIR"]

@@ -132,6 +132,6 @@ class Target(ABC):
         """The script with the last step of an unfinished conversion."""
         return path
 
-    def next_steps(self, path: Path, description: Mapping[str, Any]) -> list[str]:
+    def next_steps(self, path: Path) -> list[str]:
         """Lines that are printed after a conversion: how the files are used."""
         return []

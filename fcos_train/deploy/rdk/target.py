@@ -86,7 +86,7 @@ class Rdk(Target):
         names = (".bin", ".yaml", ".onnx", QUANTISED, "_hb_mapper.log", "_calibration_f32", "_hb_perf")
         return [file for end in names if (file := path.with_name(stem + end)).exists()]
 
-    def next_steps(self, path: Path, description: Mapping[str, Any]) -> list[str]:
+    def next_steps(self, path: Path) -> list[str]:
         """What to do with the files."""
         stem = path.name.rpartition(".")[0]
         if path.suffix == ".bin":

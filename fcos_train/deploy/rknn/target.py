@@ -78,7 +78,7 @@ class Rknn(Target):
         """The file for the board, and what the simulator builds from."""
         return [path, *(file for file in (_kept(path, suffix) for suffix in (".onnx", *KEPT)) if file.is_file())]
 
-    def next_steps(self, path: Path, description: Mapping[str, Any]) -> list[str]:
+    def next_steps(self, path: Path) -> list[str]:
         """Which files go to the board."""
         return [
             f"to the board: {path.name}, {path.name}.json and fcos_train/deploy/decoder (numpy only)",

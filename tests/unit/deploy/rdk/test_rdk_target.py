@@ -341,7 +341,7 @@ def test_what_the_compiler_says_is_in_the_table_and_in_the_description(fake_mapp
     ]
     names = [".bin", ".yaml", ".onnx", "_quantized_model.onnx", "_hb_mapper.log", "_calibration_f32"]
     assert [file.name for file in RdkX5().files(output)] == [f"m_x5{name}" for name in names]
-    assert RdkX5().next_steps(output, {})[0].startswith("for the board: fcos-train rdk board-folder FOLDER --model ")
+    assert RdkX5().next_steps(output)[0].startswith("for the board: fcos-train rdk board-folder FOLDER --model ")
 
 
 @pytest.mark.parametrize(
