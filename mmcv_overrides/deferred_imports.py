@@ -20,7 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACKAGES = ("imagecorruptions", "imgaug", "matplotlib", "scipy", "torch.distributed.fsdp", "torch.distributed.optim")
+PACKAGES = (
+    "imagecorruptions", "imgaug", "matplotlib", "scipy", "sklearn", "torch.distributed.fsdp", "torch.distributed.optim",
+)  # fmt: skip
 # typing asks for these in ``Union[str, SomeClass]``; a class has none of them.
 NOT_A_TYPE_FORM = ("__args__", "__origin__", "__parameters__", "__unpacked__")
 IMPORTERS = ("mmdet.", "mmengine.")

@@ -91,7 +91,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         job = Conversion(exported.path, description, written, precision, calibration, settings, say)
         target.convert(job)
         description.update(target=target.name, precision=precision)
-        main = target.files(written)[0]
+        main = target.written(written)
         place = write_whole(main.with_name(f"{main.name}.json"), as_json(description))
         if files and source.input_img is None:
             images, origin = read_images(spread(files, COMPARED)), "of --data-path"

@@ -120,6 +120,10 @@ class Target(ABC):
             UserError: a missing, truncated or foreign file, or a runtime that is not installed.
         """
 
+    def written(self, path: Path) -> Path:
+        """The main file that was written for the one that was asked for, where a converter is missing."""
+        return path
+
     def files(self, path: Path) -> list[Path]:
         """The files of an artefact, the main file first."""
         return [path]

@@ -80,6 +80,10 @@ class Rdk(Target):
             return BoardSession(path, description, QuantisedRuntime(quantised, description, toolchain))
         return BoardSession(path, description, Emulated(path.with_name(f"{stem}.onnx"), description))
 
+    def written(self, path: Path) -> Path:
+        """The `.yaml` file where the compiler is missing."""
+        return self.files(path)[0]
+
     def files(self, path: Path) -> list[Path]:
         """The files that are there, the main file first."""
         stem = path.name.rpartition(".")[0]

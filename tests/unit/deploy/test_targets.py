@@ -1,6 +1,7 @@
 """What all targets of the export share: the pipeline, the comparison of maps, the table, the call like a checkpoint."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import cv2
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from tests.support.small_detectors import CLASSES, small_config, write_checkpoint
 
 pytest.importorskip("onnxruntime")
-pytest.importorskip("openvino")
+if find_spec("openvino") is None:  # not importorskip: its import reports to a server unless our target makes it
+    pytest.skip("openvino is not installed", allow_module_level=True)
 
 from fcos_train.data.shapes import draw_image
 from fcos_train.deploy.artefact import ExportedDetector

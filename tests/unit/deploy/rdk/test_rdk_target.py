@@ -18,7 +18,6 @@ import yaml
 
 from fcos_train.cli.main import main
 from fcos_train.deploy.artefact import open_maps
-from fcos_train.deploy.parts.blobs import compare_maps
 from fcos_train.deploy.parts.description import read_description
 from fcos_train.deploy.parts.target import Conversion
 from fcos_train.deploy.rdk import toolchain
@@ -155,19 +154,6 @@ def test_what_cannot_be_converted_is_refused(name, words, message, checkpoint, i
     said = capsys.readouterr().err
     assert re.search(message, said) and len(said.splitlines()) == 1
     assert sorted(Path().iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("ours", "fault"),
-    [([0.4, -0.3], None), ([0.6, 0.0], "cosine similarity 0.0000, limit 0.9"), ([0.0, 5.5], None)],
-)
-def test_maps_near_zero_are_compared_by_their_largest_difference(ours, fault):
-    """0.4 from a map of (0, 0.1) is near; 0.6 is not; a large difference along a large map is accepted."""
-    theirs = [0.0, 5.0] if ours[1] == 5.5 else [0.0, 0.1]
-    description = {"decode": {}, "outputs": [{"name": "P6centerness", "part": "ctr", "level": 3, "stride": 64}]}
-    limits = RdkX5().limits["int8"]
-    blobs = compare_maps(description, [[np.array(ours)]], [[np.array(theirs)]], limits)
-    assert blobs[0].fault == fault
 
 
 def test_the_compilers_level_is_refused_for_other_targets(checkpoint, capsys):
