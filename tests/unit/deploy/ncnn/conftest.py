@@ -28,7 +28,8 @@ def export(checkpoint: Path, precision: str, data: Path | None, folder: Path) ->
 
     options = TargetOptions(
         checkpoint=str(checkpoint), target="ncnn", precision=precision, shape=(96, 128),
-        data_path=str(data) if data else None, calibration_images=8, output=str(folder / f"net_{precision}.param"),
+        data_path=str(data) if data else None, calibration_images=8 if precision == "int8" else None,
+        output=str(folder / f"net_{precision}.param"),
     )  # fmt: skip
     return Exported(checkpoint, convert(options, lambda line: None).path)
 
