@@ -52,7 +52,12 @@ check "import layers" tool lint-imports
 check "types" tool mypy
 # One process per core, each with one thread: two threads of OpenMP on a busy machine wait for each other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-check "tests" "$PYTHON" -m pytest tests -n "${TEST_PROCESSES:-$(test_processes)}" --dist worksteal -r fEs --durations=25 "$@"
+# Those that run OpenVINO have processes of their own: with OpenVINO and nncf in it, a process that also runs other
+# tests ends in a segmentation fault some tests later (openvino 2026.4.1, nncf 3.4.0; docs/log.md).
+openvino=(tests/unit/deploy/openvino tests/unit/deploy/test_targets.py)
+pytest=("$PYTHON" -m pytest -n "${TEST_PROCESSES:-$(test_processes)}" --dist worksteal -r fEs --durations=25)
+check "tests" "${pytest[@]}" tests "${openvino[@]/#/--ignore=}" "$@"
+if (($# == 0)); then check "tests with OpenVINO" "${pytest[@]}" "${openvino[@]}"; fi
 
 if ((${#failed[@]})); then
     stage "FAILED: $(printf '%s; ' "${failed[@]}")"
