@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from mmengine.config import Config
 
-from fcos_train.deploy.parts.description import beside, needs_finish, read_description, read_rule
-from fcos_train.deploy.parts.reference_sessions import FinishedSession
-from fcos_train.deploy.parts.session import OnnxSession, Session
+from fcos_train.deploy.onnx.opening import open_onnx
+from fcos_train.deploy.parts.description import beside, read_description, read_rule
+from fcos_train.deploy.parts.input_rule import InputRule
+from fcos_train.deploy.parts.reference_sessions import finished
+from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.targets import require_artefact, target_of
 from fcos_train.infer.demo import demo
 from fcos_train.infer.detector import Detections, Detector
@@ -19,7 +20,7 @@ from fcos_train.infer.options import DemoOptions
 from mmcv_overrides.errors import UserError
 
 
-def open_maps(path: Path, description: Mapping[str, Any]) -> Session:
+def open_artefact(path: Path, description: dict[str, Any]) -> Session:
     """A session that returns the outputs of the model as its description lists them.
 
     Raises:
@@ -27,20 +28,24 @@ def open_maps(path: Path, description: Mapping[str, Any]) -> Session:
     """
     name = require_artefact(path)
     if name == "onnx":
-        return OnnxSession(path, None, *description["input"]["example_shape"])
+        return open_onnx(path, description)
     target = target_of(name)
     target.require()
     return target.open(path, description)
 
 
-def open_model(path: Path, description: dict[str, Any]) -> Session:
-    """A session that returns detections: dets [B, T, 5] and labels [B, T], whatever the end of the model."""
-    if description.get("custom_operators"):
-        from fcos_train.deploy.onnx.evaluator import ReferenceSession
+def detect(session: Session, rule: InputRule, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Detections in one image u8 [H, W, 3] BGR.
 
-        return ReferenceSession(path, description)
-    session = open_maps(path, description)
-    return FinishedSession(session, description) if needs_finish(description) else session
+    Args:
+        session: that returns detections, of one image at a time. rule: of its input.
+
+    Returns:
+        boxes f64 [N, 4] in pixels of the image, scores [N], labels [N].
+    """
+    dets, labels = (output[0] for output in session.run(rule.prepare(image)[None]))
+    used = dets[:, 4] > 0
+    return rule.restore(dets[used, :4], image.shape[1], image.shape[0]), dets[used, 4], labels[used]
 
 
 class ExportedDetector:
@@ -58,23 +63,21 @@ class ExportedDetector:
 
     def __init__(self, path: str | Path, description: str | Path | None = None) -> None:
         self.path = Path(path)
-        require_artefact(self.path)
+        target = require_artefact(self.path)
         place = Path(description) if description else beside(self.path)
         content = read_description(place)
         self.rule, self.classes = read_rule(place), tuple(content["classes"])
-        self.session = open_model(self.path, content)
+        self.session = finished(open_artefact(self.path, content), content)
         if self.session.batch != 1:
             raise UserError(f"{path} takes {self.session.batch} images at a time; export it with --batch 1")
         self.config = Config()
         self.notices: list[str] = []
-        self.device_reason = f"{self.path.name}: {require_artefact(self.path)}, on the CPU"
+        self.device_reason = f"{self.path.name}: {target}, on the CPU"
 
     def __call__(self, image: np.ndarray) -> Detections:
         """Detect objects in one image u8 [H, W, 3] BGR."""
-        dets, labels = self.session.run(self.rule.prepare(image)[None])
-        found = dets[0][:, 4] > 0
-        boxes = self.rule.restore(dets[0][found, :4], image.shape[1], image.shape[0])
-        return Detections(boxes.astype(np.float32), dets[0][found, 4], labels[0][found].astype(np.int64))
+        boxes, scores, labels = detect(self.session, self.rule, image)
+        return Detections(boxes.astype(np.float32), scores, labels.astype(np.int64))
 
     def name(self, label: int) -> str:
         """Name of a class."""

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from fcos_train.data.images import read_image
-from fcos_train.deploy.artefact import open_maps, open_model
+from fcos_train.deploy.artefact import detect, open_artefact
 from fcos_train.deploy.onnx.export import verification_images
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.spec import GraphSpec
+from fcos_train.deploy.onnx.verify import answer
 from fcos_train.deploy.options import CompareOptions
 from fcos_train.deploy.parts.accuracy import tolerance_of
 from fcos_train.deploy.parts.blobs import Limits, compare_maps
@@ -26,7 +27,7 @@ from fcos_train.deploy.parts.coco_numbers import evaluate
 from fcos_train.deploy.parts.description import beside, ends_in_maps, read_description, read_rule
 from fcos_train.deploy.parts.files import some, stem
 from fcos_train.deploy.parts.input_rule import InputRule
-from fcos_train.deploy.parts.reference_sessions import TorchSession
+from fcos_train.deploy.parts.reference_sessions import TorchSession, finished
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.validation import validation_set
 from fcos_train.deploy.targets import require_artefact, target_of
@@ -98,8 +99,7 @@ def compare(options: CompareOptions, say: Callable[[str], None] = print) -> list
         options.checkpoint, options.config, "cpu", options.trust_checkpoint, safe=options.safe_config
     )
     models = [_Model(path, detector.classes) for path in options.models]
-    sessions = [open_maps(model.path, model.description) for model in models]
-    images, _ = verification_images(detector, None)
+    sessions = [open_artefact(model.path, model.description) for model in models]
     own = Row(f"{Path(options.checkpoint).name} (PyTorch)", Path(options.checkpoint).stat().st_size / 1e6)
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch:
         if options.data_path is not None:
@@ -107,7 +107,9 @@ def compare(options: CompareOptions, say: Callable[[str], None] = print) -> list
                 options.data_path, detector.classes, Path(scratch), options.limit, options.allow_outside, say
             )
             images = [read_image(file) for file in files[:CHECKED]]
-            _accuracies(models, own, detector, files, truth, options, say)
+            _accuracies(models, sessions, own, detector, files, truth, options, say)
+        else:
+            images, _ = verification_images(detector, None)
     for model, session in zip(models, sessions, strict=True):
         if ends_in_maps(model.description):
             model.row.differences = _differences(model, session, detector, images)
@@ -122,12 +124,11 @@ def _graph(model: _Model, detector: Detector) -> Any:
     return build_graph(detector.model, GraphSpec(model.description["end"], size, normalize=inside))
 
 
-@torch.no_grad()
 def _differences(model: _Model, session: Session, detector: Detector, images: Sequence[np.ndarray]) -> dict[str, float]:
     """Part -> largest difference of its maps from PyTorch's."""
     graph = _graph(model, detector)
     inputs = [model.rule.prepare(image)[None] for image in images]
-    theirs = [[tensor.numpy() for tensor in graph.reference(torch.from_numpy(image))] for image in inputs]
+    theirs = [answer(graph, image) for image in inputs]
     found: dict[str, float] = {}
     for blob in compare_maps(model.description, [session.run(image) for image in inputs], theirs, Limits()):
         found[blob.part] = max(found.get(blob.part, 0.0), blob.largest)
@@ -136,6 +137,7 @@ def _differences(model: _Model, session: Session, detector: Detector, images: Se
 
 def _accuracies(
     models: Sequence[_Model],
+    sessions: Sequence[Session],
     own: Row,
     detector: Detector,
     files: Sequence[Path],
@@ -145,9 +147,9 @@ def _accuracies(
 ) -> None:
     """Fill in the mAPs. The checkpoint is evaluated once for all models that take the same input."""
     known: dict[InputRule, float] = {}
-    for model in models:
+    for model, opened in zip(models, sessions, strict=True):
         row, rule = model.row, model.rule
-        row.own = _map(open_model(model.path, model.description), rule, files, truth, detector.classes)
+        row.own = _map(finished(opened, model.description), rule, files, truth, detector.classes)
         key = InputRule(**{**vars(rule), "name": ""})
         if key not in known:
             session = TorchSession(options.checkpoint, detector, model.description)
@@ -162,11 +164,8 @@ def _map(session: Session, rule: InputRule, files: Sequence[Path], truth: Path, 
     """mAP of a session that returns detections."""
     ids, results = read_truth(truth), []
     for file in files:
-        image = read_image(file)
-        dets, labels = (output[0] for output in session.run(rule.prepare(image)[None]))
-        used = dets[:, 4] > 0
-        boxes = rule.restore(dets[used, :4], image.shape[1], image.shape[0])
-        for (x1, y1, x2, y2), score, label in zip(boxes.tolist(), dets[used, 4].tolist(), labels[used].tolist()):
+        found = (values.tolist() for values in detect(session, rule, read_image(file)))
+        for (x1, y1, x2, y2), score, label in zip(*found, strict=True):
             results.append(
                 {
                     "image_id": ids.image_id(stem(str(file))),

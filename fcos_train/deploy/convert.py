@@ -11,14 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fcos_train.deploy.onnx.compare import agreement, overlapping
-from fcos_train.deploy.onnx.export import NotTheSame, default_shape, graph_spec, verification_images, write_verified
+from fcos_train.deploy.onnx.export import (
+    NotTheSame,
+    default_shape,
+    graph_spec,
+    load_detector,
+    verification_images,
+    write_verified,
+)
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.metadata import as_json
 from fcos_train.deploy.onnx.options import ExportOptions
-from fcos_train.deploy.options import TargetOptions
+from fcos_train.deploy.onnx.verify import answer
+from fcos_train.deploy.options import OF_TARGETS, TargetOptions
 from fcos_train.deploy.parts.blobs import Blob, compare_maps, table
 from fcos_train.deploy.parts.calibration import calibration_files, read_images, spread
 from fcos_train.deploy.parts.description import read_description, read_rule
@@ -66,14 +73,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
     if options.calibration_images and not target.calibrates(precision):
         raise UserError(f"--calibration-images: nothing is calibrated with --precision {precision}")
     path = Path(options.output or target.file_name(Path(options.checkpoint).stem, precision))
-    detector = Detector.from_checkpoint(
-        options.checkpoint,
-        options.config,
-        "cpu",
-        options.trust_checkpoint,
-        options.cfg_options,
-        safe=options.safe_config,
-    )
+    detector = load_detector(options)
     shape = options.shape or default_shape(detector)
     _refuse(target, target.early_faults(detector.model, shape))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,8 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         written = folder / "files" / path.name
         written.parent.mkdir()
         calibration = partial(_calibration, files, options.calibration_images)
-        settings = {name: getattr(options, name) for name in target.settings if getattr(options, name) is not None}
+        own = [name for name, targets in OF_TARGETS.items() if target.name in targets]
+        settings = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
         job = Conversion(exported.path, description, written, precision, calibration, settings, say)
         target.convert(job)
         description.update(target=target.name, precision=precision)
@@ -163,8 +164,7 @@ def _verified(
     inputs = [rule.prepare(image)[None] for image in images]
     graph = build_graph(detector.model, graph_spec(options, (rule.height, rule.width)))
     session = target.open(path, description)
-    with torch.no_grad():
-        theirs = [[tensor.numpy() for tensor in graph.reference(torch.from_numpy(image))] for image in inputs]
+    theirs = [answer(graph, image) for image in inputs]
     ours = [session.run(image) for image in inputs]
     limits = target.limits[description["precision"]]
     blobs = compare_maps(description, ours, theirs, limits)

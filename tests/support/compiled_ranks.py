@@ -1,4 +1,4 @@
-"""One of several gloo ranks: a DDP step through torch.compile beside the same step as it stands. Run by run_script."""
+"""One of several gloo ranks: a DDP step through torch.compile, compared with the eager step. Run by run_script."""
 
 import copy
 import os

@@ -62,12 +62,12 @@ class Conversions:
 
     def maps(self, path: Path) -> list[np.ndarray]:
         """The maps of an artefact for the first image, opened as any command does."""
-        from fcos_train.deploy.artefact import open_maps
+        from fcos_train.deploy.artefact import open_artefact
         from fcos_train.deploy.parts.description import beside, read_description, read_rule
 
         place = beside(path)
         image = cv2.imread(str(self.images / "0.png"))
-        return open_maps(path, read_description(place)).run(read_rule(place).prepare(image)[None])
+        return open_artefact(path, read_description(place)).run(read_rule(place).prepare(image)[None])
 
 
 def largest(blobs: Any) -> dict[str, float]:

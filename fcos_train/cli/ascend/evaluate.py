@@ -10,9 +10,9 @@ def run(options: EvaluateOptions) -> int:
 
     Exit status 1 if they differ by more than the tolerance.
     """
-    from fcos_train.deploy.artefact import open_model
+    from fcos_train.deploy.artefact import open_artefact
     from fcos_train.deploy.ascend.evaluate import evaluate
 
-    found = evaluate(options, open_model=open_model)
+    found = evaluate(options, open_model=open_artefact)
     print("\n".join(found.lines()))
     return 0 if found.agrees else 1

@@ -15,13 +15,15 @@ from fcos_train.deploy.ascend.postprocess import postprocess
 from fcos_train.deploy.ascend.preprocess import preprocess
 from fcos_train.deploy.ascend.runs import ais_bench, infer
 from fcos_train.deploy.ascend.txt_to_json import txt_to_json
+from fcos_train.deploy.onnx.opening import open_onnx
 from fcos_train.deploy.parts.accuracy import Comparison, tolerance_of
 from fcos_train.deploy.parts.classes import read_truth
 from fcos_train.deploy.parts.coco_numbers import CocoNumbers, coco_eval
-from fcos_train.deploy.parts.description import beside, needs_finish, read_description, read_rule
+from fcos_train.deploy.parts.description import beside, read_description, read_rule
 from fcos_train.deploy.parts.files import some, stem
 from fcos_train.deploy.parts.input_rule import InputRule
-from fcos_train.deploy.parts.session import OnnxSession, Session
+from fcos_train.deploy.parts.reference_sessions import finished
+from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.validation import validation_set
 from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
@@ -33,20 +35,20 @@ OpenModel = Callable[[Path, dict[str, Any]], Session]
 
 
 def evaluate(
-    options: EvaluateOptions, say: Callable[[str], None] = print, open_model: OpenModel | None = None
+    options: EvaluateOptions, say: Callable[[str], None] = print, open_model: OpenModel = open_onnx
 ) -> Comparison:
     """Prepare the validation images, run the export and the checkpoint on them, and compute the mAP of both.
 
     Args:
         say: prints a line.
-        open_model: opens a model of any target, by its file and description; None: ONNX only.
+        open_model: opens a model by its file and description; the default knows ONNX only.
 
     Raises:
         UserError: a fault in the options, the data, the checkpoint or the model; the work dir is in use.
     """
     work = Path(options.work_dir)
     with run_folder.held(work):
-        return _evaluate(options, work, say, open_model or _session)
+        return _evaluate(options, work, say, open_model)
 
 
 def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None], open_model: OpenModel) -> Comparison:
@@ -65,7 +67,7 @@ def _evaluate(options: EvaluateOptions, work: Path, say: Callable[[str], None], 
     description, rule = read_description(place), read_rule(place)
     _same_classes(detector.classes, description["classes"], options, model)
     _prepare(images, rule, work)
-    session = None if model.suffix == ".om" else open_model(model, description)
+    session = None if model.suffix == ".om" else finished(open_model(model, description), description)
     dumps = _run_om(options, model, work) if session is None else _run(session, work, work / "result", say)
     exported = _count(dumps, annotations, rule, description, work, "exported")
     torch_session = _torch_session(options, detector, description)
@@ -118,18 +120,6 @@ def _only(folder: Path, names: set[str]) -> None:
     for path in folder.iterdir():
         if path.name not in names:
             path.unlink()
-
-
-def _session(model: Path, description: dict[str, Any]) -> Session:
-    """A session that returns detections, whatever the end of the model."""
-    from fcos_train.deploy.parts.reference_sessions import FinishedSession
-
-    if description.get("custom_operators"):
-        from fcos_train.deploy.onnx.evaluator import ReferenceSession
-
-        return ReferenceSession(model, description)
-    session = OnnxSession(model, None, *description["input"]["example_shape"])
-    return FinishedSession(session, description) if needs_finish(description) else session
 
 
 def _torch_session(options: EvaluateOptions, detector: Detector, description: dict[str, Any]) -> Session:

@@ -17,7 +17,7 @@ from mmcv_overrides.files import write_whole
 
 
 def write_caffe(onnx_file: Path, prototxt: Path) -> None:
-    """Convert a file of one input and fixed sizes; the weights lie beside the prototxt as `.caffemodel`.
+    """Convert a file of one input and fixed sizes; the weights go into a `.caffemodel` of the same name.
 
     Raises:
         UserError: an operator that has no counterpart in caffe; all of them are named, with the cure.

@@ -24,7 +24,7 @@ class CaffeSession(Session):
     """A caffe network in OpenCV on the CPU.
 
     Args:
-        path: the `.prototxt`; the weights lie beside it. description: of the export.
+        path: the `.prototxt`; the weights are in the same folder. description: of the export.
 
     Raises:
         UserError: a file is absent, truncated or damaged, or they do not belong together or to the description.

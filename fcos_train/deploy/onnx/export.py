@@ -71,7 +71,16 @@ def export(options: ExportOptions, say: Callable[[str], None] = print) -> Export
         NotTheSame: the outputs of the file differ from PyTorch's.
         UserError: a fault in the checkpoint, configuration, image, shape or opset.
     """
-    detector = Detector.from_checkpoint(
+    detector = load_detector(options)
+    for notice in detector.notices:
+        say(notice)
+    path = Path(options.output or f"{Path(options.checkpoint).stem}_{options.end}.onnx")
+    return export_detector(detector, options, path, say)
+
+
+def load_detector(options: ExportOptions) -> Detector:
+    """The checkpoint to export, on the CPU."""
+    return Detector.from_checkpoint(
         options.checkpoint,
         options.config,
         "cpu",
@@ -79,10 +88,6 @@ def export(options: ExportOptions, say: Callable[[str], None] = print) -> Export
         options.cfg_options,
         safe=options.safe_config,
     )
-    for notice in detector.notices:
-        say(notice)
-    path = Path(options.output or f"{Path(options.checkpoint).stem}_{options.end}.onnx")
-    return export_detector(detector, options, path, say)
 
 
 def export_detector(

@@ -53,7 +53,7 @@ def verify(
     for index, (batch, size) in enumerate(_cases(graph, len(images))):
         chosen = [images[(index + i) % len(images)] for i in range(batch)]
         inputs = np.stack([fit(image, size, graph) for image in chosen])
-        theirs = _answer(graph, inputs)
+        theirs = answer(graph, inputs)
         again = functools.cache(functools.partial(_answer_again, graph, inputs))
         for found in compare(graph.outputs, run(inputs), theirs, graph.selection, graph.half_precision, again):
             worst[found.name] = _worse(worst.get(found.name), found)
@@ -78,7 +78,7 @@ def beside_mmdet(graph: ExportGraph, images: Sequence[np.ndarray]) -> tuple[int,
     return int(found[0]), int(found[1]), int(found[2])
 
 
-def _answer(graph: ExportGraph, inputs: np.ndarray) -> list[np.ndarray]:
+def answer(graph: ExportGraph, inputs: np.ndarray) -> list[np.ndarray]:
     """PyTorch's outputs, computed in the precision of the inputs [B, 3, H, W]."""
     images = torch.from_numpy(inputs)
     if images.dtype == torch.float64:
@@ -94,9 +94,9 @@ def _answer_again(graph: ExportGraph, inputs: np.ndarray, number: int) -> list[n
         number: 0: in float64; otherwise the seed of a relative change of the inputs by a millionth.
     """
     if number == 0:
-        return _answer(graph, inputs.astype(np.float64))
+        return answer(graph, inputs.astype(np.float64))
     noise = np.random.default_rng(number).standard_normal(inputs.shape, np.float32)
-    return _answer(graph, inputs * (1 + np.float32(1e-6) * noise))
+    return answer(graph, inputs * (1 + np.float32(1e-6) * noise))
 
 
 def _cases(graph: ExportGraph, images: int) -> list[tuple[int, tuple[int, int]]]:

@@ -18,7 +18,6 @@ class OnnxInt8(Target):
 
     name, suffix, extra = "onnx-int8", ".int8.onnx", "export"
     precisions = ("int8",)
-    settings = ("calibration_method",)
     packages = {"onnx": "onnx", "onnxruntime": "onnxruntime"}
     limits: Mapping[str, Limits] = {"int8": INT8}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcos_train.deploy.decoder import Decoder, DecoderError, decode_rule, raw_outputs
-from fcos_train.deploy.parts.description import ends_in_maps
+from fcos_train.deploy.parts.description import ends_in_maps, needs_finish
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.suppression import suppress
 from mmcv_overrides.errors import UserError
@@ -127,3 +127,8 @@ class FinishedSession(Session):
         dets, names = np.concatenate(rows), np.concatenate(labels)
         order = np.argsort(-dets[:, 4], kind="stable")[:most]
         return dets[order], names[order]
+
+
+def finished(session: Session, description: dict[str, Any]) -> Session:
+    """A session that returns detections: itself, or :class:`FinishedSession` where the model ends before that."""
+    return FinishedSession(session, description) if needs_finish(description) else session

@@ -15,8 +15,6 @@ from fcos_train.deploy.parts.blobs import Limits
 from fcos_train.deploy.parts.session import Session
 from mmcv_overrides.errors import UserError
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
 
 @dataclass(frozen=True)
 class Conversion:
@@ -50,7 +48,6 @@ class Target(ABC):
         end: of the ONNX file that is converted.
         opset: of that file; None: the default of the end.
         precisions: that it can write, the default first.
-        settings: names of the options of ``fcos-train export`` that apply to it.
         packages: import names that it needs, with the name under which pip knows them.
         extra: the extra of this project that installs them.
         limits: precision -> how far the maps may be from PyTorch's.
@@ -61,7 +58,6 @@ class Target(ABC):
     end = "raw"
     opset: int | None = None
     precisions: tuple[str, ...] = ("fp32",)
-    settings: tuple[str, ...] = ()
     packages: Mapping[str, str] = {}
     extra = ""
     limits: Mapping[str, Limits]

@@ -32,7 +32,6 @@ class Rdk(Target):
 
     end, opset = "rdk", 11
     precisions = ("int8",)
-    settings = ("optimize_level",)
     limits = {"int8": INT8}
     board: Board
 

@@ -47,7 +47,6 @@ class Rknn(Target):
     name, suffix = "rknn", ".rknn"
     opset = 11
     precisions = ("fp16", "int8")
-    settings = ("chip",)
     limits = {"fp16": FLOAT16, "int8": INT8}
 
     def require(self) -> None:

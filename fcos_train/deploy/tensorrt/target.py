@@ -27,7 +27,6 @@ class TensorRt(Target):
 
     name, suffix, extra = "tensorrt", ".engine", "export"
     precisions = ("fp32", "fp16", "int8")
-    settings = ("dry_run",)
     packages = {"onnx": "onnx", "onnxruntime": "onnxruntime"}
     limits = {"fp32": FLOAT32, "fp16": FLOAT16, "int8": INT8}
 
@@ -73,7 +72,7 @@ def script_text(engine: str, precision: str) -> str:
     """The script that builds an engine and compares it, run in its own folder.
 
     Args:
-        engine: name of the engine; the ONNX file lies beside it.
+        engine: name of the engine; the ONNX file is in the same folder.
     """
     onnx = f"{engine}.onnx"
     words = ["trtexec", f"--onnx={onnx}", f"--saveEngine={engine}", "--stronglyTyped", "--skipInference"]

@@ -18,7 +18,7 @@ from fcos_train.deploy.onnx.evaluator import _Evaluator
 from fcos_train.deploy.onnx.export import ExportOptions, NotTheSame, export
 from fcos_train.deploy.onnx.graphs import build_graph
 from fcos_train.deploy.onnx.spec import GraphSpec, Output, Selection
-from fcos_train.deploy.onnx.verify import _answer
+from fcos_train.deploy.onnx.verify import answer
 from fcos_train.infer.detector import Detector
 
 RULES = Selection(0.05, 1000, 0.5, 100, 0.0)
@@ -165,7 +165,7 @@ def test_scores_on_the_threshold_may_fall_on_either_side():
 def test_the_float64_answer_is_computed_in_float64(end, checkpoint):
     graph = build_graph(Detector.from_checkpoint(checkpoint, None, "cpu").model, GraphSpec(end, (64, 96)))
     inputs = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32) * 50
-    single, double = (_answer(graph, inputs.astype(kind)) for kind in (np.float32, np.float64))
+    single, double = (answer(graph, inputs.astype(kind)) for kind in (np.float32, np.float64))
     for output, mine, ideal in zip(graph.outputs, single, double, strict=True):
         # boxes of FCOS are taken to float32 by mmdet's head itself, as its last step
         assert mine.dtype == np.float32 and ideal.dtype == (np.float32 if "box" in output.name else np.float64)

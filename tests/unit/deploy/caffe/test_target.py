@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fcos_train.cli.main import main
-from fcos_train.deploy.artefact import ExportedDetector, open_maps
+from fcos_train.deploy.artefact import ExportedDetector, open_artefact
 from fcos_train.deploy.caffe.messages import NetParameter
 from fcos_train.deploy.parts.description import read_description
 from mmcv_overrides.errors import UserError
@@ -68,7 +68,7 @@ def image_of(seed: int) -> np.ndarray:
 def test_opencv_computes_the_maps_of_the_checkpoint(artefact, reference):
     description = read_description(artefact.with_name("m.prototxt.json"))
     assert description["target"] == "caffe" and description["precision"] == "fp32"
-    session = open_maps(artefact, description)
+    session = open_artefact(artefact, description)
     assert session.outputs == [f"P{level}{part}" for part in PARTS for level in range(3, 8)]
     images = image_of(0), image_of(1)
     # the second run must not change what the first returned

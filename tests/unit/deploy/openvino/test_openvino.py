@@ -12,7 +12,7 @@ for name in ("onnxruntime", "openvino", "nncf"):  # not imported here: see `with
     if find_spec(name) is None:
         pytest.skip(f"{name} is not installed", allow_module_level=True)
 
-from fcos_train.deploy.artefact import ExportedDetector, open_maps
+from fcos_train.deploy.artefact import ExportedDetector, open_artefact
 from fcos_train.deploy.parts.description import read_description
 from mmcv_overrides.errors import UserError
 from tests.support.conversions import MAPS, Conversions, largest
@@ -107,7 +107,7 @@ def test_damaged_files_are_refused(exported, tmp_path, damage, message):
         shutil.copy(file, tmp_path / f"m{file.suffix}")
     damage(tmp_path / "m.xml")
     with pytest.raises(UserError, match=message) as error:
-        open_maps(tmp_path / "m.xml", read_description(exported[0].description))
+        open_artefact(tmp_path / "m.xml", read_description(exported[0].description))
     assert "\n" not in str(error.value)
 
 
@@ -115,4 +115,4 @@ def test_a_description_of_another_size_is_refused(exported):
     description = read_description(exported[0].description)
     description["input"]["example_shape"] = [64, 64]
     with pytest.raises(UserError, match=r"takes an input \[1, 3, 96, 128\], its description says \[1, 3, 64, 64\]"):
-        open_maps(exported[0].path, description)
+        open_artefact(exported[0].path, description)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from fcos_train.cli.main import main
-from fcos_train.deploy.artefact import open_maps
+from fcos_train.deploy.artefact import open_artefact
 from fcos_train.deploy.parts.description import read_description
 from fcos_train.deploy.parts.target import Conversion
 from fcos_train.deploy.rdk import toolchain
@@ -177,14 +177,14 @@ def test_bifpn_needs_multiples_of_its_largest_stride():
 
 def test_the_emulation_rounds_to_the_scales_and_sees_the_colours_of_nv12(exported):
     description = read_description(exported.with_name("m_x5.yaml.json"))
-    session = open_maps(exported, description)
+    session = open_artefact(exported, description)
     image = np.random.default_rng(0).integers(0, 256, (3, 64, 96)).astype(np.float32)
     mean = np.float32(description["mean"]).reshape(3, 1, 1)
     maps = session.run((image - mean)[None])
     grey = np.repeat(image[:1], 3, 0)  # grey keeps its value through NV12, up to the rounding of luma
     assert [m.shape[-1] for m in maps] == [4] * 10 + [1] * 5
     np.testing.assert_array_equal(maps[0] / USUAL_SCALE, np.rint(maps[0] / USUAL_SCALE))
-    whole = open_maps(exported.with_name("m_x5.onnx"), description).run((grey - mean)[None])
+    whole = open_artefact(exported.with_name("m_x5.onnx"), description).run((grey - mean)[None])
     emulated = session.run((grey - mean)[None])
     assert max(np.abs(a - b).max() for a, b in zip(emulated, whole)) < 0.12
 
@@ -358,7 +358,7 @@ def test_a_variable_that_names_another_folder_is_refused(checkpoint, images, tmp
 def test_a_bin_without_the_compiler_says_what_is_needed(tmp_path):
     (tmp_path / "m_x5.bin").write_bytes(b"compiled")
     with pytest.raises(UserError, match="needs the compiler of the boards: bash scripts/setup_rdk_toolchain.sh"):
-        open_maps(tmp_path / "m_x5.bin", DESCRIPTION)
+        open_artefact(tmp_path / "m_x5.bin", DESCRIPTION)
 
 
 # ---- set-up script ----

@@ -13,7 +13,7 @@ if find_spec("onnxruntime") is None:
     pytest.skip("onnxruntime is not installed", allow_module_level=True)
 
 from fcos_train.cli.main import main
-from fcos_train.deploy.artefact import ExportedDetector, open_maps
+from fcos_train.deploy.artefact import ExportedDetector, open_artefact
 from fcos_train.deploy.parts.description import read_description
 from fcos_train.deploy.rknn.target import VARIABLE, toolchain
 from mmcv_overrides.errors import UserError
@@ -99,7 +99,7 @@ def test_damaged_artefacts_are_refused(exported, tmp_path, damage, message):
     path = tmp_path / found.path.name
     damage(path)
     with pytest.raises(UserError, match=message) as error:
-        open_maps(path, read_description(path.with_name(path.name + ".json")))
+        open_artefact(path, read_description(path.with_name(path.name + ".json")))
     assert "\n" not in str(error.value)
 
 
