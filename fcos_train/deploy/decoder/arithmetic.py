@@ -66,9 +66,16 @@ def greedy(boxes: np.ndarray, group: np.ndarray | None, threshold: float, extra:
         indices of the kept boxes, ascending.
     """
     corners = np.ascontiguousarray(boxes.T)
-    first, second = _touching(corners, threshold, extra) if group is None else _pairs(group)
-    over = np.flatnonzero(_iou(corners, first, second, extra) > np.float32(threshold))
-    first, second = first[over], second[over]
+    if group is None:  # the whole matrix takes less time than the indices of the pairs that touch
+        over = _iou(corners[:, :, None], corners[:, None], extra) > np.float32(threshold)
+        place = nonzero(over.reshape(-1))
+        first = place // max(len(boxes), 1)  # much faster than divmod
+        second = place - first * len(boxes)
+        above = np.flatnonzero(first < second)
+    else:
+        first, second = _pairs(group)
+        above = np.flatnonzero(_iou(corners[:, first], corners[:, second], extra) > np.float32(threshold))
+    first, second = first[above], second[above]
     keep = np.ones(len(boxes), bool)
     while True:
         settled = np.ones(len(boxes), bool)
@@ -78,40 +85,22 @@ def greedy(boxes: np.ndarray, group: np.ndarray | None, threshold: float, extra:
         keep = settled
 
 
-def _iou(corners: np.ndarray, first: np.ndarray, second: np.ndarray, extra: int) -> np.ndarray:
-    """Return the IoU [K] of the boxes at the indices ``first`` and ``second`` of x1, y1, x2, y2 [4, N]."""
-    x1, y1, x2, y2 = corners
-    width = np.minimum(x2[first], x2[second])
-    width -= np.maximum(x1[first], x1[second])
-    height = np.minimum(y2[first], y2[second])
-    height -= np.maximum(y1[first], y1[second])
+def _iou(one: np.ndarray, other: np.ndarray, extra: int) -> np.ndarray:
+    """Return the IoU of boxes x1, y1, x2, y2 [4, ...] with ``other`` boxes, whose shapes broadcast."""
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = one, other
+    width = np.minimum(x2, u2)
+    width -= np.maximum(x1, u1)
+    height = np.minimum(y2, v2)
+    height -= np.maximum(y1, v1)
     if extra:
         width, height = width + np.float32(extra), height + np.float32(extra)
-    inter = np.maximum(width, 0)
-    inter *= np.maximum(height, 0)
-    area = (x2 - x1 + np.float32(extra)) * (y2 - y1 + np.float32(extra))
-    union = area[first] + area[second]
+    inter = np.maximum(width, 0, out=width)
+    inter *= np.maximum(height, 0, out=height)
+    area, area_of_other = ((r - x + np.float32(extra)) * (b - y + np.float32(extra)) for x, y, r, b in (one, other))
+    union = area + area_of_other
     union -= inter
     with np.errstate(divide="ignore", invalid="ignore"):
         return inter / union
-
-
-def _touching(corners: np.ndarray, threshold: float, extra: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index pairs (i, j), i < j, of the boxes that touch and perhaps a few more; no others overlap."""
-    x1, y1, x2, y2 = corners
-    if extra:
-        x2, y2 = x2 + 2 * extra, y2 + 2 * extra  # more than needed, for the rounding of large coordinates
-    touch = x1 <= x2[:, None]
-    touch &= x2 >= x1[:, None]
-    touch &= y1 <= y2[:, None]
-    touch &= y2 >= y1[:, None]
-    if threshold < 0:
-        touch[:] = True
-    place = nonzero(touch.reshape(-1))
-    first = place // max(len(x1), 1)  # much faster than divmod
-    second = place - first * len(x1)
-    later = np.flatnonzero(first < second)
-    return first[later], second[later]
 
 
 def _pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -152,6 +152,8 @@ def _compile(toolchain: Toolchain, folder: Path, stem: str, job: Conversion) -> 
     Raises:
         UserError: it failed, or left no `.bin`.
     """
+    check = ["hb_mapper", "checker", "--model-type", "onnx", "--march", job.description["rdk"]["march"]]
+    toolchain.run([*check, "--model", f"{stem}.onnx"], folder, job.say)  # refuses a graph before the long calibration
     lines = toolchain.run(["hb_mapper", "makertbin", "-c", f"{stem}.yaml", "--model-type", "onnx"], folder, job.say)
     (folder / f"{stem}_hb_mapper.log").write_text("\n".join(lines) + "\n", encoding="utf-8")
     report, output = read_mapper_log(lines), folder / f"{stem}_model_output"

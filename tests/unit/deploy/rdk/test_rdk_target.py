@@ -273,7 +273,8 @@ def test_a_missing_or_damaged_quantised_model(content, message, fake_toolchain, 
 
 FAKE_MAPPER = """#!/bin/sh
 # A fake of the vendor's compiler: the table that it prints, and files of its names.
-if [ -n "$FAKE_FAILS" ]; then echo "2026-01-01 00:00:00,000 ERROR the model is not to its taste"; exit 1; fi
+if [ "$1" = "$FAKE_FAILS" ]; then echo "2026-01-01 00:00:00,000 ERROR the model is not to its taste"; exit 1; fi
+if [ "$*" = "checker --model-type onnx --march bayes-e --model m_x5.onnx" ]; then [ -f m_x5.onnx ]; exit; fi
 stem=${3%.yaml}
 mkdir -p "${stem}_model_output"
 [ -n "$FAKE_LEAVES_NOTHING" ] || cp "$FAKE_QUANTISED" "${stem}_model_output/${stem}_quantized_model.onnx"
@@ -331,16 +332,17 @@ def test_what_the_compiler_says_is_in_the_table_and_in_the_description(fake_mapp
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "value", "message"),
     [
-        ("FAKE_FAILS", "hb_mapper makertbin failed with status 1: .*ERROR the model is not to its taste"),
-        ("FAKE_LEAVES_NOTHING", "hb_mapper left no m_x5_quantized_model.onnx"),
+        ("FAKE_FAILS", "checker", "hb_mapper checker failed with status 1: .*ERROR the model is not to its taste"),
+        ("FAKE_FAILS", "makertbin", "hb_mapper makertbin failed with status 1: .*ERROR the model is not to its taste"),
+        ("FAKE_LEAVES_NOTHING", "1", "hb_mapper left no m_x5_quantized_model.onnx"),
     ],
 )
 def test_a_compiler_that_fails_leaves_nothing(
-    setting, message, checkpoint, images, fake_mapper, tmp_path, monkeypatch, capsys
+    setting, value, message, checkpoint, images, fake_mapper, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setenv(setting, "1")
+    monkeypatch.setenv(setting, value)
     output = tmp_path / "out" / "m_x5.bin"
     words = [checkpoint, "--target", "rdk-x5", *SHAPE, "--data-path", images, "--output-file", str(output)]
     assert main(["export", *words]) == 2
