@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from fcos_train.data.coco_layout import contents, existing
-from fcos_train.data.file_index import FileIndex, files_below, stem
+from fcos_train.data.file_index import SPLIT_WORDS, FileIndex, files_below, stem
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_text
@@ -43,11 +43,12 @@ class VocSplit:
 
 @dataclass(frozen=True)
 class VocLayout:
-    """A folder with VOC annotations."""
+    """A folder with VOC annotations; `test` is `val` where the test split validates."""
 
     base: Path
     train: VocSplit
     val: VocSplit
+    test: VocSplit | None = None
     layout: str = "VOC"
 
 
@@ -83,11 +84,11 @@ def find_voc_like(base: Path) -> VocLayout | None:
         if found is not None:
             return found
     parts = {}
-    for split, words in (("train", ("train", "training")), ("val", ("val", "valid", "validation", "test"))):
+    for split, words in SPLIT_WORDS.items():
         candidates = (_split_folder(base, word) for word in words)
         parts[split] = next((part for part in candidates if part is not None), None)
-    train, val = parts["train"], parts["val"]
-    return VocLayout(base, train, val) if train is not None and val is not None else None
+    train, val, test = parts["train"], parts["val"] or parts["test"], parts["test"]
+    return VocLayout(base, train, val, test) if train is not None and val is not None else None
 
 
 def _by_lists(base: Path, images: Path, annotations: Path, place: Path) -> tuple[VocLayout | None, str]:
@@ -104,8 +105,8 @@ def _by_lists(base: Path, images: Path, annotations: Path, place: Path) -> tuple
     annotated = {name for name in wanted if any((annotations / file).is_file() for file in files[name][:_SAMPLE])}
     for train, val in LISTS:
         if train in annotated and val in annotated:
-            first, second = (VocSplit(lists[n], images, annotations, tuple(files[n])) for n in (train, val))
-            return VocLayout(base, first, second), ""
+            parts = {n: VocSplit(lists[n], images, annotations, tuple(files[n])) for n in annotated}
+            return VocLayout(base, parts[train], parts[val], parts.get("test")), ""
     lacking = [f"{lists[n].name}: no {printable(files[n][0])[:100]}" for n in sorted(wanted - annotated) if files[n]]
     return None, f" ({'; '.join(lacking)} in {annotations.name}/)" if lacking else ""
 
