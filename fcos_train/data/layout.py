@@ -29,6 +29,8 @@ _LOOKED_FOR = """  COCO: annotations/instances_train2017.json and instances_val2
   YOLO: data.yaml with train, val and names; or classes.txt or obj.names with images/train/ and images/val/,
         train/images/ and valid/images/, or lists train.txt and valid.txt"""
 
+_CONVERT = ". Or let a share of the images be chosen: fcos-train convert PATH NEW --to coco --val-share 0.2"
+
 Layout = CocoLayout | VocLayout | YoloLayout
 
 
@@ -88,7 +90,7 @@ def _sources(found: Layout, boundary: Boundary, turned: bool, test: bool) -> tup
     if isinstance(found, VocLayout):
         xmls = [("train", found.train), ("val", found.val)]
         xmls += [("test", found.test)] if third and found.test is not None else []
-        sources, note = voc.load(xmls, boundary)
+        sources, note = voc.load(xmls, boundary, found.base)
         return sources, [note]
     if isinstance(found, YoloLayout):
         labels = [("train", found.train), ("val", found.val)]
@@ -183,17 +185,17 @@ def _hint(root: Path) -> str:
         hints.append(
             f"JSON files: {jsons}. If they are COCO annotations, they lack a split: write the images to train on and "
             "those to validate on into two files, annotations/instances_train.json and annotations/instances_val.json "
-            "(annotation tools export them as subsets); the images may stay in one folder"
+            f"(annotation tools export them as subsets); the images may stay in one folder{_CONVERT}"
         )
     if xmls:
         hints.append(
             f"XML files: {xmls}. If they are VOC annotations, they lack a split: write the names of the images to "
             "train on and of those to validate on into ImageSets/Main/train.txt and ImageSets/Main/val.txt, beside "
-            "JPEGImages/ and Annotations/, or put them into train/ and valid/"
+            f"JPEGImages/ and Annotations/, or put them into train/ and valid/{_CONVERT}"
         )
     if (root / "labels").is_dir() or any(root.glob("*.yaml")):
         hints.append(
             "If these are YOLO labels, they lack a split: write data.yaml with train and val (folders of images, or "
-            "lists train.txt and val.txt) and names"
+            f"lists train.txt and val.txt) and names{_CONVERT}"
         )
     return "".join(f"\n{hint}" for hint in hints)

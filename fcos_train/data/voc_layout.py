@@ -20,7 +20,7 @@ from mmcv_overrides.regular_files import read_text
 
 LISTS = (("trainval", "test"), ("train", "val"), ("train", "valid"), ("train", "test"))
 _FLAG = re.compile(r"\s+[+-]?[01]$")
-_IMAGES = ("JPEGImages", "images", "imgs", "img")
+IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img")
 _SAMPLE = 50  # names of a list to look for
 
 
@@ -79,7 +79,9 @@ def find_voc_like(base: Path) -> VocLayout | None:
     files beside the images or in annotations/.
     """
     places = existing(base, ("ImageSets/Main", "ImageSets", ""))
-    for xmls, images, lists in product(existing(base, ("Annotations", "xml", "xmls")), existing(base, _IMAGES), places):
+    for xmls, images, lists in product(
+        existing(base, ("Annotations", "xml", "xmls")), existing(base, IMAGE_FOLDERS), places
+    ):
         found = _by_lists(base, images, xmls, lists)[0]
         if found is not None:
             return found
@@ -113,7 +115,7 @@ def _by_lists(base: Path, images: Path, annotations: Path, place: Path) -> tuple
 
 def xml_index(folder: Path) -> FileIndex:
     """The XML files below a folder, by their stems."""
-    return FileIndex(_xmls(folder), by_stem=True)
+    return FileIndex(xml_files(folder), by_stem=True)
 
 
 def read_list(list_file: Path, index: FileIndex) -> list[str]:
@@ -156,15 +158,15 @@ def _split_folder(base: Path, word: str) -> VocSplit | None:
         (annotations, images)
         for folder in existing(base, (word,))
         for annotations in existing(folder, ("annotations", "xml", "xmls", "labels"))
-        for images in [*existing(folder, _IMAGES), folder]
+        for images in [*existing(folder, IMAGE_FOLDERS), folder]
     ]
     parallel = [
         (annotations, images)
         for annotations in existing(base, (f"annotations/{word}", f"xml/{word}", f"xmls/{word}"))
-        for images in existing(base, [f"{folder}/{word}" for folder in _IMAGES] + [word])
+        for images in existing(base, [f"{folder}/{word}" for folder in IMAGE_FOLDERS] + [word])
     ]
     for xmls, images in [*inside, *parallel, *beside]:
-        found = _xmls(xmls)
+        found = xml_files(xmls)
         if found:
             return VocSplit(xmls, images, xmls, tuple(found))
     return None
@@ -172,11 +174,26 @@ def _split_folder(base: Path, word: str) -> VocSplit | None:
 
 def xml_folders(base: Path) -> str:
     """The folders that hold XML files, and how many, for a message."""
-    places = existing(base, ("annotations", "xml", "xmls", "train", "valid", "val", "test", *_IMAGES))
-    counts = {f"{place.name}/": len(_xmls(place)) for place in places}
+    places = existing(base, ("annotations", "xml", "xmls", "train", "valid", "val", "test", *IMAGE_FOLDERS))
+    counts = {f"{place.name}/": len(xml_files(place)) for place in places}
     counts["the folder itself"] = sum(1 for _ in base.glob("*.xml"))
     return ", ".join(f"{printable(place)} ({count})" for place, count in counts.items() if count)
 
 
-def _xmls(folder: Path) -> list[str]:
+def labelmap(base: Path) -> tuple[Path, list[str]] | None:
+    """CVAT's file of class names with colours, and the names in their order; None if there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = base / "labelmap.txt"
+    if not path.is_file():
+        return None
+    lines = [line.strip() for line in read_text(path, "list of class names").splitlines()]
+    names = [line.rsplit(":", 3)[0].strip() for line in lines if line and not line.startswith("#")]
+    return path, list(dict.fromkeys(filter(None, names)))
+
+
+def xml_files(folder: Path) -> list[str]:
+    """The XML files below a folder, relative to it."""
     return [path for path in files_below(folder) if path.lower().endswith(".xml")]

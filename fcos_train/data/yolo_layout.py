@@ -215,6 +215,30 @@ def _by_folders(base: Path) -> YoloLayout | None:
     return YoloLayout(base, file, _listed_names(file), train, val, test)
 
 
+def whole_yolo(base: Path) -> YoloLayout | None:
+    """All images of a folder that does not tell training from validation, as the part to train on and to validate on.
+
+    Raises:
+        UserError: there are labels, but no file names their classes.
+    """
+    folders = existing(base, ("images", "obj_train_data", "obj_default_data", "train", "data/obj_train_data", ""))
+    for folder in folders:
+        if any(has_labels(place) for place in label_folders(folder, base)):
+            break
+    else:
+        return None
+    split = YoloSplit(folder, (folder,))
+    yamls = [path for name in _USUAL if (path := base / name).is_file()]
+    data = _described(yamls[0]) if yamls else None
+    file = yamls[0] if data else names_file(base, split.places)
+    if file is None:
+        raise UserError(
+            f"{base} holds YOLO labels, but no file names their classes: write classes.txt, one name a line"
+        )
+    names = _names_of(data, file) if data else _listed_names(file)
+    return YoloLayout(base, file, names, split, split, keypoints=_keypoints((data or {}).get("kpt_shape"), file))
+
+
 def _split_of(base: Path, word: str) -> YoloSplit | None:
     for folder in existing(base, (f"images/{word}", f"{word}/images", word, f"obj_{word}_data")):
         if any(has_labels(place) for place in label_folders(folder, base)):
@@ -263,12 +287,11 @@ def label_folders(folder: Path, base: Path) -> list[Path]:
     The usual place is the folder whose path has `labels` instead of the last `images`.
     """
     parts = list(folder.parts)
-    below = len(base.parts)
+    below = len(base.parts) if folder.is_relative_to(base) else 0
     found = []
     for index in range(len(parts) - 1, below - 1, -1):
         if parts[index].lower() in ("images", "jpegimages", "imgs"):
             found.append(Path(*parts[:index], "labels", *parts[index + 1 :]))
-            break
     found += [folder, folder / "labels", folder.parent / "labels" / folder.name, base / "labels"]
     return [place for place in dict.fromkeys(found) if place.is_dir()]
 
