@@ -6,6 +6,7 @@ a path ends with: `../train/images` and `/content/set/train/images` mean `train/
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ from fcos_train.data.file_index import IMAGE_SUFFIXES, SPLIT_WORDS
 from mmcv_overrides.data_files import load_yaml
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
-from mmcv_overrides.regular_files import open_regular, read_text
+from mmcv_overrides.regular_files import read_text
 
 MAX_YAML = 16 << 20  # bytes
 MAX_CLASSES = 100_000
@@ -98,12 +99,9 @@ def of_yaml(path: Path) -> YoloLayout:
 def _described(path: Path, required: bool = False) -> dict | None:
     """The content of a YAML file, if it describes a data set. Files of other purposes may hold anything."""
     try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_YAML:
-                raise UserError(f"{path}: more than {MAX_YAML} bytes")
-            data = load_yaml(None, file)
-    except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+        text = io.StringIO(read_text(path, "YAML file", MAX_YAML))
+        text.name = str(path)  # type: ignore[attr-defined]  # of the file, for messages
+        data = load_yaml(None, text)
     except UserError:
         if required or path.name.lower() in _USUAL:
             raise
