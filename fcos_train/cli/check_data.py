@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class CheckDataOptions(Options):
     """Which data set to check, and how thoroughly."""
 
-    path: Annotated[Path, Option("folder of the data set", positional=True)]
+    path: Annotated[Path, Option("folder of the data set, its data.yaml, or a .zip or .tar of it", positional=True)]
     classes: Annotated[
         tuple[str, ...] | None, Option("use only these classes, in this order", metavar="NAME", default="all classes")
     ] = None
@@ -32,7 +32,7 @@ class CheckDataOptions(Options):
 
 
 def run(options: CheckDataOptions) -> int:
-    """Recognise a COCO or VOC data set, count what it holds and report what is wrong with it.
+    """Recognise a COCO, VOC or YOLO data set, count what it holds and report what is wrong with it.
 
     Changes nothing. Exit status 2 if it cannot be trained on, or with --decode if any image cannot be decoded.
     """
@@ -40,8 +40,9 @@ def run(options: CheckDataOptions) -> int:
     from fcos_train.data.layout import resolve
 
     with tempfile.TemporaryDirectory(prefix="fcos-train-check-") as cache_dir:
-        spec = resolve(options.path, cache_dir, options.classes, options.allow_outside)
-        decoded = [decode_split(split) for split in (spec.train, spec.val)] if options.decode else []
+        spec = resolve(options.path, cache_dir, options.classes, options.allow_outside, test=True)
+        splits = dict.fromkeys(split for split in (spec.train, spec.val, spec.test) if split is not None)
+        decoded = [decode_split(split) for split in splits] if options.decode else []
     print("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()]))
     if options.json:
         write_json(options.json, {**spec.report.to_dict(), "decode": [vars(report) for report in decoded]})

@@ -84,12 +84,17 @@ def _named_classes(cfg: Config) -> Sequence[str] | None:
 
 
 def data_of_config(
-    cfg: Config, cache_dir: Path, classes: Sequence[str] | None, allow_outside: Sequence[str] = ()
+    cfg: Config,
+    cache_dir: Path,
+    classes: Sequence[str] | None,
+    allow_outside: Sequence[str] = (),
+    test: bool = False,
 ) -> DataSpec | None:
     """Check the COCO files that a config names. Images must lie in the image folder that it names.
 
     Args:
         allow_outside: folders that images may lie in, beside those.
+        test: also check what the test loader reads.
 
     Returns:
         the data set; None when the config reads something else than one COCO set per split, of which only the image
@@ -100,19 +105,23 @@ def data_of_config(
     """
     train = _split(cfg.get("train_dataloader"), "train")
     val = _split(cfg.get("val_dataloader") or cfg.get("test_dataloader"), "val")
-    if train is None or val is None:
+    tested = _split(cfg.get("test_dataloader"), "test") if test else None
+    if train is None or val is None or test and tested is None:
         _check_others(cfg, allow_outside)
         return None
-    absent = [s for s in (train, val) if not s.ann_file.is_file()]
+    if tested is not None and replace(tested, name="val") == val:
+        tested = None
+    absent = [s for s in (train, val, tested) if s is not None and not s.ann_file.is_file()]
     if absent:
         raise UserError(
             f"the config's data set is not there: no {' and no '.join(str(s.ann_file) for s in absent)}. "
-            "Give a folder in COCO or VOC layout with --data-path"
+            "Give a folder in COCO, VOC or YOLO layout with --data-path"
         )
     classes = classes or _named_classes(cfg)
-    report: DataReport = check(train, val, classes, allow_outside, cache_dir, loads_turned(cfg))
-    train, val = (replace(split, ann_file=report.splits[split.name].ann_file) for split in (train, val))
-    return DataSpec("COCO", report.classes, train, val, report)
+    report: DataReport = check(train, val, classes, allow_outside, cache_dir, loads_turned(cfg), tested)
+    used = {s.name: replace(s, ann_file=report.splits[s.name].ann_file) for s in (train, val, tested) if s is not None}
+    last = used.get("test", used["val"]) if test else None
+    return DataSpec("COCO", report.classes, used["train"], used["val"], report, last)
 
 
 def point_at_data(cfg: Config, spec: DataSpec) -> list[str]:
@@ -205,12 +214,54 @@ def loads_turned(cfg: Config) -> bool:
 
 
 def checked_data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path) -> DataSpec | None:
-    """The checked data set; rank 0 prepares it, the others read what it wrote."""
+    """The checked data set; rank 0 prepares it, the others read what it wrote.
+
+    For an evaluation, its ``val`` is the split to evaluate on.
+
+    Raises:
+        UserError: a fault of the data set, or it has no such split.
+    """
     cache = folder / "data"
+    wanted = options.split if isinstance(options, EvalOptions) else None
 
     def prepare() -> DataSpec | None:
+        test = wanted == "test"
         if options.data_path is not None:
-            return resolve(options.data_path, cache, options.classes, options.allow_outside, loads_turned(cfg))
-        return data_of_config(cfg, cache, options.classes, options.allow_outside)
+            spec = resolve(options.data_path, cache, options.classes, options.allow_outside, loads_turned(cfg), test)
+        else:
+            found = data_of_config(cfg, cache, options.classes, options.allow_outside, test)
+            if found is None:
+                return None
+            spec = found
+        return _evaluated(spec, wanted)
 
     return on_master(prepare)
+
+
+def _evaluated(spec: DataSpec, wanted: str | None) -> DataSpec:
+    """The data set with the wanted split in the place of ``val``."""
+    if wanted == "test" and spec.test is None:
+        raise UserError(
+            f"--split test: the {spec.layout} data set has no test split (test/, test.json, test.txt, or test in "
+            "data.yaml)"
+        )
+    chosen = {"train": spec.train, "test": spec.test}.get(wanted or "val") or spec.val
+    return replace(spec, val=chosen)
+
+
+def loader_of_split(cfg: Config, wanted: str | None) -> None:
+    """Let the test loader of a config whose data set is not checked read the split that is wanted.
+
+    Raises:
+        UserError: the config does not say how to evaluate that split.
+    """
+    if wanted in (None, "test"):
+        return
+    if wanted == "train":
+        raise UserError(
+            "--split train: the config reads something else than one COCO file for each split; give the data set with "
+            "--data-path"
+        )
+    if cfg.get("val_dataloader") is None or cfg.get("val_evaluator") is None:
+        raise UserError("--split val: the config has no val_dataloader and val_evaluator")
+    cfg["test_dataloader"], cfg["test_evaluator"] = cfg.val_dataloader, cfg.val_evaluator

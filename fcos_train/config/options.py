@@ -20,6 +20,7 @@ OPT_LEVELS = ("O0", "O1", "O2", "bf16")
 HALF_TYPES = ("fp16", "bf16")
 PRETRAINED = ("require", "auto", "none")
 STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
+SPLITS = ("train", "val", "test")
 LAUNCHERS = ("none", "pytorch")
 NOT_JSON = (".pkl", ".pickle", ".yaml", ".yml", ".npy", ".npz", ".csv")  # --out of mmdet 2.x was a pickle
 MAX_SEED = 2**32 - 1  # of numpy
@@ -141,7 +142,8 @@ class TrainOptions(Options):
     data_path: Annotated[
         str | None,
         Option(
-            "data set in COCO or VOC layout; class names come from its annotations",
+            "data set in COCO, VOC or YOLO layout: a folder, its data.yaml, or a .zip or .tar of it; class names come "
+            "from its annotations",
             metavar="DIR",
             default="the config's",
             check=existing,
@@ -278,7 +280,22 @@ class EvalOptions(Options):
     ]
     checkpoint: Annotated[str, Option("the weights", positional=True, check=existing_file)]
     data_path: Annotated[
-        str | None, Option("data set in COCO or VOC layout", metavar="DIR", default="the config's", check=existing)
+        str | None,
+        Option(
+            "data set in COCO, VOC or YOLO layout: a folder, its data.yaml, or a .zip or .tar of it",
+            metavar="DIR",
+            default="the config's",
+            check=existing,
+        ),
+    ] = None
+    split: Annotated[
+        str | None,
+        Option(
+            "images to evaluate on",
+            metavar="SPLIT",
+            default="val; of a config whose data set is not checked, what its test_dataloader reads",
+            choices=SPLITS,
+        ),
     ] = None
     work_dir: Annotated[
         str | None, Option("folder for the results", metavar="DIR", default="eval/ beside the checkpoint")

@@ -1,4 +1,4 @@
-"""Data sets: COCO and VOC layouts, generated shapes, and the check before training."""
+"""Data sets: COCO, VOC and YOLO layouts, generated shapes, and the check before training."""
 
 from fcos_train.data.check import check, check_coco_files
 from fcos_train.data.layout import resolve

@@ -46,8 +46,9 @@ def check(
     allow_outside: Sequence[str] = (),
     cache_dir: Path | str | None = None,
     turned: bool = True,
+    test: Split | None = None,
 ) -> DataReport:
-    """Check two splits of COCO annotations. Changes none of their files.
+    """Check splits of COCO annotations. Changes none of their files.
 
     Args:
         train: the training split.
@@ -57,12 +58,14 @@ def check(
         cache_dir: folder for cleaned copies, to which the `ann_file` of a report then points if anything had to be
             corrected; None: none are written.
         turned: whether the pipelines turn images by their EXIF orientation.
+        test: a test split to check as well.
 
     Raises:
-        UserError: nothing to train or validate on, most images missing, paths that lead outside, or classes of
-            validation that training lacks. The message shows both class lists.
+        UserError: nothing to train or evaluate on, most images missing, paths that lead outside, or classes of another
+            split that training lacks. The message shows both class lists.
     """
-    report, cleaned = examine([_source(s, allow_outside) for s in (train, val)], classes, turned)
+    splits = [train, val, *([] if test is None else [test])]
+    report, cleaned = examine([_source(s, allow_outside) for s in splits], classes, turned)
     if cache_dir is not None:
         for one in cleaned:
             _write_cleaned(one, cache_dir)
@@ -86,18 +89,21 @@ def examine(
 ) -> tuple[DataReport, list[Cleaned]]:
     """`check` for annotations that are already loaded; also returns the cleaned annotations."""
     files = _look_at(sources, turned)
-    names, warnings, notes = agree(sources[0], sources[1], classes)
+    names, warnings, notes = agree(sources[0], sources[1:], classes)
     warnings += _of_the_files(sources, files)
     cleaned = [clean(s.raw, s.split, names, known, s.log) for s, known in zip(sources, files, strict=True)]
     for source, result in zip(sources, cleaned, strict=True):
         _require_boxes(source, names, result.report, asked=classes is not None)
-    train, val = (c.report for c in cleaned)
-    warnings += [f"train: no box of class '{n}'" for n, count in train.boxes_per_class.items() if not count]
-    shared = _files(cleaned[0]) & _files(cleaned[1])
-    if shared:
-        example = os.path.basename(min(shared))
-        warnings.append(f"{len(shared)} images are in both splits (e.g. {example}): the mAP will be too high")
-    return DataReport(names, {train.name: train, val.name: val}, warnings=warnings, notes=notes), cleaned
+    reports = {c.report.name: c.report for c in cleaned}
+    trained = cleaned[0].report.boxes_per_class
+    warnings += [f"train: no box of class '{n}'" for n, count in trained.items() if not count]
+    for other in cleaned[1:]:
+        shared = _files(cleaned[0]) & _files(other)
+        if shared:
+            which = "both splits" if len(cleaned) == 2 else f"train and {other.report.name}"
+            example = os.path.basename(min(shared))
+            warnings.append(f"{len(shared)} images are in {which} (e.g. {example}): the mAP will be too high")
+    return DataReport(names, reports, warnings=warnings, notes=notes), cleaned
 
 
 def _look_at(sources: Sequence[Source], turned: bool = True) -> list[Files]:
@@ -192,13 +198,15 @@ def check_coco_files(
     return result.report
 
 
-def agree(train: Source, val: Source, classes: Sequence[str] | None) -> tuple[tuple[str, ...], list[str], list[str]]:
-    """The class names to read both splits with, and warnings and notes about differences between them."""
+def agree(
+    train: Source, others: Sequence[Source], classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """The class names to read all splits with, and warnings and notes about differences between them."""
     notes = []
-    unused = _placeholders(train.raw, val.raw)
+    unused = _placeholders(train.raw, *(other.raw for other in others))
     if unused:
         notes.append(f"category {_show(unused)} only groups the others and has no box: ignored")
-    in_train, in_val = ([n for n in _names(s.raw) if n not in unused] for s in (train, val))
+    in_train, *in_others = ([n for n in _names(s.raw) if n not in unused] for s in (train, *others))
     gaps = _id_gaps(train.raw)
     if gaps:
         notes.append(f"category ids have {gaps} gaps: harmless, labels follow the order of the ids")
@@ -207,32 +215,38 @@ def agree(train: Source, val: Source, classes: Sequence[str] | None) -> tuple[tu
         faults = fault_lines(train.split.name, train.log.counts, train.log.examples)
         raise UserError("; ".join([f"{train.split.ann_file} has no classes, so there is nothing to train on", *faults]))
     _require_known(names, in_train, train)
-    if classes is None:
-        _require_trained(in_train, in_val, train, val)
-    return names, _differences(names, in_train, in_val, all_used=classes is None), notes
+    warnings = []
+    for other, there in zip(others, in_others, strict=True):
+        if classes is None:
+            _require_trained(in_train, there, train, other)
+        warnings += _differences(other.split.name, names, in_train, there, all_used=classes is None)
+    return names, list(dict.fromkeys(warnings)), notes
 
 
-def _require_trained(in_train: Sequence[str], in_val: Sequence[str], train: Source, val: Source) -> None:
-    """Raise if validation has boxes of a class that training lacks."""
-    extra = _without(in_val, in_train)
-    if extra and _uses(val.raw, extra):
+def _require_trained(in_train: Sequence[str], there: Sequence[str], train: Source, other: Source) -> None:
+    """Raise if the other split has boxes of a class that training lacks."""
+    extra = _without(there, in_train)
+    if extra and _uses(other.raw, extra):
+        word = "validation" if other.split.name == "val" else other.split.name
         raise UserError(
-            f"validation has classes that training lacks: {_show(extra)}. "
+            f"{word} has classes that training lacks: {_show(extra)}. "
             f"Training classes: {_show(in_train)} ({train.split.ann_file}). "
-            f"Validation classes: {_show(in_val)} ({val.split.ann_file}). "
+            f"{word.capitalize()} classes: {_show(there)} ({other.split.ann_file}). "
             "Rename them so that they agree, or name the classes to use"
         )
 
 
-def _differences(names: Sequence[str], in_train: Sequence[str], in_val: Sequence[str], all_used: bool) -> list[str]:
+def _differences(
+    split: str, names: Sequence[str], in_train: Sequence[str], there: Sequence[str], all_used: bool
+) -> list[str]:
     warnings = []
-    extra = _without(in_val, in_train)
+    extra = _without(there, in_train)
     if extra and all_used:
-        warnings.append(f"val: classes that training lacks, without boxes, ignored: {_show(extra)}")
-    absent = _without(names, in_val)
+        warnings.append(f"{split}: classes that training lacks, without boxes, ignored: {_show(extra)}")
+    absent = _without(names, there)
     if absent:
-        warnings.append(f"val: no category named {_show(absent)}")
-    if _without(in_train, _without(in_train, in_val)) != _without(in_val, extra):
+        warnings.append(f"{split}: no category named {_show(absent)}")
+    if _without(in_train, _without(in_train, there)) != _without(there, extra):
         warnings.append("the splits have their classes in different orders: corrected to the order of train")
     return warnings
 

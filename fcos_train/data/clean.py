@@ -20,6 +20,8 @@ from mmcv_overrides.regular_files import is_number
 
 CLIP_TOLERANCE = 0.1  # px; COCO's own boxes exceed the border by rounding, which is not a fault
 _NO_IMAGE = ("missing_xml", "unreadable_xml", "several_files")  # faults of listed images that are not in the raw dict
+# Faults of objects that are not in the raw dict.
+_NO_BOX = ("unnamed_objects", "label_class", "label_columns", "label_numbers", "label_range", "label_twice")
 MAX_LOST = 0.5  # share of unusable images above which it is an error
 
 
@@ -50,7 +52,7 @@ def clean(raw: dict, split: Split, classes: tuple[str, ...], files: Files, log: 
     """
     log = log or FaultLog()
     images_in_file = len(raw["images"]) + sum(log.counts[kind] for kind in _NO_IMAGE)
-    boxes_in_file = len(raw["annotations"]) + log.counts["unnamed_objects"]
+    boxes_in_file = len(raw["annotations"]) + sum(log.counts[kind] for kind in _NO_BOX)
     categories, to_id = _categories(raw, split, classes, log)
     images, lost = _images(raw, files, log)
     if images_in_file and len(images) + log.counts["repeated_images"] < images_in_file * (1 - MAX_LOST):

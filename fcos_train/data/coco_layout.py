@@ -40,12 +40,24 @@ class CocoFile:
 
 @dataclass(frozen=True)
 class CocoLayout:
-    """A folder with COCO annotations."""
+    """A folder with COCO annotations; `tests`: the files that may be its test split, beside `val`."""
 
     base: Path
     train: CocoFile
     val: CocoFile
+    tests: tuple[CocoFile, ...] = ()
     layout: str = "COCO"
+
+    @property
+    def test(self) -> CocoFile | None:
+        """The test split; that of validation if there is no other one.
+
+        Raises:
+            UserError: several files may be meant.
+        """
+        if self.val.split == "test":
+            return self.val
+        return _only(self.tests)
 
 
 def find_coco(base: Path) -> CocoLayout | None:
@@ -58,12 +70,14 @@ def find_coco(base: Path) -> CocoLayout | None:
     train = _newest(_of(usual, "train"), "2017") or _only(_of(other, "train"))
     if train is None:
         return None
-    # COCO's test annotations are not public, so a test split only stands in for an absent validation split.
+    # A test split stands in for an absent validation split.
     val = (
         _newest(_of(usual, "val") or _of(usual, "test"), train.year)
         or _only(_of(other, "val"))
         or _only(_of(other, "test"))
     )
+    tested = _newest(_of(usual, "test"), train.year)
+    tests = (tested,) if tested is not None else tuple(_of(other, "test"))
     if val is None and train not in usual:
         return None  # what the file is was guessed from its name
     if val is None:
@@ -72,7 +86,7 @@ def find_coco(base: Path) -> CocoLayout | None:
             f"{base} has training annotations ({train.path.relative_to(base)}) but none for validation, "
             f"like instances_val2017.json or valid/_annotations.coco.json; found {contents(base)}{seen}"
         )
-    return CocoLayout(base, train, val)
+    return CocoLayout(base, train, val, tests if val.split != "test" else ())
 
 
 def _of(files: Iterable[CocoFile], split: str) -> list[CocoFile]:

@@ -50,6 +50,14 @@ FAULTS: Mapping[str, tuple[str, bool]] = {
     ),
     "missing_xml": ("listed images have no annotation file: left out", True),
     "unreadable_xml": ("annotation files cannot be read: their images are left out", True),
+    "label_class": ("lines of label files have a class index that the class names do not cover: left out", True),
+    "label_columns": ("lines of label files have neither the numbers of a box nor those of a polygon: left out", True),
+    "label_numbers": ("lines of label files hold something else than finite numbers: left out", True),
+    "label_range": ("lines of label files have numbers outside 0 to 1, or no width or height: left out", True),
+    "label_twice": ("lines of label files are repeated: counted once", True),
+    "label_extra": ("lines of label files have a sixth number, a confidence: it is not used", False),
+    "no_label_file": ("images have no label file: used as background", False),
+    "label_strays": ("label files have no image of their name: not read", False),
     "ambiguous_images": ("images share their id with another file: left out with their boxes", True),
     "several_files": ("images have several files of their name: left out", True),
     "repeated_images": ("images are listed twice: counted once", True),
@@ -122,7 +130,7 @@ class SplitReport:
     """
 
     name: str
-    source: Path  # the user's file: COCO json, or the list of a VOC split
+    source: Path  # the user's file: COCO json, the list of a VOC or YOLO split, or its folder
     ann_file: Path  # the COCO json to use: the source, or its cleaned copy
     img_dir: Path
     counts: dict[str, int]
@@ -212,10 +220,15 @@ class DataReport:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set ready for training: clean COCO annotation files that list `classes` in order."""
+    """A data set ready for training: clean COCO annotation files that list `classes` in order.
+
+    Attributes:
+        test: the test split, where it was asked for and there is one; `val` itself if that is the test split.
+    """
 
     layout: str
     classes: tuple[str, ...]
     train: Split
     val: Split
     report: DataReport
+    test: Split | None = None

@@ -23,22 +23,26 @@ from fcos_train.data.check import Source
 from fcos_train.data.file_index import IMAGE_SUFFIXES, FileIndex, files_below, stem
 from fcos_train.data.inside import Boundary, require_inside, require_parts_inside, survey
 from fcos_train.data.spec import FaultLog, Split
-from fcos_train.data.voc_layout import VocSplit
+from fcos_train.data.voc_layout import VocSplit, labelmap
 from fcos_train.data.voc_xml import FAULTS, VocImage, read_xml
 from mmcv_overrides.printable import require_names
 
 _JPEG = (".jpg", ".jpeg")
 
 
-def load(splits: Sequence[tuple[str, VocSplit]], boundary: Boundary) -> tuple[list[Source], str]:
+def load(
+    splits: Sequence[tuple[str, VocSplit]], boundary: Boundary, base: Path | None = None
+) -> tuple[list[Source], str]:
     """Read the splits of a VOC folder.
 
     Args:
         splits: their names and parts; all use one coordinate origin (0 or 1) and the same ids.
         boundary: what may be read; images are checked later.
+        base: folder of a labelmap.txt, whose class names come first, in its order.
 
     Returns:
-        A Source per split (categories: the sorted names, from id 1) and a note on how coordinates were read.
+        A Source per split (categories: the names of labelmap.txt, then the others, sorted, from id 1) and a note on how
+        coordinates were read.
 
     Raises:
         UserError: lists or annotations outside the boundary, or class names with control characters.
@@ -50,15 +54,27 @@ def load(splits: Sequence[tuple[str, VocSplit]], boundary: Boundary) -> tuple[li
     read = [_read_split(split, images[split.images]) for _, split in splits]
     everything = [image for images, _ in read for image in images]
     origin = _origin(everything)
-    names = sorted({obj.name for image in everything for obj in image.objects})
+    used = {obj.name for image in everything for obj in image.objects}
+    listed = [] if base is None else _listed(base, boundary, used)
+    names = [*listed, *sorted(used.difference(listed))]
     require_names(names, f"{splits[0][1].annotations}")
     ids = {name: number for number, name in enumerate(names, start=1)}
+    always = {ids[name] for name in listed}
     sources = [
-        Source(Split(name, split.source, split.images), _to_coco(images, ids, origin, log), boundary, log)
+        Source(Split(name, split.source, split.images), _to_coco(images, ids, origin, log, always), boundary, log)
         for (name, split), (images, log) in zip(splits, read, strict=True)
     ]
     counting = "PASCAL's pixels, counted from 1" if origin else "edges counted from 0, as drawing tools write them"
     return sources, f"VOC coordinates read as {counting}"
+
+
+def _listed(base: Path, boundary: Boundary, used: set[str]) -> list[str]:
+    """The class names of labelmap.txt; its background is no class, unless objects have that name."""
+    found = labelmap(base)
+    if found is None:
+        return []
+    require_parts_inside([found[0]], boundary)
+    return [name for name in found[1] if name != "background" or name in used]
 
 
 def _image_index(folder: Path) -> FileIndex:
@@ -129,8 +145,11 @@ def _origin(images: Iterable[VocImage]) -> int:
     return int(pascal)
 
 
-def _to_coco(images: list[VocImage], ids: dict[str, int], origin: int, log: FaultLog) -> dict:
-    """A COCO dict; boxes are (x, y, w, h) in px from the top left edge of the image."""
+def _to_coco(images: list[VocImage], ids: dict[str, int], origin: int, log: FaultLog, always: set[int]) -> dict:
+    """A COCO dict; boxes are (x, y, w, h) in px from the top left edge of the image.
+
+    Categories are those that have objects, and those of the ids in ``always``.
+    """
     coco_images: list[dict] = []
     annotations: list[dict] = []
     for image_id, image in enumerate(images, start=1):
@@ -139,7 +158,9 @@ def _to_coco(images: list[VocImage], ids: dict[str, int], origin: int, log: Faul
             box = None
             if obj.corners is not None:
                 x1, y1, x2, y2 = obj.corners
-                box = [x1 - origin, y1 - origin, x2 - x1 + origin, y2 - y1 + origin]
+                # Rounded, because the difference of two decimal numbers has errors in its last digits.
+                width, height = (round(side, 9) for side in (x2 - x1 + origin, y2 - y1 + origin))
+                box = [x1 - origin, y1 - origin, width, height]
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": image_id,
@@ -151,6 +172,6 @@ def _to_coco(images: list[VocImage], ids: dict[str, int], origin: int, log: Faul
             if obj.difficult:
                 log.add("difficult", image.file_name)
             annotations.append(annotation)
-    used = {annotation["category_id"] for annotation in annotations}
+    used = always.union(annotation["category_id"] for annotation in annotations)
     categories = [{"id": i, "name": name} for name, i in ids.items() if i in used]
     return {"images": coco_images, "annotations": annotations, "categories": categories}

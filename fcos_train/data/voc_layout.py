@@ -13,14 +13,14 @@ from itertools import product
 from pathlib import Path
 
 from fcos_train.data.coco_layout import contents, existing
-from fcos_train.data.file_index import FileIndex, files_below, stem
+from fcos_train.data.file_index import SPLIT_WORDS, FileIndex, files_below, stem
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_text
 
 LISTS = (("trainval", "test"), ("train", "val"), ("train", "valid"), ("train", "test"))
 _FLAG = re.compile(r"\s+[+-]?[01]$")
-_IMAGES = ("JPEGImages", "images", "imgs", "img")
+IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img")
 _SAMPLE = 50  # names of a list to look for
 
 
@@ -43,11 +43,12 @@ class VocSplit:
 
 @dataclass(frozen=True)
 class VocLayout:
-    """A folder with VOC annotations."""
+    """A folder with VOC annotations; `test` is `val` where the test split validates."""
 
     base: Path
     train: VocSplit
     val: VocSplit
+    test: VocSplit | None = None
     layout: str = "VOC"
 
 
@@ -78,16 +79,18 @@ def find_voc_like(base: Path) -> VocLayout | None:
     files beside the images or in annotations/.
     """
     places = existing(base, ("ImageSets/Main", "ImageSets", ""))
-    for xmls, images, lists in product(existing(base, ("Annotations", "xml", "xmls")), existing(base, _IMAGES), places):
+    for xmls, images, lists in product(
+        existing(base, ("Annotations", "xml", "xmls")), existing(base, IMAGE_FOLDERS), places
+    ):
         found = _by_lists(base, images, xmls, lists)[0]
         if found is not None:
             return found
     parts = {}
-    for split, words in (("train", ("train", "training")), ("val", ("val", "valid", "validation", "test"))):
+    for split, words in SPLIT_WORDS.items():
         candidates = (_split_folder(base, word) for word in words)
         parts[split] = next((part for part in candidates if part is not None), None)
-    train, val = parts["train"], parts["val"]
-    return VocLayout(base, train, val) if train is not None and val is not None else None
+    train, val, test = parts["train"], parts["val"] or parts["test"], parts["test"]
+    return VocLayout(base, train, val, test) if train is not None and val is not None else None
 
 
 def _by_lists(base: Path, images: Path, annotations: Path, place: Path) -> tuple[VocLayout | None, str]:
@@ -104,15 +107,15 @@ def _by_lists(base: Path, images: Path, annotations: Path, place: Path) -> tuple
     annotated = {name for name in wanted if any((annotations / file).is_file() for file in files[name][:_SAMPLE])}
     for train, val in LISTS:
         if train in annotated and val in annotated:
-            first, second = (VocSplit(lists[n], images, annotations, tuple(files[n])) for n in (train, val))
-            return VocLayout(base, first, second), ""
+            parts = {n: VocSplit(lists[n], images, annotations, tuple(files[n])) for n in annotated}
+            return VocLayout(base, parts[train], parts[val], parts.get("test")), ""
     lacking = [f"{lists[n].name}: no {printable(files[n][0])[:100]}" for n in sorted(wanted - annotated) if files[n]]
     return None, f" ({'; '.join(lacking)} in {annotations.name}/)" if lacking else ""
 
 
 def xml_index(folder: Path) -> FileIndex:
     """The XML files below a folder, by their stems."""
-    return FileIndex(_xmls(folder), by_stem=True)
+    return FileIndex(xml_files(folder), by_stem=True)
 
 
 def read_list(list_file: Path, index: FileIndex) -> list[str]:
@@ -155,15 +158,15 @@ def _split_folder(base: Path, word: str) -> VocSplit | None:
         (annotations, images)
         for folder in existing(base, (word,))
         for annotations in existing(folder, ("annotations", "xml", "xmls", "labels"))
-        for images in [*existing(folder, _IMAGES), folder]
+        for images in [*existing(folder, IMAGE_FOLDERS), folder]
     ]
     parallel = [
         (annotations, images)
         for annotations in existing(base, (f"annotations/{word}", f"xml/{word}", f"xmls/{word}"))
-        for images in existing(base, [f"{folder}/{word}" for folder in _IMAGES] + [word])
+        for images in existing(base, [f"{folder}/{word}" for folder in IMAGE_FOLDERS] + [word])
     ]
     for xmls, images in [*inside, *parallel, *beside]:
-        found = _xmls(xmls)
+        found = xml_files(xmls)
         if found:
             return VocSplit(xmls, images, xmls, tuple(found))
     return None
@@ -171,11 +174,26 @@ def _split_folder(base: Path, word: str) -> VocSplit | None:
 
 def xml_folders(base: Path) -> str:
     """The folders that hold XML files, and how many, for a message."""
-    places = existing(base, ("annotations", "xml", "xmls", "train", "valid", "val", "test", *_IMAGES))
-    counts = {f"{place.name}/": len(_xmls(place)) for place in places}
+    places = existing(base, ("annotations", "xml", "xmls", "train", "valid", "val", "test", *IMAGE_FOLDERS))
+    counts = {f"{place.name}/": len(xml_files(place)) for place in places}
     counts["the folder itself"] = sum(1 for _ in base.glob("*.xml"))
     return ", ".join(f"{printable(place)} ({count})" for place, count in counts.items() if count)
 
 
-def _xmls(folder: Path) -> list[str]:
+def labelmap(base: Path) -> tuple[Path, list[str]] | None:
+    """CVAT's file of class names with colours, and the names in their order; None if there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = base / "labelmap.txt"
+    if not path.is_file():
+        return None
+    lines = [line.strip() for line in read_text(path, "list of class names").splitlines()]
+    names = [line.rsplit(":", 3)[0].strip() for line in lines if line and not line.startswith("#")]
+    return path, list(dict.fromkeys(filter(None, names)))
+
+
+def xml_files(folder: Path) -> list[str]:
+    """The XML files below a folder, relative to it."""
     return [path for path in files_below(folder) if path.lower().endswith(".xml")]

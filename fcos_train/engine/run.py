@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from fcos_train.config import of_checkpoint
-from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
+from fcos_train.config.dataset import checked_data, loader_of_split, point_at_data, use_clear_loading
 from fcos_train.config.input_sizes import check_input_sizes
 from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
@@ -158,7 +158,7 @@ def _config_of(options: EvalOptions) -> tuple[str | Config, list[str]]:
 
 
 def evaluate(options: EvalOptions) -> dict[str, float]:
-    """Evaluate a checkpoint on the validation images.
+    """Evaluate a checkpoint on the validation images, or on another split.
 
     Returns:
         the COCO numbers (``bbox_mAP``, ...).
@@ -180,7 +180,10 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             spec = checked_data(cfg, options, folder)
             if spec is not None:
                 notes += [f"data: {line}" for line in spec.report.faults_of(spec.val.name)]
+                notes += [f"evaluated on the {spec.val.name} split: {spec.val.ann_file}"] if options.split else []
                 notes += point_at_data(cfg, spec)
+            else:
+                loader_of_split(cfg, options.split)
             notes += use_level_norms(cfg.model)
             use_clear_loading(cfg)
             forget_pretrained(cfg)

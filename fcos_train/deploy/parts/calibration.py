@@ -29,13 +29,14 @@ def calibration_files(data_path: str | Path, cache: Path) -> list[Path]:
         UserError: no such folder, no image in it, or a faulty data set.
     """
     folder = Path(data_path)
-    if not folder.is_dir():
+    if not folder.exists():
         raise UserError(f"--data-path {folder}: there is no such folder")
-    own = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    if own:
-        return own
-    if not any(folder.iterdir()):
-        raise UserError(f"--data-path {folder}: the folder is empty; calibration needs images")
+    if folder.is_dir():
+        own = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        if own:
+            return own
+        if not any(folder.iterdir()):
+            raise UserError(f"--data-path {folder}: the folder is empty; calibration needs images")
     from fcos_train.data import resolve
     from mmcv_overrides.regular_files import read_json
 
