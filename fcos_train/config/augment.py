@@ -79,9 +79,8 @@ def set_augmentation(cfg: Config, preset: str | None) -> list[str]:
     flips = [] if preset == "none" else [s for s in pipeline if kind_of(s) == "RandomFlip"] or [ConfigDict(FLIP)]
     after = {name: [*flips, *_copied(changes), *packed] for name, changes in PRESETS.items()}
     notes = [f"augmentation {preset}: {', '.join(map(kind_of, [*sized, *after[preset]]))}"]
-    gone = [
-        kind_of(step) for step in pipeline if kind_of(step) in GOES or (preset == "none" and "Flip" in kind_of(step))
-    ]
+    replaced = GOES | {"RandomFlip"} if preset == "none" else GOES
+    gone = [kind_of(step) for step in pipeline if kind_of(step) in replaced]
     if gone:
         notes.append(f"augmentation {preset} replaces {', '.join(gone)} of the config")
     if preset == "strong":
@@ -147,7 +146,7 @@ def _mix(cfg: Config, mixing: list[ConfigDict], light: list[ConfigDict]) -> str:
     loader = cfg.train_dataloader
     inner = loader.dataset
     loader["dataset"] = ConfigDict(type=MIX, dataset=inner, pipeline=mixing)
-    # MultiImageMixDataset goes through the steps of its pipeline; the hook gives it the shorter list of the last epochs.
+    # MultiImageMixDataset goes through its pipeline step by step; the hook gives it the shorter one of the last epochs.
     switch = ConfigDict(type="PipelineSwitchHook", switch_epoch=int(epochs) - last, switch_pipeline=_copied(light))
     cfg["custom_hooks"] = [*(cfg.get("custom_hooks") or []), switch]
     return f"augmentation strong: light from epoch {int(epochs) - last + 1} on, of {epochs}"

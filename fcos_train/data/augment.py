@@ -1,8 +1,8 @@
 """Random changes of training images that leave their size as it is, so that batches keep their few shapes.
 
-mmdet's affine transform scales about the corner of the image, and its Mosaic doubles the sides; both are subclassed here
-for the difference alone. Everything is drawn from the generators of the sample (see :mod:`mmcv_overrides.loop`): mmdet's
-cached Mosaic and MixUp are not used, because their images depend on what a worker has loaded before.
+mmdet's affine transform scales about the corner of the image, and its Mosaic doubles the sides; both are subclassed
+here for the difference alone. Everything is drawn from the generators of the sample (see :mod:`mmcv_overrides.loop`):
+mmdet's cached Mosaic and MixUp are not used, because their images depend on what a worker has loaded before.
 """
 
 from __future__ import annotations
