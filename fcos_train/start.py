@@ -12,6 +12,7 @@ MODULES = (
     "fcos_train.data.dataset",
     "fcos_train.data.loading",
     "fcos_train.data.batch",
+    "fcos_train.data.augment",
     "fcos_train.evaluation",
     "fcos_train.models",
     "fcos_train.engine.fixed_step",

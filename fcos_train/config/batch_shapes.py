@@ -9,8 +9,14 @@ from mmengine.config import Config, ConfigDict
 
 COLLATE, SAMPLER, PREPROCESSOR = "fixed_shape_collate", "ShapeBatchSampler", "FixedShapePreprocessor"
 STOCK = {"collate_fn": "pseudo_collate", "batch_sampler": "AspectRatioBatchSampler"}
+WRAPPERS = {"RepeatDataset", "ClassBalancedDataset", "MultiImageMixDataset"}
+MIX = "MultiImageMixDataset"
 # Pipeline steps that keep the size of an image, and steps that set it.
-KEEP = {"LoadImageFromFile", "LoadImage", "LoadAnnotations", "RandomFlip", "PhotoMetricDistortion", "PackDetInputs"}
+KEEP = {
+    *("LoadImageFromFile", "LoadImage", "LoadAnnotations", "RandomFlip", "PhotoMetricDistortion", "PackDetInputs"),
+    *("YOLOXHSVRandomAug", "FilterAnnotations", "RandomErasing", "CutOut"),
+    *("CentredAffine", "SameSizeMosaic", "SameSizeMixUp"),
+}
 SIZE = {"Resize", "RandomChoiceResize", "FixScaleResize"}
 
 
@@ -83,9 +89,11 @@ def _fault(cfg: Config) -> str | None:
 
 
 def _pipeline(dataset: ConfigDict) -> list[ConfigDict] | None:
-    """The steps of the data set of a loader, also inside a RepeatDataset; None for other wrappers."""
-    if dataset.get("type") == "RepeatDataset":
-        dataset = dataset.dataset
+    """The steps of the data set of a loader, through wrappers that keep or repeat its images; None for others."""
+    kind = str(dataset.get("type", "")).removeprefix("mmdet.")
+    if kind in WRAPPERS:
+        steps = _pipeline(dataset.dataset)
+        return None if steps is None else [*steps, *(dataset.pipeline if kind == MIX else [])]
     return None if "datasets" in dataset or "dataset" in dataset else dataset.get("pipeline")
 
 

@@ -138,10 +138,11 @@ class Declared:
 
 @cache
 def declared(kind: type) -> tuple[Declared, ...]:
-    """The options of a dataclass in their order; those of a nested dataclass take the place of its field."""
+    """The options of a dataclass in their order, inherited ones last; a nested dataclass's take the place of its field."""
     hints = get_type_hints(kind, include_extras=True)
     found: list[Declared] = []
-    for field in fields(kind):
+    own = kind.__dict__.get("__annotations__", {})
+    for field in sorted(fields(kind), key=lambda field: field.name not in own):  # inherited ones come last
         hint, option = hints[field.name], None
         if get_origin(hint) is Annotated:
             hint, option = get_args(hint)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
+from fcos_train.config.recipe import Recipe
 from fcos_train.config.values import parse_cfg_options
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
@@ -131,7 +132,7 @@ def _launcher_faults(launcher: str | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class TrainOptions(Options):
+class TrainOptions(Recipe):
     """Options of ``fcos-train train``.
 
     Raises:
@@ -250,7 +251,7 @@ class TrainOptions(Options):
 
     def conflicts(self) -> list[str]:
         """Options that contradict each other."""
-        faults = _launcher_faults(self.launcher)
+        faults = [*_launcher_faults(self.launcher), *super().conflicts()]
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:

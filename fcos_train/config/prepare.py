@@ -20,6 +20,7 @@ from typing import Any
 import mmengine.dist as dist
 from mmengine.config import Config, ConfigDict
 
+from fcos_train.config.augment import set_augmentation
 from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
 from fcos_train.config.input_sizes import check_input_sizes
@@ -60,6 +61,8 @@ def prepare(
     if not options.validate:
         drop_validation(cfg)
     notes += rename_jpeg_compression(cfg)
+    set_length(cfg, options)
+    notes += set_augmentation(cfg, options.augment)
     require_packages(cfg.model, cfg.train_dataloader)  # of the rest, build_runner asks
     if spec is not None:
         require_annotations(cfg, spec, given=options.data_path is not None)
@@ -69,7 +72,6 @@ def prepare(
     notes += set_step(cfg, options, accelerator)
     check_input_sizes(cfg)
     notes += set_loaders(cfg, options, accelerator)
-    set_length(cfg, options)
     world = dist.get_world_size()
     notes += [level, scale_learning_rate(cfg, options, world)]
     notes += safe_schedule(cfg, total_iterations(cfg, images, world))
