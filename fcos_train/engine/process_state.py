@@ -62,8 +62,8 @@ def loaders_closed(runner: Runner) -> Iterator[None]:
     finally:
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             loader: Any = getattr(loop, "dataloader", None)
-            iterator = getattr(loader, "_iterator", None)  # there with persistent workers only
-            if hasattr(iterator, "_shutdown_workers"):
+            iterator: Any = getattr(loader, "_iterator", None)  # there with persistent workers only
+            if iterator is not None and hasattr(iterator, "_shutdown_workers"):
                 iterator._shutdown_workers()
                 loader._iterator = None
 

@@ -52,7 +52,7 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
         process_state_kept(torch.device(accelerator.name)),
         checkpoints.trust_checkpoints(options.trust_checkpoint),
     ):
-        if getattr(options, "npu_ids", None) is not None:
+        if isinstance(options, TrainOptions) and options.npu_ids is not None:
             os.environ["NPUID"] = str(options.npu_ids)
         joins = options.launcher != "none" and not dist.is_distributed()
         if joins:
