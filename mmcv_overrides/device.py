@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -166,6 +168,20 @@ def use(accelerator: Accelerator) -> Accelerator:
     # mmengine decides at import and hides a failed import of torch_npu; its get_device() reads this variable.
     mmengine_device.DEVICE = accelerator.name
     return accelerator
+
+
+@contextmanager
+def used(accelerator: Accelerator) -> Iterator[None]:
+    """:func:`use` within a ``with`` block."""
+    global _current
+    import mmengine.device.utils as mmengine_device
+
+    before = _current, mmengine_device.DEVICE
+    use(accelerator)
+    try:
+        yield
+    finally:
+        _current, mmengine_device.DEVICE = before
 
 
 def current() -> Accelerator:

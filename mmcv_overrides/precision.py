@@ -50,13 +50,18 @@ def half_dtype(level: str, accelerator: Accelerator, amp_dtype: str | torch.dtyp
     return amp_dtype or accelerator.half_dtype
 
 
+def emulated(accelerator: Accelerator, dtype: torch.dtype | None) -> bool:
+    """Whether the device computes in this type by converting to fp32 and back, which takes several times as long."""
+    return accelerator.name == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def describe(level: str, accelerator: Accelerator, dtype: torch.dtype | None) -> str:
     """One line for the log: the level, its 16-bit type and the reason."""
     if dtype is None:
         return f"precision {level}: fp32"
     chosen = accelerator.half_reason if dtype == accelerator.half_dtype and level != "bf16" else "asked for"
     line = f"precision {level}: {str(dtype).removeprefix('torch.')} ({chosen}); losses, targets, box decoding in fp32"
-    if accelerator.name == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if emulated(accelerator, dtype):
         line += ". This processor only emulates bfloat16: opt level O0 (fp32) is several times faster here"
     return line
 

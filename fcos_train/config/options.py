@@ -160,7 +160,13 @@ class TrainOptions(Recipe):
     ] = None
     device: Device = "auto"
     opt_level: Annotated[
-        str | None, Option("level of mixed precision", metavar="LEVEL", default="O1", choices=OPT_LEVELS)
+        str | None,
+        Option(
+            "level of mixed precision",
+            metavar="LEVEL",
+            default="O1; O0 on a processor that only emulates bfloat16",
+            choices=OPT_LEVELS,
+        ),
     ] = None
     amp_dtype: Annotated[
         str | None,

@@ -103,8 +103,10 @@ def set_precision(cfg: Config, options: TrainOptions, accelerator: device.Accele
         )
     if wrapper.pop("use_fsdp", False):
         raise UserError("optim_wrapper.use_fsdp is not supported; remove it")
-    level = options.opt_level or wrapper.get("opt_level") or WRAPPERS[kind] or OPT_LEVEL
+    wanted = options.opt_level or wrapper.get("opt_level") or WRAPPERS[kind]
     configured = wrapper.pop("dtype", None) or wrapper.get("amp_dtype")
+    default, reason = default_level(accelerator, options.amp_dtype or configured)
+    level = wanted or default
     # Without a 16-bit type of its own level O0 has none, whatever the config says of another level.
     asked = options.amp_dtype or (None if level in ("O0", "bf16") else configured)
     half = precision.half_dtype(level, accelerator, asked)
@@ -113,7 +115,24 @@ def set_precision(cfg: Config, options: TrainOptions, accelerator: device.Accele
     wrapper.pop("amp_dtype", None)
     if half is not None:
         wrapper["amp_dtype"] = str(half).removeprefix("torch.")
-    return f"{precision.describe(level, accelerator, half)}; loss scale {scale}"
+    return f"{precision.describe(level, accelerator, half)}{'' if wanted else reason}; loss scale {scale}"
+
+
+def default_level(accelerator: device.Accelerator, half_type: str | None) -> tuple[str, str]:
+    """The level of precision where neither the user nor the config names one.
+
+    Args:
+        half_type: the 16-bit type that was asked for, if any; it is obeyed.
+
+    Returns:
+        the level, and the reason for the log where it is not O1.
+    """
+    if half_type is None and precision.emulated(accelerator, accelerator.half_dtype):
+        return (
+            "O0",
+            " (the default here: this processor only emulates bfloat16, which would make O1 several times slower)",
+        )
+    return OPT_LEVEL, ""
 
 
 def _first(*values: Any) -> Any:

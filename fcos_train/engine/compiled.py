@@ -85,6 +85,7 @@ def compile_losses(model: nn.Module, log: Callable[[str], None], backend: str = 
     """
     import torch._dynamo.config as settings
 
+    torch._dynamo.reset()  # graphs of an earlier run of this process would count against the limit
     name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"  # until torch 2.5
     setattr(settings, name, max(getattr(settings, name), MOST_GRAPHS))
     settings.optimize_ddp = False  # would split the graph at DDP's buckets, which custom autograd functions forbid

@@ -25,6 +25,7 @@ from fcos_train.config.packages import missing_packages_named
 from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
+from fcos_train.engine.process_state import loaders_closed, process_state_kept
 from fcos_train.engine.runner import build_runner
 from fcos_train.models import describe_norms, use_level_norms
 from fcos_train.start import start
@@ -45,21 +46,26 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
         the device and the reason for it.
     """
     accelerator, reason = device.pick(options.device)
-    device.use(accelerator)
-    checkpoints.trust_checkpoints(options.trust_checkpoint)
-    joins = options.launcher != "none" and not dist.is_distributed()
-    if joins:
-        dist.init_dist(options.launcher)
-    elif options.launcher == "none":
-        accelerator.set_device(0)
     start()
-    init_default_scope("mmdet")
-    yield accelerator, reason
-    if joins:
-        # Together, so that none closes connections that another still reads. After an error there is nobody to wait
-        # for: the process ends as it is (see __main__).
-        dist.barrier()
-        torch.distributed.destroy_process_group()
+    with (
+        device.used(accelerator),
+        process_state_kept(torch.device(accelerator.name)),
+        checkpoints.trust_checkpoints(options.trust_checkpoint),
+    ):
+        if isinstance(options, TrainOptions) and options.npu_ids is not None:
+            os.environ["NPUID"] = str(options.npu_ids)
+        joins = options.launcher != "none" and not dist.is_distributed()
+        if joins:
+            dist.init_dist(options.launcher)
+        elif options.launcher == "none":
+            accelerator.set_device(0)
+        init_default_scope("mmdet")
+        yield accelerator, reason
+        if joins:
+            # Together, so that none closes connections that another still reads. After an error there is nobody to
+            # wait for: the process ends as it is (see __main__).
+            dist.barrier()
+            torch.distributed.destroy_process_group()
 
 
 def _say(lines: list[str]) -> None:
@@ -108,7 +114,7 @@ def _resume_from(wanted: str | None, folder: Path) -> str | None:
 
 
 def train(options: TrainOptions) -> Runner:
-    """Train as the options say.
+    """Train as the options say. What this sets in the process is put back at the end.
 
     Returns:
         the runner after the last iteration.
@@ -117,8 +123,6 @@ def train(options: TrainOptions) -> Runner:
         UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
     """
     options = launched(options)
-    if options.npu_ids is not None:
-        os.environ["NPUID"] = str(options.npu_ids)
     with _processes(options) as (accelerator, reason):
         cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
         require_sections(cfg, options.config, TRAINING)
@@ -135,7 +139,7 @@ def train(options: TrainOptions) -> Runner:
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
-            with missing_packages_named():
+            with missing_packages_named(), loaders_closed(runner):
                 runner.train()
             return runner
 
@@ -195,7 +199,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             _say([*where, reason, *notes])
             runner = build_runner(cfg, "evaluation")
             start = time.perf_counter()
-            with missing_packages_named():
+            with missing_packages_named(), loaders_closed(runner):
                 metrics = runner.test()
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             return metrics

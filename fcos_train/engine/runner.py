@@ -20,6 +20,7 @@ from fcos_train.engine.fixed_step import FixedStepHook
 from fcos_train.start import MODULES
 from mmcv_overrides import device, precision
 from mmcv_overrides.optimizer import StepOptimWrapper
+from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable_lines
 
 MAX_CONSOLE_LINES = 3
@@ -58,6 +59,16 @@ class PlainFormatter(logging.Formatter):
 
 class DetectionRunner(Runner):
     """Builds everything from a prepared config. The only runner of this project."""
+
+    def set_randomness(self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
+        """Upstream's, but a seed that is not given comes from the system.
+
+        Upstream draws it from NumPy's global generator, so that a second run of a process, or a run in a program that
+        has seeded NumPy, would always get the same one.
+        """
+        if seed is None:
+            seed = on_master(lambda: secrets.randbelow(2**31))
+        super().set_randomness(seed, diff_rank_seed, deterministic)
 
     def build_logger(self, log_level="INFO", log_file=None, **kwargs) -> MMLogger:
         """Upstream's logger, with the file in the work dir and lines that scripts for mmcv 1.x can read."""

@@ -98,7 +98,9 @@ def test_lists_that_are_also_keys():
     from mmcv_overrides import precision
 
     assert tuple(RULES) == MODELS
-    assert {one.option.default for one in declared(TrainOptions)} >= {prepare.OPT_LEVEL, str(prepare.LOSS_SCALE)}
+    defaults = {one.name: one.option.default for one in declared(TrainOptions)}
+    assert defaults["opt_level"].startswith(f"{prepare.OPT_LEVEL};")
+    assert defaults["loss_scale"] == str(prepare.LOSS_SCALE)
     assert OPT_LEVELS == precision.LEVELS and set(HALF_TYPES) <= set(precision.HALF_TYPES)
 
 

@@ -255,8 +255,31 @@ ROWS = {
 }
 
 
+@pytest.fixture
+def with_bf16(monkeypatch) -> None:
+    """A processor with instructions for bfloat16."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "level"),
+    [
+        ("", {}, "O0"),
+        ("", {"opt_level": "O1"}, "O1"),
+        ("", {"amp_dtype": "bf16"}, "O1"),
+        ("optim_wrapper = dict(opt_level='O1')", {}, "O1"),
+        (AMP, {}, "O1"),
+    ],
+)
+def test_where_bf16_is_emulated_the_default_level_is_o0(text, flags, level, monkeypatch, tmp_path, shapes):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    cfg, notes = prepared(tmp_path, text, data_path=str(shapes), **flags)
+    assert cfg.optim_wrapper.opt_level == level
+    assert any("the default here: this processor only emulates bfloat16" in line for line in notes) == (level == "O0")
+
+
 @pytest.mark.parametrize("row", ROWS)
-def test_precedence(row, tmp_path, shapes):
+def test_precedence(row, tmp_path, shapes, with_bf16):
     text, options, flags, key, expected = ROWS[row]
     cfg, _ = prepared(tmp_path, text, options, data_path=str(shapes), **flags)
     found = at(cfg, key)
