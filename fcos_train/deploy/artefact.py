@@ -84,15 +84,34 @@ class ExportedDetector:
         return self.classes[label] if label < len(self.classes) else f"class {label}"
 
 
-def demo_exported(options: DemoOptions) -> list[Path]:
-    """:func:`fcos_train.infer.demo.demo` of an exported model.
+def require_no_foreign(options: DemoOptions) -> None:
+    """Refuse options that only a checkpoint has.
 
     Raises:
-        UserError: options that only a checkpoint has, beside those of the demo.
+        UserError: such an option is given.
     """
     given = {"--config": options.config, "--trust-checkpoint": options.trust_checkpoint}
     given |= {"--safe-config": options.safe_config, f"--device {options.device}": options.device not in ("auto", "cpu")}
     foreign = [flag for flag, value in given.items() if value]
     if foreign:
         raise UserError(f"{foreign[0]} applies to checkpoints; {options.checkpoint} is an exported model, on the CPU")
-    return demo(options, load=lambda options: cast(Detector, ExportedDetector(options.checkpoint)))
+
+
+def load_exported(options: DemoOptions) -> Detector:
+    """An exported model in the place of a checkpoint's detector.
+
+    Raises:
+        UserError: options that only a checkpoint has, beside those of :class:`ExportedDetector`.
+    """
+    require_no_foreign(options)
+    return cast(Detector, ExportedDetector(options.checkpoint))
+
+
+def demo_exported(options: DemoOptions) -> list[Path]:
+    """:func:`fcos_train.infer.demo.demo` of an exported model.
+
+    Raises:
+        UserError: options that only a checkpoint has, beside those of the demo.
+    """
+    require_no_foreign(options)  # before the images are looked for
+    return demo(options, load=load_exported)
