@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from threading import Timer
 from typing import TYPE_CHECKING, TextIO, TypeVar
@@ -95,7 +95,7 @@ def track(work: Iterable[Item], what: str, total: int | None = None) -> Iterator
         what: is done, in a few words: "reading images".
         total: number of items where ``work`` has no length; None: unknown.
     """
-    total = len(work) if total is None and hasattr(work, "__len__") else total
+    total = len(work) if total is None and isinstance(work, Sized) else total
     with working(what, total) as advance:
         for item in work:
             yield item
