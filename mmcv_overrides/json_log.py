@@ -29,7 +29,7 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
 from mmcv_overrides.seams import Override
-from mmcv_overrides.text_log import NOT_CURVES, json_value, log_line_follows, trains
+from mmcv_overrides.text_log import NOT_CURVES, NUMBERS, json_value, log_line_follows, trains
 
 
 class ContractLoggerHook(LoggerHook):
@@ -86,7 +86,7 @@ class ContractLoggerHook(LoggerHook):
         """Log a training line when one is due."""
         if log_line_follows(runner, batch_idx):
             tag, text = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
-            runner.logger.info(text)
+            runner.logger.info(text, extra={NUMBERS: tag})
             position = {"epoch": runner.epoch + 1, "iter": runner.iter + 1, "step": runner.iter + 1}
             self._write(runner, tag, "train", position)
 
@@ -119,7 +119,7 @@ class ContractLoggerHook(LoggerHook):
     def _after_evaluation(self, runner: Runner, loader: Any, mode: str) -> dict:
         images = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
         tag, text = runner.log_processor.get_log_after_epoch(runner, images, mode, with_non_scalar=True)
-        runner.logger.info(text)
+        runner.logger.info(text, extra={NUMBERS: tag})
         self._write(runner, tag, mode, {"epoch": runner.epoch if trains(runner) else 0, "iter": images})
         return tag
 

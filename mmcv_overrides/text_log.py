@@ -19,6 +19,10 @@ from mmcv_overrides.seams import Override
 
 # Not losses: printed at a fixed place in the line, or not at all.
 PLACED = ("lr", "base_lr", "time", "data_time", "loss", "grad_norm")
+# An attribute of log records, for ``extra=``: the numbers of a line that scripts read. A terminal may show them in
+# another form (fcos_train/engine/terminal.py); a line without numbers of its own repeats those of others.
+NUMBERS = "numbers"
+FOR_SCRIPTS: dict[str, dict] = {NUMBERS: {}}
 # Keys of a record that are not plotted.
 NOT_CURVES = ("mode", "step")
 
@@ -122,8 +126,11 @@ def metric_text(value: Any) -> str:
 class ContractLogProcessor(LogProcessor):
     """Formats mmengine's numbers as mmcv 1.x does, since users' scripts parse these lines::
 
-    Epoch [1][50/7330]<tab>lr: 1.250e-03, eta: 1:02:03, time: 0.310, ..., images/s: 3.30, FPS: 3.22, loss_cls: 0.51, ...
+    Epoch [1][50/7330]<tab>lr: 1.250e-03, eta: 1:02:03, time: 0.310, data_time: 0.010, FPS: 3.22, loss_cls: 0.51, ...
     Epoch(val) [1][72]<tab>bbox_mAP: 0.1260, bbox_mAP_50: 0.2500, ...
+
+    FPS is the one figure of speed in a line: that of the run so far, see :mod:`mmcv_overrides.timer`. The JSON log also
+    has ``images_per_s``, the same since the last line and with the warm-up.
     """
 
     def get_log_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> tuple[dict, str]:
@@ -159,8 +166,6 @@ class ContractLogProcessor(LogProcessor):
             text += [f"eta: {eta}", f"time: {tag['time']:.3f}", f"data_time: {tag['data_time'] or 0:.3f}"]
         if tag["memory"]:
             text.append(f"memory: {tag['memory']}")
-        if tag["images_per_s"]:
-            text.append(f"images/s: {five_digits(tag['images_per_s']):.2f}")
         if tag["fps"]:
             text.append(f"FPS: {five_digits(tag['fps']):.2f}")
         text += [f"{name}: {five_digits(value):.4f}" for name, value in losses.items()]

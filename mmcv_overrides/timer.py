@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 
 from mmcv_overrides.device import current
 from mmcv_overrides.seams import Override
+from mmcv_overrides.text_log import FOR_SCRIPTS
 
 WARMUP_ITERS = 5
 
@@ -161,11 +162,12 @@ class ClockHook(IterTimerHook):
         share = CLOCKS.data / CLOCKS.train if CLOCKS.train else 0.0
         no_speed = current().speed_fault()
         if no_speed:
-            runner.logger.info(f"{span}: no FPS, {no_speed}")
+            runner.logger.info(f"{span}: no FPS, {no_speed}", extra=FOR_SCRIPTS)
         elif CLOCKS.samples:
             runner.logger.info(
                 f"{span}: {CLOCKS.samples} images in {CLOCKS.train:.1f} s of training "
-                f"(data {share:.0%}), FPS: {CLOCKS.fps:.2f}"
+                f"(data {share:.0%}), FPS: {CLOCKS.fps:.2f}",
+                extra=FOR_SCRIPTS,
             )
             if share > 0.2:
                 workers = getattr(runner.train_dataloader, "num_workers", 0)
@@ -174,7 +176,8 @@ class ClockHook(IterTimerHook):
                     f"(now {workers}) or use smaller images"
                 )
         else:
-            runner.logger.info(f"{span}: fewer than {WARMUP_ITERS + 1} iterations, all of them warm-up: no FPS")
+            none = f"{span}: fewer than {WARMUP_ITERS + 1} iterations, all of them warm-up: no FPS"
+            runner.logger.info(none, extra=FOR_SCRIPTS)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Log the FPS so far."""

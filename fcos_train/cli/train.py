@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from fcos_train.cli.finished import show_finished
 from fcos_train.config.options import TrainOptions
 
 
@@ -13,5 +16,6 @@ def run(options: TrainOptions) -> int:
     """
     from fcos_train.engine.run import train
 
-    train(options)
+    runner = train(options)
+    show_finished(Path(runner.work_dir))
     return 0

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
 from fcos_train.config.recipe import Recipe
 from fcos_train.config.values import parse_cfg_options
+from fcos_train.progress import MODES
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 OPT_LEVELS = ("O0", "O1", "O2", "bf16")
@@ -101,6 +102,15 @@ Launcher = Annotated[
 LocalRank = Annotated[
     int | None,
     Option("accepted because older launchers pass it; the environment tells the same", metavar="N", hidden=True),
+]
+Progress = Annotated[
+    str | None,
+    Option(
+        "bar: progress bars and tables; lines: log lines only; auto: bars on a terminal",
+        metavar="MODE",
+        default="FCOS_TRAIN_PROGRESS, else auto",
+        choices=MODES,
+    ),
 ]
 OptionalConfig = Annotated[
     str | None,
@@ -253,6 +263,7 @@ class TrainOptions(Recipe):
     overwrite: Annotated[
         bool, Option("replace the run in the work dir: its checkpoints, logs and curves are removed")
     ] = False
+    progress: Progress = None
     local_rank: LocalRank = None
 
     def conflicts(self) -> list[str]:
@@ -331,6 +342,7 @@ class EvalOptions(Options):
         tuple[str, ...],
         Option("accepted for old scripts; boxes are evaluated", metavar="METRIC", flags=("--eval",), choices=("bbox",)),
     ] = ("bbox",)
+    progress: Progress = None
     local_rank: LocalRank = None
 
     def conflicts(self) -> list[str]:

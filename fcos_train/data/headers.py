@@ -14,12 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from fcos_train.data.image_header import header_size
 from fcos_train.data.image_tags import is_deep, is_unusual, orientation
 from fcos_train.data.images import MAX_BYTES, UnreadableImage, max_pixels, read_image, too_large, undecodable
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
 from mmcv_overrides.regular_files import open_regular, read_json
@@ -116,7 +118,8 @@ def read_headers(folder: str | Path, names: Sequence[str], turned: bool = True) 
     known = _load(place)
     batches = [names[first : first + BATCH] for first in range(0, len(names), BATCH)]
     with ThreadPoolExecutor(WORKERS) as pool:
-        read = [found for batch in pool.map(lambda batch: _look_at(folder, batch, known), batches) for found in batch]
+        looked_at = chain.from_iterable(pool.map(lambda batch: _look_at(folder, batch, known), batches))
+        read = list(track(looked_at, "reading image headers", len(names)))
     fresh = {name: entry for name, entry, _ in read if entry is not None and known.get(name) != entry}
     if fresh and place is not None:
         with suppress(UserError):  # a cache that cannot be written costs time, nothing else

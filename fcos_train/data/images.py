@@ -13,6 +13,7 @@ import numpy as np
 from fcos_train.data.image_header import FORMATS, header_size
 from fcos_train.data.image_tags import what_else
 from fcos_train.data.spec import Split
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_json, read_regular
@@ -161,7 +162,7 @@ def decode_split(split: Split, workers: int = 4) -> DecodeReport:
     report = DecodeReport(split.name, len(images))
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(lambda image: _size_or_fault(split.img_dir / image["file_name"]), images)
-        for image, size in zip(images, found, strict=True):
+        for image, size in track(zip(images, found, strict=True), f"decoding {split.name} images", len(images)):
             stated = (image["width"], image["height"])
             if isinstance(size, UnreadableImage):
                 report.unreadable.append(str(split.img_dir / image["file_name"]))

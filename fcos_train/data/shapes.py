@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
 from mmcv_overrides.regular_files import read_json
@@ -113,7 +114,7 @@ def _make_split(
     folder.mkdir(parents=True, exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
-    for image_id in range(1, count + 1):
+    for image_id in track(range(1, count + 1), "drawing images"):
         image, drawn = draw_image(np.random.default_rng((*seed, image_id)), size, classes, sizes)[:2]
         name = f"shapes_{image_id:06d}.jpg"
         (folder / name).write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())

@@ -32,6 +32,7 @@ from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.validation import validation_set
 from fcos_train.deploy.targets import require_artefact, target_of
 from fcos_train.infer.detector import Detector
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 
 CHECKED = 4  # images whose maps are compared
@@ -163,7 +164,7 @@ def _accuracies(
 def _map(session: Session, rule: InputRule, files: Sequence[Path], truth: Path, classes: Sequence[str]) -> float:
     """mAP of a session that returns detections."""
     ids, results = read_truth(truth), []
-    for file in files:
+    for file in track(files, f"detecting with {session.path.name}"):
         found = (values.tolist() for values in detect(session, rule, read_image(file)))
         for (x1, y1, x2, y2), score, label in zip(*found, strict=True):
             results.append(

@@ -34,6 +34,7 @@ from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.target import Conversion, Target
 from fcos_train.deploy.targets import target_of
 from fcos_train.infer.detector import Detector
+from fcos_train.progress import working
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
@@ -81,7 +82,8 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         folder = Path(scratch)
         source = _onnx_options(options, target, shape)
         files = _data_files(options, folder, target.calibrates(precision))
-        exported = write_verified(detector, source, folder / "onnx" / f"{path.stem}.onnx", say)
+        with working("exporting to ONNX and comparing with PyTorch"):
+            exported = write_verified(detector, source, folder / "onnx" / f"{path.stem}.onnx", say)
         description = read_description(exported.description)
         _refuse(target, target.faults(description, detector.model))
         written = folder / "files" / path.name
@@ -90,7 +92,8 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         own = [name for name, targets in OF_TARGETS.items() if target.name in targets]
         settings = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
         job = Conversion(exported.path, description, written, precision, calibration, settings, say)
-        target.convert(job)
+        with working(f"converting to {target.name} {precision}"):
+            target.convert(job)
         description.update(target=target.name, precision=precision)
         main = target.written(written)
         place = write_whole(main.with_name(f"{main.name}.json"), as_json(description))
@@ -99,7 +102,8 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         else:
             images, origin = verification_images(detector, source.input_img)
         say(f"{target.name} {precision}: every map compared with PyTorch's on {len(images)} images ({origin})")
-        blobs, fault = _verified(target, main, description, place, detector, source, images, say)
+        with working(f"comparing {target.name} with PyTorch"):
+            blobs, fault = _verified(target, main, description, place, detector, source, images, say)
         done = _named(target, written, path, place, blobs, fault, say)
     _finished(target, path, bool(options.dry_run), say)
     return done

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from fcos_train import progress
 from fcos_train.config import of_checkpoint
 from fcos_train.config.dataset import checked_data, loader_of_split, point_at_data, use_clear_loading
 from fcos_train.config.input_sizes import check_input_sizes
@@ -26,7 +27,7 @@ from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
 from fcos_train.engine.process_state import loaders_closed, process_state_kept
-from fcos_train.engine.runner import build_runner
+from fcos_train.engine.runner import build_runner, shown
 from fcos_train.models import describe_norms, use_level_norms
 from fcos_train.start import start
 from mmcv_overrides import checkpoint as checkpoints
@@ -122,6 +123,7 @@ def train(options: TrainOptions) -> Runner:
     Raises:
         UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
     """
+    progress.choose(options.progress)
     options = launched(options)
     with _processes(options) as (accelerator, reason):
         cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
@@ -139,7 +141,7 @@ def train(options: TrainOptions) -> Runner:
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
-            with missing_packages_named(), loaders_closed(runner):
+            with missing_packages_named(), loaders_closed(runner), shown(runner):
                 runner.train()
             return runner
 
@@ -170,6 +172,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
     Raises:
         UserError: a fault in the options, the config, the data or the checkpoint.
     """
+    progress.choose(options.progress)
     options = launched(options)
     with _processes(options) as (accelerator, reason):
         config, said = _config_of(options)
@@ -199,7 +202,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             _say([*where, reason, *notes])
             runner = build_runner(cfg, "evaluation")
             start = time.perf_counter()
-            with missing_packages_named(), loaders_closed(runner):
+            with missing_packages_named(), loaders_closed(runner), shown(runner):
                 metrics = runner.test()
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             return metrics

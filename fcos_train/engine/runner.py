@@ -6,6 +6,7 @@ import logging
 import platform
 import secrets
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 import mmcv_overrides
+from fcos_train import progress
 from fcos_train.config.keys.check import check_keys
 from fcos_train.config.packages import missing_packages_named, require_packages_of_run
 from fcos_train.engine.fixed_step import FixedStepHook
@@ -79,6 +81,10 @@ class DetectionRunner(Runner):
             if type(handler) is logging.StreamHandler:
                 handler.setStream(sys.stdout)
                 handler.addFilter(ShortRecords())
+        if progress.shows(sys.stdout):
+            from fcos_train.engine.terminal import use_terminal
+
+            use_terminal(logger)
         return logger
 
     @property
@@ -149,6 +155,12 @@ class DetectionRunner(Runner):
             if isinstance(hook, FixedStepHook):
                 hook.before_train(self)
         return wrapper
+
+
+def shown(runner: Runner) -> AbstractContextManager[None]:
+    """Draws the bars of a runner that prints on a terminal; does nothing for another one."""
+    terminal = next((handler for handler in runner.logger.handlers if hasattr(handler, "shown")), None)
+    return nullcontext() if terminal is None else terminal.shown(runner)
 
 
 def build_runner(cfg: Config, name: str) -> DetectionRunner:

@@ -31,6 +31,7 @@ from fcos_train.evaluation.tables import class_table, write_metrics
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
 from mmcv_overrides.json_values import Id, plain_id
+from mmcv_overrides.text_log import FOR_SCRIPTS
 
 __all__ = ["FastCocoMetric", "write_metrics"]
 
@@ -141,18 +142,20 @@ class FastCocoMetric(BaseMetric):
         self._warn(log, results, cat_ids)
         detections = self._to_coco(results, cat_ids)
         if self.outfile_prefix:
-            log.info(f"detections written to {write_json(f'{self.outfile_prefix}.bbox.json', detections)}")
+            place = write_json(f"{self.outfile_prefix}.bbox.json", detections)
+            log.info(f"detections written to {place}", extra=FOR_SCRIPTS)
         if self.format_only:
             return {}
         metrics, twelve, library = self._count(log, classes, cat_ids, detections)
         seconds = time.perf_counter() - start
-        log.info(f"evaluated {len(detections)} detections in {len(results)} images in {seconds:.2f} s ({library})")
+        done = f"evaluated {len(detections)} detections in {len(results)} images in {seconds:.2f} s ({library})"
+        log.info(done, extra=FOR_SCRIPTS)
         for line in classic.lines(twelve, self.iou_thrs):
-            log.info(line, extra={"plain": True})
+            log.info(line, extra={"plain": True, **FOR_SCRIPTS})
         if self.classwise:
             # One record per row: the logger hides long records from the terminal.
             for row in class_table([{"name": k, **v} for k, v in self.per_class.items()]).splitlines():
-                log.info(row)
+                log.info(row, extra=FOR_SCRIPTS)
         if self.outfile_prefix:
             self._write_summary(metrics, len(results), len(detections), seconds, library)
         return metrics

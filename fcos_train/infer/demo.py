@@ -20,6 +20,7 @@ from fcos_train.infer.images import write_image
 from fcos_train.infer.options import DemoOptions
 from fcos_train.infer.sources import Frame, Pictures, Video, open_source
 from fcos_train.infer.validation_images import validation_images
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
@@ -70,7 +71,9 @@ def demo(
         source = open_source(path)
     window = _Window.open(say) if options.show else None
     with closing(source.sink(folder)) as sink:
-        for number, (frame, found, seconds) in enumerate(_detected(detector, source), start=1):
+        for number, (frame, found, seconds) in enumerate(
+            track(_detected(detector, source), "detecting", source.length), start=1
+        ):
             drawn = draw(frame.image, found, detector.classes, options.score_thr, zoom_for(frame.image))
             sink.write(frame, drawn)
             if frame.note:

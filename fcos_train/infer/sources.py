@@ -39,10 +39,11 @@ class Pictures:
 
     Attributes:
         skipped: those of several files that cannot be read, as far as they were reached.
+        length: number of files.
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+        self.paths, self.length = paths, len(paths)
         self.skipped: list[UnreadableImage] = []
 
     def __iter__(self) -> Iterator[Frame]:
@@ -69,6 +70,9 @@ class Pictures:
 class Video:
     """A video file, or a camera given by its number.
 
+    Attributes:
+        length: number of frames by the header of the file; None: unknown.
+
     Raises:
         UserError: OpenCV cannot open it.
     """
@@ -77,6 +81,8 @@ class Video:
         self.source = source
         capture = self._open()
         self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.length = frames if frames > 0 else None
         capture.release()
 
     def _open(self) -> cv2.VideoCapture:

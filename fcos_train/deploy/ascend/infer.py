@@ -17,8 +17,9 @@ import numpy as np
 
 from fcos_train.deploy.ascend.info import read_info
 from fcos_train.deploy.ascend.options import Calls
-from fcos_train.deploy.parts.files import listed, progress, some, unique_stems
+from fcos_train.deploy.parts.files import listed, some, unique_stems
 from fcos_train.deploy.parts.session import Session
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 
@@ -103,8 +104,7 @@ def run_files(
     for _ in range(calls.warmup):
         session.run(_made_up(session, "zero"))
     clocks, done = Clocks(start=time.perf_counter()), []
-    bar = progress(range(0, len(files), session.batch), "infer", -(-len(files) // session.batch))
-    for begin in bar:
+    for begin in track(range(0, len(files), session.batch), "running the model"):
         chunk, stems = files[begin : begin + session.batch], names[begin : begin + session.batch]
         with _timed(clocks.reading):
             images = [np.fromfile(path, session.kind) for path in chunk]
@@ -132,7 +132,7 @@ def run_empty(session: Session, calls: Calls, folder: Path | None = None, fmt: s
     for _ in range(calls.warmup):
         session.run(batch)
     clocks = Clocks(start=time.perf_counter(), samples=calls.loop * session.batch)
-    for _ in progress(range(calls.loop), "pure inference"):
+    for _ in track(range(calls.loop), "running the model"):
         with _timed(clocks.computing):
             outputs = session.run(batch)
     written: list[str] = []

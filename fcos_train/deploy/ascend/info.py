@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcos_train.data.images import UnreadableImage, try_read_image
-from fcos_train.deploy.parts.files import listed, progress, stem, undecodable
+from fcos_train.deploy.parts.files import listed, stem, undecodable
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
@@ -59,7 +60,7 @@ def image_info(folder: str, out: str | Path) -> int:
     names = [path.name for path in listed(folder, IMAGE_SUFFIXES, "JPEG images")]
     groups = [[name for name in names if name.endswith(suffix)] for suffix in IMAGE_SUFFIXES]
     rows, bad = [], []
-    for index, name in progress([item for group in groups for item in enumerate(group)], "info"):
+    for index, name in track([item for group in groups for item in enumerate(group)], "reading images"):
         path = os.path.join(folder, name)
         image = try_read_image(path)
         if isinstance(image, UnreadableImage):

@@ -11,9 +11,9 @@ import numpy as np
 from fcos_train.data.images import read_image
 from fcos_train.deploy.ascend.dumps import Dumps, Found
 from fcos_train.deploy.ascend.info import Row, by_stem, read_info
-from fcos_train.deploy.parts.files import progress
 from fcos_train.deploy.parts.input_rule import InputRule
 from fcos_train.infer.draw import draw_plain
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
 from mmcv_overrides.printable import printable
@@ -49,7 +49,7 @@ def postprocess(
     rows = by_stem(read_info(info))
     found = Dumps(dumps, rows, base)
     total = 0
-    for name, row in progress(rows.items(), "postprocess"):
+    for name, row in track(rows.items(), "decoding detections"):
         objects = objects_of(found.read(name), rule, row, classes)
         total += len(objects)
         lines = (f"{label} {' '.join(map(repr, values))}\n" for label, values in objects)

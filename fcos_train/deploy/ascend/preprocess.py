@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fcos_train.data.images import UnreadableImage, try_read_image
-from fcos_train.deploy.parts.files import listed, progress, undecodable, unique_stems
+from fcos_train.deploy.parts.files import listed, undecodable, unique_stems
 from fcos_train.deploy.parts.input_rule import InputRule
+from fcos_train.progress import track
 from mmcv_overrides.device import cores
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_whole
@@ -55,7 +56,7 @@ def preprocess(
         return None
 
     with ThreadPoolExecutor(workers or cores()) as pool:
-        results = progress(pool.map(convert, names.items()), "preprocess", len(names))
+        results = track(pool.map(convert, names.items()), "preparing images", len(names))
         bad = [fault for fault in results if fault is not None]
     if bad:
         raise UserError(

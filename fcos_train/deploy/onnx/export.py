@@ -25,6 +25,7 @@ from fcos_train.deploy.onnx.writing import write
 from fcos_train.infer.detector import Detector
 from fcos_train.infer.sources import open_source
 from fcos_train.infer.validation_images import validation_images
+from fcos_train.progress import working
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import replacing
 
@@ -98,7 +99,8 @@ def export_detector(
     Args:
         path: of the ONNX file. say: prints a line.
     """
-    exported = write_verified(detector, options, path, say)
+    with working("exporting to ONNX and comparing with PyTorch"):
+        exported = write_verified(detector, options, path, say)
     say(f"Successfully exported ONNX model: {exported.path}  (description: {exported.description})")
     return exported
 

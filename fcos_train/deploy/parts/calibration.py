@@ -9,6 +9,7 @@ import numpy as np
 
 from fcos_train.data.images import read_image
 from fcos_train.deploy.parts.description import rule_of
+from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def spread(files: list[Path], count: int) -> list[Path]:
 
 def read_images(files: list[Path]) -> list[np.ndarray]:
     """The images u8 [h, w, 3] BGR; one that cannot be read is named by the error."""
-    return [read_image(file) for file in files]
+    return [read_image(file) for file in track(files, "reading images")]
 
 
 def inputs(job: Conversion, usual: int = USUAL) -> list[np.ndarray]:

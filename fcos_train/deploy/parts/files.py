@@ -1,4 +1,4 @@
-"""Lists of input files with clear errors, and small helpers for messages and progress."""
+"""Lists of input files with clear errors, and small helpers for messages."""
 
 from __future__ import annotations
 
@@ -61,14 +61,3 @@ def some(names: Sequence, limit: int = 5) -> str:
     """The first few of a list, for messages."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(printable, names[:limit])) + more
-
-
-def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """Wrap a loop in a progress bar, which is shown on a terminal only.
-
-    Args:
-        what: title of the bar. total: number of items, if they have no length.
-    """
-    from tqdm import tqdm
-
-    return tqdm(items, desc=what, total=total, unit="img", disable=None)

@@ -51,7 +51,7 @@ def test_train_line_is_the_contracts_line(tmp_path) -> None:
         hub.update_scalar(f"train/{key}", value)
     tag, text = text_log.ContractLogProcessor(window_size=10).get_log_after_iter(runner(tmp_path, hub), 6, "train")
     assert text == (
-        "Epoch [2][7/7]\tlr: 1.250e-03, eta: 1:02:03, time: 0.310, data_time: 0.010, images/s: 3.30, FPS: 3.22, "
+        "Epoch [2][7/7]\tlr: 1.250e-03, eta: 1:02:03, time: 0.310, data_time: 0.010, FPS: 3.22, "
         "loss_cls: 0.5123, loss_bbox: 0.7000, loss_centerness: 0.5877, loss: 1.8000, grad_norm: 3.1000"
     )
     assert {key: tag[key] for key in ("mode", "epoch", "iter", "step", "fps")} == {

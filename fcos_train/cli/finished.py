@@ -1,0 +1,57 @@
+"""What a training on a terminal ends with: its best checkpoint, its speed, where its files are, what comes next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from fcos_train import progress
+from fcos_train.report.summary import summarise
+from mmcv_overrides.printable import printable
+
+REPORT = Path("report", "index.html")
+
+
+def show_finished(folder: Path) -> None:
+    """Print the summary of the run in ``folder`` where stdout is a terminal with bars; nothing elsewhere."""
+    if not progress.shows(sys.stdout):
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in _rows(folder):
+        table.add_row(Text(name, "bold"), Text(printable(value), overflow="fold"))
+    console = progress.console(sys.stdout)
+    console.rule("training finished")
+    console.print(table, soft_wrap=False)
+
+
+def _rows(folder: Path) -> list[tuple[str, str]]:
+    """Name and value of each line."""
+    found = summarise(folder)
+    best = max(folder.glob("best_*.pth"), key=os.path.getmtime, default=None)
+    last = folder / "latest.pth"
+    rows = []
+    if best is not None:
+        score = "" if found.accuracy is None else f"  (bbox_mAP {found.accuracy:.4f}, epoch {found.accuracy_epoch})"
+        rows.append(("best checkpoint", _short(best) + score))
+    if last.exists():
+        rows.append(("last checkpoint", _short(last)))
+    if found.fps is not None:
+        rows.append(("images/s", f"{found.fps:.2f}  (without warm-up and evaluation)"))
+    if (folder / REPORT).is_file():
+        rows.append(("report", _short(folder / REPORT)))
+    rows.append(("log and curves", f"{_short(folder)}{os.sep}"))
+    if best is not None or last.exists():
+        checkpoint = shlex.quote(_short(best or last))
+        rows.append(("next", f"fcos-train demo {checkpoint} --img FILE_OR_FOLDER"))
+        rows.append(("", f"fcos-train export {checkpoint}"))
+    return rows
+
+
+def _short(path: Path) -> str:
+    """The path as it can be typed here."""
+    return os.path.relpath(path) if path.absolute().is_relative_to(Path.cwd()) else str(path)
