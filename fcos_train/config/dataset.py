@@ -21,6 +21,7 @@ from fcos_train.data.frames import misfits
 from fcos_train.data.headers import read_headers
 from fcos_train.data.inside import Boundary, require_inside, survey
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_json
@@ -210,7 +211,11 @@ def checked_data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path)
 
     def prepare() -> DataSpec | None:
         if options.data_path is not None:
-            return resolve(options.data_path, cache, options.classes, options.allow_outside, loads_turned(cfg))
-        return data_of_config(cfg, cache, options.classes, options.allow_outside)
+            spec = resolve(options.data_path, cache, options.classes, options.allow_outside, loads_turned(cfg))
+        else:
+            spec = data_of_config(cfg, cache, options.classes, options.allow_outside)  # type: ignore[assignment]
+        if spec is not None:  # for the report
+            write_json(cache / "check.json", {"lines": spec.report.lines(), **spec.report.to_dict()})
+        return spec
 
     return on_master(prepare)

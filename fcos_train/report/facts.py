@@ -7,12 +7,13 @@ older versions or copied in part, lack what only it has.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fcos_train.report.evaluation import Unavailable, read_json
-from fcos_train.report.records import config_values, within
+from fcos_train.report.records import config_values, flat, within
 
 FOLDER = "report"
 FACTS = "facts.json"
@@ -26,8 +27,8 @@ class Facts:
 
     Attributes:
         command: of the run. environment: names and values. config: name of the config file.
-        differences: (key, value in the base config, value of the run), those of the config file and of
-            ``--cfg-options``. base: name of the base config.
+        differences: (key, value in the base configs, value in the config file with ``--cfg-options``).
+        base: names of the base configs.
         given: (flag, value) of the command line.
         annotations, images: split -> annotation file, and folder of its images.
         detections: path prefix of the files of the evaluation.
@@ -38,8 +39,8 @@ class Facts:
     environment: dict[str, str] = field(default_factory=dict)
     config: str = ""
     base: str = ""
-    differences: list[list[Any]] = field(default_factory=list)
-    given: list[list[Any]] = field(default_factory=list)
+    differences: list[list[str]] = field(default_factory=list)
+    given: list[list[str]] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
     detections: str = ""
@@ -73,7 +74,19 @@ def prefix(work_dir: Path, facts: Facts) -> Path:
 
 def shown(value: Any, limit: int = 120) -> str:
     """A value of a config in one line; one that is absent is ``-``."""
-    if value is MISSING or value is None:
-        return "-" if value is MISSING else "None"
+    if value is MISSING:
+        return "-"
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= limit else f"{text[: limit - 1]}\u2026"
+
+
+def differences(values: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The keys of nested configs whose values are not the same in all: (key, value in each), as texts.
+
+    Args:
+        values: configs as plain values.
+    """
+    parts = [flat(json.loads(json.dumps(value, default=str))) for value in values]
+    keys = sorted(set().union(*parts))
+    rows = [(key, [part.get(key, MISSING) for part in parts]) for key in keys]
+    return [[key, *map(shown, row)] for key, row in rows if any(value != row[0] for value in row)]

@@ -92,12 +92,12 @@ def _inline(svg: str, title: str) -> str:
 
 
 def lines(
-    name: str, title: str, folder: Path, curves: Mapping[str, Line], xlabel: str, marker: str = "", log: bool = False
+    name: str, title: str, folder: Path, curves: Mapping[str, Line], xlabel: str, marker: str = "", zero: bool = True
 ) -> Picture:
     """Curves over one axis, each with its name.
 
     Args:
-        marker: matplotlib's; curves of few points get dots in any case. log: logarithmic y axis.
+        marker: matplotlib's; curves of few points get dots in any case. zero: the y axis begins at 0.
     """
 
     def draw(axes: Axes) -> None:
@@ -105,8 +105,8 @@ def lines(
             dots = marker or ("o" if len(x) < 4 else "")
             axes.plot(x, y, label=label, color=colour, marker=dots, markersize=3.5)
         axes.set_xlabel(xlabel)
-        if log:
-            axes.set_yscale("log")
+        if zero:
+            axes.set_ylim(bottom=0)
         if len(curves) > 1:
             axes.legend()
 
@@ -209,7 +209,7 @@ def confusion(folder: Path, accuracy: Accuracy, classes: Sequence[str]) -> Pictu
                 ink = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, "" if empty else str(count), ha="center", va="center", color=ink, fontsize=8)
 
-    title = f"Confusion matrix, confidence ≥ {accuracy.threshold:.2f}"
+    title = f"Confusion matrix, confidence ≥ {accuracy.threshold:.3f}"
     return _figure("confusion_matrix", title, folder, draw, (max(side, 4.8), max(side - 0.4, 3.2)))
 
 

@@ -21,7 +21,7 @@ from fcos_train.report.accuracy import Accuracy, confusions, measure
 from fcos_train.report.artefacts import artefacts
 from fcos_train.report.curves import Curves, curves
 from fcos_train.report.evaluation import Evaluation, Unavailable, read_evaluation, read_json
-from fcos_train.report.facts import BATCHES, FOLDER, Facts, prefix, read_facts, shown
+from fcos_train.report.facts import BATCHES, FOLDER, Facts, prefix, read_facts
 from fcos_train.report.labels import Labels, read_labels
 from fcos_train.report.summary import NONE, Summary, summarise
 
@@ -163,7 +163,7 @@ def _context(page: Page, work_dir: Path) -> dict[str, Any]:
         "rows": rows,
         "confused": overlaps,
         "artefacts": artefacts(work_dir),
-        "differences": [(key, shown(old), shown(new)) for key, old, new in page.facts.differences],
+        "differences": page.facts.differences,
         "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "parent": work_dir.parent if (work_dir.parent / FOLDER / "index.html").is_file() else None,
         "data_uri": pictures.data_uri,
