@@ -12,7 +12,7 @@ setup(
     package_dir={"fcos_train.configs": "configs"},
     package_data={
         "fcos_train.configs": ["*/*.py"],
-        "fcos_train": ["**/*.json", "py.typed"],
+        "fcos_train": ["**/*.json", "report/templates/*.j2", "py.typed"],
         "mmcv_overrides": ["py.typed"],
     },
 )

@@ -36,6 +36,7 @@ VERBS = {
     "rdk-demo": ("fcos_train.cli.rdk_demo", "draw the detections of a model for an RDK board on an image"),
     "quantize": ("fcos_train.cli.quantize", "write a checkpoint in int8, calibrated with images"),
     "summary": ("fcos_train.cli.summary", "print the final numbers of a run"),
+    "report": ("fcos_train.cli.report", "write the report page of a run again, or compare runs"),
     "check-data": ("fcos_train.cli.check_data", "check a data set and report its faults"),
     "convert": ("fcos_train.cli.convert", "write a data set in COCO, VOC or YOLO layout"),
     "make-shapes": ("fcos_train.cli.make_shapes", "generate a small data set of drawn shapes"),

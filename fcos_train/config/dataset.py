@@ -21,6 +21,7 @@ from fcos_train.data.frames import misfits
 from fcos_train.data.headers import read_headers
 from fcos_train.data.inside import Boundary, require_inside, survey
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_json
@@ -233,6 +234,7 @@ def checked_data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path)
             if found is None:
                 return None
             spec = found
+        write_json(cache / "check.json", {"lines": spec.report.lines(), **spec.report.to_dict()})  # for the report
         return _evaluated(spec, wanted)
 
     return on_master(prepare)

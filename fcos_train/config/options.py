@@ -116,6 +116,7 @@ OptionalConfig = Annotated[
     str | None,
     Option("config to use", metavar="FILE", default="the one in the checkpoint"),
 ]
+Report = Annotated[bool, Option("do not write report/index.html after evaluations")]
 Workers = Annotated[
     int | None,
     Option("loader processes per rank", metavar="N", default="the config's, at most one per core", least=0),
@@ -251,6 +252,7 @@ class TrainOptions(Recipe):
     ] = "auto"
     validate: Annotated[bool, Option("no evaluation during training")] = True
     check: Annotated[bool, Option("do not print the data report")] = True
+    report: Report = True
     classes: Annotated[
         tuple[str, ...] | None, Option("train on these classes only", metavar="NAME", default="all classes")
     ] = None
@@ -333,6 +335,7 @@ class EvalOptions(Options):
         tuple[str, ...] | None,
         Option("the classes it was trained on, if only some of the data set's", metavar="NAME", default="all classes"),
     ] = None
+    report: Report = True
     launcher: Launcher = None
     trust_checkpoint: TrustCheckpoint = False
     safe_config: SafeConfig = False

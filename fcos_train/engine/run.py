@@ -27,6 +27,8 @@ from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
 from fcos_train.engine.process_state import loaders_closed, process_state_kept
+from fcos_train.engine.report_hook import ReportHook
+from fcos_train.engine.run_facts import Origin
 from fcos_train.engine.runner import build_runner, shown
 from fcos_train.models import describe_norms, use_level_norms
 from fcos_train.start import start
@@ -128,6 +130,7 @@ def train(options: TrainOptions) -> Runner:
     with _processes(options) as (accelerator, reason):
         cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
         require_sections(cfg, options.config, TRAINING)
+        origin = Origin(options, cfg.to_dict())
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))
         resume = _wanted_resume(options, cfg)
@@ -141,6 +144,8 @@ def train(options: TrainOptions) -> Runner:
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
+            if options.report:
+                runner.register_hook(ReportHook(origin))
             with missing_packages_named(), loaders_closed(runner), shown(runner):
                 runner.train()
             return runner
@@ -179,6 +184,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         _say(said)
         cfg, special, notes = configured(config, options.cfg_options, options.safe_config)
         require_sections(cfg, options.config or options.checkpoint, ("model", "test_dataloader"))
+        origin = Origin(options, cfg.to_dict())
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))
         wanted = Path(options.work_dir) if options.work_dir else Path(options.checkpoint).absolute().parent / "eval"
@@ -201,6 +207,8 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             cfg["load_from"], cfg["resume"] = options.checkpoint, False
             _say([*where, reason, *notes])
             runner = build_runner(cfg, "evaluation")
+            if options.report:
+                runner.register_hook(ReportHook(origin))
             start = time.perf_counter()
             with missing_packages_named(), loaders_closed(runner), shown(runner):
                 metrics = runner.test()

@@ -22,7 +22,7 @@ from mmcv_overrides.parallel import on_master
 
 CHECKPOINTS = ("epoch_*.pth", "iter_*.pth", "best_*.pth", "latest.pth", "last_checkpoint")
 # What else a run leaves in its folder, relative to it; "eval" holds evaluations of its checkpoints.
-LEFT = (run_folder.RECORD, "nonfinite_*.json", "detections.*.json", "scalars.json", ".*.saving")
+LEFT = (run_folder.RECORD, "nonfinite_*.json", "detections.*.json", "scalars.json", ".*.saving", "report")
 # of TensorBoard and of the local backend of mmengine, which names a file after the start of the run
 CURVES = ("events.out.tfevents.*", "scalars.json", "????????_??????.json")
 TIMED = re.compile(r"\d{8}_\d{6}(\.log|\.log\.json)?")

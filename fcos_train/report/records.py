@@ -76,15 +76,44 @@ class Settings:
     loss_scale: str | None = None
 
 
-def settings(work_dir: Path) -> Settings:
-    """The settings of a training from its ``config.py``, which is read and not executed."""
+def config_values(work_dir: Path) -> Record:
+    """The variables of the ``config.py`` of a training as plain values; the file is read and not executed.
+
+    Empty where there is none or it is damaged; a value that is no constant is its text.
+    """
     try:
         tree = ast.parse((Path(work_dir) / "config.py").read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
-        return Settings()
-    batch = _constant(tree, "train_dataloader", "batch_size")
-    level = _constant(tree, "optim_wrapper", "opt_level")
-    scale = _constant(tree, "optim_wrapper", "loss_scale")
+        return {}
+    assigned = [(s.targets[0].id, s.value) for s in tree.body if isinstance(s, ast.Assign) and _names_one(s)]
+    return {name: _value(node) for name, node in assigned}
+
+
+def _names_one(statement: ast.Assign) -> bool:
+    return len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)
+
+
+def _value(node: ast.expr) -> Any:
+    """``dict(key=...)``, ``{"key": ...}``, lists, tuples and constants as values; anything else as its text."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+        return {keyword.arg: _value(keyword.value) for keyword in node.keywords if keyword.arg}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values)
+        return {key.value: _value(item) for key, item in pairs if isinstance(key, ast.Constant)}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(item) for item in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return ast.unparse(node)
+
+
+def settings(work_dir: Path) -> Settings:
+    """The settings of a training from its ``config.py``, which is read and not executed."""
+    values = config_values(work_dir)
+    batch = within(values, "train_dataloader.batch_size")
+    level = within(values, "optim_wrapper.opt_level")
+    scale = within(values, "optim_wrapper.loss_scale")
     return Settings(
         batch if isinstance(batch, int) else None,
         level if isinstance(level, str) else None,
@@ -92,21 +121,19 @@ def settings(work_dir: Path) -> Settings:
     )
 
 
-def _constant(tree: ast.Module, variable: str, key: str) -> Any:
-    """The constant that ``variable = dict(key=...)`` gives; None if there is none."""
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and any(ast.unparse(t) == variable for t in statement.targets):
-            value = _entry(statement.value, key)
-            if isinstance(value, ast.Constant):
-                return value.value
-    return None
+def within(values: Any, path: str) -> Any:
+    """The value at ``a.b.c`` of nested dicts; None where there is none."""
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
-def _entry(node: ast.expr, name: str) -> ast.expr | None:
-    """The value of a key in ``dict(key=...)`` or ``{"key": ...}``."""
-    if isinstance(node, ast.Call):
-        return next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
-    if isinstance(node, ast.Dict):
-        keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
-        return dict(zip(keys, node.values)).get(name)
-    return None
+def flat(value: Any, path: str = "") -> Record:
+    """Nested dicts and lists of dicts as ``a.b[0].c`` -> value; other lists stay whole."""
+    if isinstance(value, dict) and value:
+        parts = {f"{path}.{key}" if path else str(key): item for key, item in value.items()}
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        parts = {f"{path}[{index}]": item for index, item in enumerate(value)}
+    else:
+        return {path: value}
+    return {name: found for key, item in parts.items() for name, found in flat(item, key).items()}
