@@ -36,6 +36,7 @@ VERBS = {
     "quantize": ("fcos_train.cli.quantize", "write a checkpoint in int8, calibrated with images"),
     "summary": ("fcos_train.cli.summary", "print the final numbers of a run"),
     "check-data": ("fcos_train.cli.check_data", "check a data set and report its faults"),
+    "weights": ("fcos_train.cli.weights", "list or download weights to start from by name"),
     "make-shapes": ("fcos_train.cli.make_shapes", "generate a small data set of drawn shapes"),
     "audit": ("fcos_train.cli.audit", "count what a training step asks of an accelerator"),
     "doctor": ("fcos_train.cli.doctor", "check the installation and say how to repair it"),

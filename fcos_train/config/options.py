@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
 from fcos_train.config.values import parse_cfg_options
+from fcos_train.weights.index import weights_fault
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 OPT_LEVELS = ("O0", "O1", "O2", "bf16")
@@ -211,12 +212,18 @@ class TrainOptions(Options):
     ] = None
     load_from: Annotated[
         str | None,
-        Option("start from these weights", metavar="CKPT", default="the config's load_from", check=existing),
+        Option(
+            "start from these weights: a file, a name of `fcos-train weights`, or coco for those that fit the config",
+            metavar="CKPT",
+            default="the config's load_from",
+            check=weights_fault,
+        ),
     ] = None
     pretrained: Annotated[
         str,
         Option(
-            "backbone weights: require them (an error if they are absent), auto: use them if present, none: random",
+            "weights that the config names: require them (an error if they are absent), auto: use them if present, "
+            "none: random",
             metavar="MODE",
             choices=PRETRAINED,
         ),
