@@ -39,6 +39,7 @@ VERBS = {
     "report": ("fcos_train.cli.report", "write the report page of a run again, or compare runs"),
     "check-data": ("fcos_train.cli.check_data", "check a data set and report its faults"),
     "convert": ("fcos_train.cli.convert", "write a data set in COCO, VOC or YOLO layout"),
+    "weights": ("fcos_train.cli.weights", "list or download weights to start from by name"),
     "make-shapes": ("fcos_train.cli.make_shapes", "generate a small data set of drawn shapes"),
     "audit": ("fcos_train.cli.audit", "count what a training step asks of an accelerator"),
     "doctor": ("fcos_train.cli.doctor", "check the installation and say how to repair it"),

@@ -15,7 +15,11 @@ from typing import Annotated, Any, TypeVar
 from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
 from fcos_train.config.recipe import Recipe
 from fcos_train.config.values import parse_cfg_options
+<<<<<<< HEAD
 from fcos_train.progress import MODES
+=======
+from fcos_train.weights.index import weights_fault
+>>>>>>> weights
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 OPT_LEVELS = ("O0", "O1", "O2", "bf16")
@@ -231,12 +235,18 @@ class TrainOptions(Recipe):
     ] = None
     load_from: Annotated[
         str | None,
-        Option("start from these weights", metavar="CKPT", default="the config's load_from", check=existing),
+        Option(
+            "start from these weights: a file, a name of `fcos-train weights`, or coco for those that fit the config",
+            metavar="CKPT",
+            default="the config's load_from",
+            check=weights_fault,
+        ),
     ] = None
     pretrained: Annotated[
         str,
         Option(
-            "backbone weights: require them (an error if they are absent), auto: use them if present, none: random",
+            "weights that the config names: require them (an error if they are absent), auto: use them if present, "
+            "none: random",
             metavar="MODE",
             choices=PRETRAINED,
         ),

@@ -30,9 +30,11 @@ from fcos_train.config.options import TrainOptions
 from fcos_train.config.packages import require_packages
 from fcos_train.config.pretrained import settle_pretrained
 from fcos_train.config.schedule import safe_schedule, scale_learning_rate, set_length, total_iterations
+from fcos_train.config.start_weights import start_weights
 from fcos_train.config.step_mode import set_step
 from mmcv_overrides import device, precision
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.printable import printable
 
 OPT_LEVEL, LOSS_SCALE, KEPT_CHECKPOINTS = "O1", 32.0, 3
 CURVES = ("TensorboardVisBackend", "LocalVisBackend")
@@ -51,6 +53,7 @@ def prepare(
     Raises:
         UserError: anything that would make the run fail later.
     """
+    start_from = resume or start_weights(cfg, options.load_from, options.pretrained, _say)
     notes = make_buildable(cfg)
     spec = checked_data(cfg, options, folder)
     images = 0
@@ -82,9 +85,15 @@ def prepare(
     cfg["work_dir"] = str(folder)
     cfg["launcher"] = options.launcher
     cfg["resume"] = resume is not None
-    cfg["load_from"] = resume or options.load_from or cfg.get("load_from")
+    cfg["load_from"] = start_from
     notes += settle_pretrained(cfg, "none" if cfg["load_from"] else options.pretrained)
     return notes
+
+
+def _say(line: str) -> None:
+    """A line that cannot wait for the others, because a download follows."""
+    if dist.is_main_process():
+        print(printable(line), flush=True)
 
 
 def set_precision(cfg: Config, options: TrainOptions, accelerator: device.Accelerator) -> str:

@@ -77,8 +77,6 @@ def test_the_build_requirements_are_those_of_the_project():
 
 def test_the_newest_checkpoint_is_drawn_with_when_none_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["demo"]) == 2
-    assert f"give a checkpoint; there is no work_dirs/*/latest.pth in {tmp_path}" in capsys.readouterr().err
     newest = tmp_path / "work_dirs" / "mine" / "latest.pth"
     newest.parent.mkdir(parents=True)
     newest.write_bytes(b"x")
