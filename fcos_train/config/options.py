@@ -15,11 +15,8 @@ from typing import Annotated, Any, TypeVar
 from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
 from fcos_train.config.recipe import Recipe
 from fcos_train.config.values import parse_cfg_options
-<<<<<<< HEAD
 from fcos_train.progress import MODES
-=======
 from fcos_train.weights.index import weights_fault
->>>>>>> weights
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 OPT_LEVELS = ("O0", "O1", "O2", "bf16")
