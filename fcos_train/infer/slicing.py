@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SLICE = 640
 OVERLAP = 0.2
 # Of two boxes of a class, the one with the lower score goes if this fraction of the smaller one lies in the other. The
-# intersection over union would keep what a border has cut off from an object that another slice has as a whole.
+# intersection over union would keep the parts of objects that a border has cut and another slice has as a whole.
 SHARED = 0.5
 
 
