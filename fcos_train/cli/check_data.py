@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,19 @@ def run(options: CheckDataOptions) -> int:
 
     Changes nothing. Exit status 2 if it cannot be trained on, or with --decode if any image cannot be decoded.
     """
+    checked(options, print)
+    return 0
+
+
+def checked(options: CheckDataOptions, say: Callable[[str], None]) -> DataReport:
+    """:func:`run`, with the report.
+
+    Args:
+        say: prints a line.
+
+    Raises:
+        UserError: the data set cannot be trained on, or an image cannot be decoded.
+    """
     from fcos_train.data.images import decode_split
     from fcos_train.data.layout import resolve
 
@@ -43,12 +57,12 @@ def run(options: CheckDataOptions) -> int:
         spec = resolve(options.path, cache_dir, options.classes, options.allow_outside, test=True)
         splits = dict.fromkeys(split for split in (spec.train, spec.val, spec.test) if split is not None)
         decoded = [decode_split(split) for split in splits] if options.decode else []
-    print("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()]))
+    say("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()]))
     if options.json:
         write_json(options.json, {**spec.report.to_dict(), "decode": [vars(report) for report in decoded]})
     if options.decode:
         _require_readable(spec.report, decoded)
-    return 0
+    return spec.report
 
 
 def _require_readable(report: DataReport, decoded: list[DecodeReport]) -> None:

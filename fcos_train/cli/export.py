@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fcos_train.cli.newest import require_newest
 from fcos_train.config.fields import Option, existing
 from fcos_train.deploy.onnx.options import AXES, axis_faults
 from fcos_train.deploy.options import TargetOptions, target_faults
 from mmcv_overrides.errors import UserError
+
+if TYPE_CHECKING:
+    from fcos_train.deploy.convert import Converted
+    from fcos_train.deploy.onnx.export import Exported
 
 DEFAULT = Path("work_dirs/fcos_r50_caffe_fpn_4x4_1x_coco/latest.pth")
 # Flags of mmdet 2.x that need nothing here: field -> what is said.
@@ -73,6 +77,16 @@ def run(options: ExportArguments) -> int:
     The model is run beside PyTorch on at least two images before it gets its name; files whose outputs differ are kept
     as *.failed.*.
     """
+    exported(options)
+    return 0
+
+
+def exported(options: ExportArguments) -> Exported | Converted:
+    """:func:`run`, with what was written.
+
+    Raises:
+        UserError: a fault in the options, the checkpoint or the data, or outputs that differ.
+    """
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {' and '.join(missing)}: pip install {' '.join(missing)}")
@@ -83,12 +97,10 @@ def run(options: ExportArguments) -> int:
     if settled.target != "onnx":
         from fcos_train.deploy.convert import convert
 
-        convert(settled)
-        return 0
+        return convert(settled)
     from fcos_train.deploy.onnx.export import export
 
-    export(settled)
-    return 0
+    return export(settled)
 
 
 def _told_apart(names: tuple[str, ...]) -> tuple[list[str], list[str]]:

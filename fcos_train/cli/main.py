@@ -27,6 +27,10 @@ VERBS = {
     "eval": ("fcos_train.cli.eval", "evaluate a checkpoint: the 12 COCO numbers and AP per class"),
     "demo": ("fcos_train.cli.demo", "draw the detections of a checkpoint on images or a video"),
     "serve": ("fcos_train.cli.serve", "serve a model as a web page and over HTTP"),
+    "predict": (
+        "fcos_train.cli.predict",
+        "detect objects in images and videos; write COCO, YOLO, VOC, CSV, crops",
+    ),
     "ncnn-demo": ("fcos_train.cli.ncnn_demo", "detect objects with an exported ncnn network; the classic lines"),
     "ascend": ("fcos_train.cli.ascend", "offline inference on Ascend, step by step"),
     "export": ("fcos_train.cli.export", "write a checkpoint as ONNX or for another runtime, and verify its outputs"),

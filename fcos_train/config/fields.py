@@ -14,6 +14,7 @@ lambda in an annotation does not see the names of its module.
 
 from __future__ import annotations
 
+import numbers
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -124,7 +125,7 @@ class Declared:
 
     def _fault(self, value: Any) -> str | None:
         option = self.option
-        if self.kind in EXPECTED and isinstance(value, str):
+        if self.kind in EXPECTED and not _is_a(value, self.kind):
             return option.expected or EXPECTED[self.kind]
         if option.choices and value not in option.choices:
             return f"choose from {', '.join(option.choices)}"
@@ -134,6 +135,13 @@ class Declared:
         if too_small:
             return f"must be at least {option.least}"
         return option.check(value) if option.check else None
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value is a whole number, a number or a truth value; True is no number."""
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    return isinstance(value, numbers.Integral if kind is int else numbers.Real)
 
 
 @cache

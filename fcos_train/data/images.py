@@ -115,13 +115,24 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UnreadableImage: see :func:`image_bytes`, or OpenCV cannot decode it.
     """
-    data = image_bytes(path)
+    return decode_image(image_bytes(path), path)
+
+
+def decode_image(data: bytes, name: str | Path) -> np.ndarray:
+    """The content of an image file, whose size is within the limits, as :func:`read_image` returns it.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        UnreadableImage: OpenCV cannot decode it.
+    """
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     if image is None:
-        raise UnreadableImage.of(path, f"it cannot be decoded ({len(data)} bytes)")
+        raise UnreadableImage.of(name, f"it cannot be decoded ({len(data)} bytes)")
     return image
 
 

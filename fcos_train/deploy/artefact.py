@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -13,10 +14,11 @@ from fcos_train.deploy.parts.description import beside, read_description, read_r
 from fcos_train.deploy.parts.input_rule import InputRule
 from fcos_train.deploy.parts.reference_sessions import finished
 from fcos_train.deploy.parts.session import Session
-from fcos_train.deploy.targets import require_artefact, target_of
-from fcos_train.infer.demo import demo
-from fcos_train.infer.detector import Detections, Detector
-from fcos_train.infer.options import DemoOptions
+from fcos_train.deploy.targets import named_by, require_artefact, target_of
+from fcos_train.infer.base import BaseDetector
+from fcos_train.infer.demo import demo, load_checkpoint
+from fcos_train.infer.detections import Detections
+from fcos_train.infer.options import DemoOptions, PredictOptions
 from mmcv_overrides.errors import UserError
 
 
@@ -48,7 +50,7 @@ def detect(session: Session, rule: InputRule, image: np.ndarray) -> tuple[np.nda
     return rule.restore(dets[used, :4], image.shape[1], image.shape[0]), dets[used, 4], labels[used]
 
 
-class ExportedDetector:
+class ExportedDetector(BaseDetector):
     """An exported model that is called like :class:`fcos_train.infer.detector.Detector`.
 
     Args:
@@ -74,44 +76,37 @@ class ExportedDetector:
         self.notices: list[str] = []
         self.device_reason = f"{self.path.name}: {target}, on the CPU"
 
-    def __call__(self, image: np.ndarray) -> Detections:
-        """Detect objects in one image u8 [H, W, 3] BGR."""
+    def detect(self, images: Iterable[np.ndarray], batch_size: int = 1) -> list[Detections]:
+        """Detect objects in images u8 [H, W, 3] BGR, one by one.
+
+        Raises:
+            UserError: a larger batch; the shapes of an export are fixed.
+        """
+        if batch_size > 1:
+            raise UserError(f"a batch of {batch_size} images: {self.path} takes one image at a time")
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: np.ndarray) -> Detections:
         boxes, scores, labels = detect(self.session, self.rule, image)
-        return Detections(boxes.astype(np.float32), scores, labels.astype(np.int64))
-
-    def name(self, label: int) -> str:
-        """Name of a class."""
-        return self.classes[label] if label < len(self.classes) else f"class {label}"
+        return Detections(boxes.astype(np.float32), scores, labels.astype(np.int64), self.classes)
 
 
-def require_no_foreign(options: DemoOptions) -> None:
-    """Refuse options that only a checkpoint has.
+def load_model(options: DemoOptions | PredictOptions) -> BaseDetector:
+    """The detector of a checkpoint, or of an exported model of any target.
 
     Raises:
-        UserError: such an option is given.
+        UserError: of an exported model, options that only a checkpoint has.
     """
+    if named_by(options.checkpoint) is None:
+        return load_checkpoint(options)
     given = {"--config": options.config, "--trust-checkpoint": options.trust_checkpoint}
     given |= {"--safe-config": options.safe_config, f"--device {options.device}": options.device not in ("auto", "cpu")}
     foreign = [flag for flag, value in given.items() if value]
     if foreign:
         raise UserError(f"{foreign[0]} applies to checkpoints; {options.checkpoint} is an exported model, on the CPU")
-
-
-def load_exported(options: DemoOptions) -> Detector:
-    """An exported model in the place of a checkpoint's detector.
-
-    Raises:
-        UserError: options that only a checkpoint has, beside those of :class:`ExportedDetector`.
-    """
-    require_no_foreign(options)
-    return cast(Detector, ExportedDetector(options.checkpoint))
+    return ExportedDetector(options.checkpoint)
 
 
 def demo_exported(options: DemoOptions) -> list[Path]:
-    """:func:`fcos_train.infer.demo.demo` of an exported model.
-
-    Raises:
-        UserError: options that only a checkpoint has, beside those of the demo.
-    """
-    require_no_foreign(options)  # before the images are looked for
-    return demo(options, load=load_exported)
+    """:func:`fcos_train.infer.demo.demo` of an exported model."""
+    return demo(options, load=load_model)

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from mmengine.config import Config
 
-from fcos_train.data.images import UnreadableImage
-from fcos_train.infer.detector import Detections, Detector
+from fcos_train.infer.base import BaseDetector
+from fcos_train.infer.detector import Detector
 from fcos_train.infer.draw import draw, zoom_for
 from fcos_train.infer.images import write_image
-from fcos_train.infer.options import DemoOptions
-from fcos_train.infer.sources import Frame, Pictures, Video, open_source
+from fcos_train.infer.options import DemoOptions, PredictOptions
+from fcos_train.infer.predict import FRAMES_PER_LINE, describe, detected, skipped_message
+from fcos_train.infer.sinks import finished
+from fcos_train.infer.sources import Frame, Pictures, open_source
 from fcos_train.infer.validation_images import validation_images
 from fcos_train.progress import track
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
 
 WINDOW = "FCOS-Train"
-FRAMES_PER_LINE = 50  # a video prints one line per this number of frames
-TOP = 3
-SHOWN = 5  # skipped images that are named
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load_checkpoint(options: DemoOptions) -> Detector:
+def load_checkpoint(options: DemoOptions | PredictOptions) -> Detector:
     """The detector of a checkpoint."""
     return Detector.from_checkpoint(
         options.checkpoint,
@@ -45,7 +42,7 @@ def load_checkpoint(options: DemoOptions) -> Detector:
 def demo(
     options: DemoOptions,
     say: Callable[[str], None] = print,
-    load: Callable[[DemoOptions], Detector] = load_checkpoint,
+    load: Callable[[DemoOptions], BaseDetector] = load_checkpoint,
 ) -> list[Path]:
     """Detect, draw and write.
 
@@ -70,10 +67,9 @@ def demo(
         say(printable(f"no --img given: {path} ({why})"))
         source = open_source(path)
     window = _Window.open(say) if options.show else None
-    with closing(source.sink(folder)) as sink:
-        for number, (frame, found, seconds) in enumerate(
-            track(_detected(detector, source), "detecting", source.length), start=1
-        ):
+    with finished(source.sink(folder)) as sink:
+        seen = track(detected(detector, source), "detecting", source.length)
+        for number, (frame, found, seconds) in enumerate(seen, start=1):
             drawn = draw(frame.image, found, detector.classes, options.score_thr, zoom_for(frame.image))
             sink.write(frame, drawn)
             if frame.note:
@@ -84,27 +80,11 @@ def demo(
                 break
     skipped = source.skipped if isinstance(source, Pictures) else []
     if skipped and not sink.written:
-        raise UserError(_skipped(skipped))
+        raise UserError(skipped_message(skipped))
     say(printable(f"{'picture' if len(sink.written) == 1 else 'pictures'} in {_where(sink.written)}"))
     if skipped:
-        raise UserError(_skipped(skipped))
+        raise UserError(skipped_message(skipped))
     return sink.written
-
-
-def _skipped(faults: Sequence[UnreadableImage]) -> str:
-    """The message about images that were skipped."""
-    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    count = f"{len(faults)} image was" if len(faults) == 1 else f"{len(faults)} images were"
-    return f"{count} skipped: {'; '.join(map(str, faults[:SHOWN]))}{more}"
-
-
-def describe(name: str, found: Detections, detector: Detector, seconds: float) -> str:
-    """A line such as ``street.jpg: 5 objects: car 0.93, car 0.88, person 0.71 and 2 more, 35 ms``."""
-    best = np.argsort(-found.scores, kind="stable")[:TOP]
-    tops = ", ".join(f"{detector.name(int(found.labels[i]))} {found.scores[i]:.2f}" for i in best)
-    more = f" and {len(found) - TOP} more" if len(found) > TOP else ""
-    count = "no object" if not len(found) else f"{len(found)} object{'s' if len(found) > 1 else ''}: {tops}{more}"
-    return printable(f"{name}: {count}, {1000 * seconds:.0f} ms")
 
 
 def default_image(config: Config, scratch: Path) -> tuple[Path, str]:
@@ -126,14 +106,6 @@ def default_image(config: Config, scratch: Path) -> tuple[Path, str]:
 
     image, _, _ = draw_image(np.random.default_rng(0), (320, 240))
     return write_image(scratch / "demo_shapes.jpg", image), "generated; the validation images are not on this machine"
-
-
-def _detected(detector: Detector, source: Pictures | Video) -> Iterator[tuple[Frame, Detections, float]]:
-    """Frames with their detections and the seconds of the detection; the first includes the warm-up."""
-    for frame in source:
-        start = time.perf_counter()
-        found = detector(frame.image)
-        yield frame, found, time.perf_counter() - start
 
 
 def _where(written: list[Path]) -> str:

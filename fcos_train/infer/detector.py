@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,8 @@ from fcos_train.config.needs import make_buildable
 from fcos_train.config.packages import missing_packages_named, require_packages
 from fcos_train.config.vetting import PACKAGES, check_parts, run_custom_imports, without_pretrained
 from fcos_train.data.coco_names import COCO_NAMES
-from fcos_train.infer.images import as_bgr
+from fcos_train.infer.base import BaseDetector
+from fcos_train.infer.detections import Detections
 from fcos_train.start import start
 from mmcv_overrides import device as devices
 from mmcv_overrides.checkpoint import embedded_config
@@ -38,31 +38,7 @@ FROM_FILE = 2  # of the sources of class names, those in the checkpoint
 _LOADING = ("LoadImage", "LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam")
 
 
-@dataclass(frozen=True)
-class Detections:
-    """Detections of one image, in the order of the model: highest score first.
-
-    Attributes:
-        boxes: float32 [N, 4], x1 y1 x2 y2 in pixels of the image.
-        scores: float32 [N], 0 to 1.
-        labels: int64 [N], indices into the detector's ``classes``.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        """Number of detections."""
-        return len(self.scores)
-
-    def above(self, score_thr: float) -> Detections:
-        """The detections with at least this score."""
-        keep = self.scores >= score_thr
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
-
-
-class Detector:
+class Detector(BaseDetector):
     """A model in evaluation mode on a device, with the image preparation of its configuration.
 
     Args:
@@ -136,30 +112,42 @@ class Detector:
         return found
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> Detections:
-        """Detect objects in one image.
+    def detect(self, images: Iterable[np.ndarray], batch_size: int = 1) -> list[Detections]:
+        """Detect objects in images u8 [H, W, 3] BGR, which are read as they are needed.
 
-        Args:
-            image: uint8 [H, W, 3] in BGR order as OpenCV reads it; [H, W] grey, BGRA and 16-bit are converted.
-
-        Raises:
-            UserError: the array is not an image.
+        Images that the pipeline brings to one shape go through the model together, ``batch_size`` at a time. Those of
+        other shapes wait for their like: padding them to a common shape would change what is found at their borders.
         """
-        # Text: what mmdet's data sets give a model that detects the classes that are named to it (GLIP).
-        text = {"text": self.classes, "custom_entities": True}
-        data = self.pipeline({"img": as_bgr(image), "img_id": 0, "img_path": None, **text})
-        batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
-        found = self.model.test_step(batch)[0].pred_instances
-        self.accelerator.synchronize()
-        return Detections(
-            found.bboxes.float().cpu().numpy().reshape(-1, 4),
-            found.scores.float().cpu().numpy(),
-            found.labels.cpu().numpy().astype(np.int64),
-        )
+        found: dict[int, Detections] = {}
+        waiting: dict[Sequence[int], list[tuple[int, Any]]] = {}
+        for number, image in enumerate(images):
+            # Text: what mmdet's data sets give a model that detects the classes that are named to it (GLIP).
+            text = {"text": self.classes, "custom_entities": True}
+            data = self.pipeline({"img": image, "img_id": 0, "img_path": None, **text})
+            group = waiting.setdefault(tuple(data["inputs"].shape), [])
+            group.append((number, data))
+            if len(group) == batch_size:
+                found |= self._run(group)
+                group.clear()
+        for group in waiting.values():
+            found |= self._run(group) if group else {}
+        return [found[number] for number in sorted(found)]
 
-    def name(self, label: int) -> str:
-        """The name of a class, or its number if the checkpoint does not name it."""
-        return self.classes[label] if label < len(self.classes) else f"class {label}"
+    def _run(self, group: Sequence[tuple[int, Any]]) -> dict[int, Detections]:
+        """Detections of prepared images of one shape, by the number of the image."""
+        numbers, data = zip(*group, strict=True)
+        batch = {key: [one[key] for one in data] for key in ("inputs", "data_samples")}
+        results = [sample.pred_instances for sample in self.model.test_step(batch)]
+        self.accelerator.synchronize()
+        return {
+            number: Detections(
+                one.bboxes.float().cpu().numpy().reshape(-1, 4),
+                one.scores.float().cpu().numpy(),
+                one.labels.cpu().numpy().astype(np.int64),
+                self.classes,
+            )
+            for number, one in zip(numbers, results, strict=True)
+        }
 
 
 def _device(requested: str) -> tuple[torch.device, str]:

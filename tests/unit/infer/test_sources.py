@@ -1,11 +1,15 @@
 """Images, folders and videos as sources; their output files."""
 
+import contextlib
+import socket
+
 import cv2
 import numpy as np
 import pytest
 
 from fcos_train.data.images import read_image
 from fcos_train.infer.images import write_image
+from fcos_train.infer.sinks import Names, finished
 from fcos_train.infer.sources import Frame, Pictures, Video, open_source
 from mmcv_overrides.errors import UserError
 
@@ -105,14 +109,66 @@ def test_patterns(tmp_path, picture):
             open_source(tmp_path / pattern)
 
 
-@pytest.mark.parametrize(
-    "address", ["http://localhost/a.jpg", "HTTPS://h/v.mp4?x=*", "rtsp://camera:554/1", "s3://b/a.png"]
-)
-def test_addresses_are_refused_in_one_line(address):
-    message = f"--img .*: {address.partition(':')[0]} addresses are not read; save the image or the video as a file"
+@pytest.mark.parametrize("address", ["s3://b/a.png", "ftp://localhost/a.jpg", "file:///etc/hosts", "gopher://h/*.jpg"])
+def test_other_addresses_are_refused_in_one_line(address):
+    message = rf"--img .*: {address.partition(':')[0]} addresses are not read \(http, https, rtsp, rtsps, rtmp are\)"
     with pytest.raises(UserError, match=message) as caught:
         open_source(address)
     assert address in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_stream_without_an_answer(monkeypatch):
+    """Nobody listens on the port; user name and password are in no message."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # not listening
+        port = taken.getsockname()[1]
+        for scheme in ("rtsp", "HTTP"):
+            with pytest.raises(
+                UserError, match=rf"^cannot open the stream {scheme}://127.0.0.1:{port}/v.mp4: "
+            ) as caught:
+                open_source(f"{scheme}://me:secret@127.0.0.1:{port}/v.mp4")
+            assert "secret" not in str(caught.value)
+
+
+def test_a_video_that_ends_before_its_header_says(tmp_path, monkeypatch):
+    source = open_source(make_video(tmp_path / "clip.avi"))
+    assert source.stated == 3 and [frame.note for frame in source] == [None] * 3
+    source.stated = 5
+    notes = [frame.note for frame in source]
+    assert notes == [None, None, f"{tmp_path}/clip.avi: ends after 3 of the 5 frames that its header announces"]
+    monkeypatch.setenv("FCOS_MAX_IMAGE_PIXELS", str(64 * 48 - 1))
+    with pytest.raises(UserError, match="cannot read the video .*clip.avi: its 64 x 48 pixels are more than the limit"):
+        open_source(tmp_path / "clip.avi")
+
+
+def test_an_unfinished_video_has_no_name(tmp_path):
+    source = open_source(make_video(tmp_path / "clip.avi"))
+    frames = list(source)
+
+    def run(error):
+        with finished(source.sink(tmp_path / "out")) as sink:
+            for number, frame in enumerate(frames):
+                sink.write(frame, frame.image if number < 2 else np.zeros((20, 20, 3), np.uint8))
+            assert not (tmp_path / "out" / "clip_pred.avi").exists()
+            if error:
+                raise error
+
+    with pytest.raises(ValueError):
+        run(ValueError())
+    assert list((tmp_path / "out").iterdir()) == []
+    for error in (KeyboardInterrupt(), None):  # a camera ends with Ctrl-C
+        with contextlib.suppress(KeyboardInterrupt):
+            run(error)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip_pred.avi"]
+        read = [frame.image.shape for frame in Video(tmp_path / "out" / "clip_pred.avi")]
+        assert read == [(48, 64, 3)] * 3  # also the frame of another size
+        (tmp_path / "out" / "clip_pred.avi").unlink()
+
+
+def test_each_name_is_given_once():
+    names = Names()
+    taken = [names.take(name) for name in ("a.jpg", "a.png", "b.jpg", "a.jpg", "a.jpg", "a", "a")]
+    assert taken == ["a", "a_png", "b", "a_jpg", "a_jpg_2", "a_2", "a_2_2"]
 
 
 def test_a_dark_image_of_16_bits_has_a_note(tmp_path):
