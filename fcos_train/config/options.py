@@ -288,15 +288,6 @@ class EvalOptions(Options):
             check=existing,
         ),
     ] = None
-    split: Annotated[
-        str | None,
-        Option(
-            "images to evaluate on",
-            metavar="SPLIT",
-            default="val; of a config whose data set is not checked, what its test_dataloader reads",
-            choices=SPLITS,
-        ),
-    ] = None
     work_dir: Annotated[
         str | None, Option("folder for the results", metavar="DIR", default="eval/ beside the checkpoint")
     ] = None
@@ -314,6 +305,15 @@ class EvalOptions(Options):
     classes: Annotated[
         tuple[str, ...] | None,
         Option("the classes it was trained on, if only some of the data set's", metavar="NAME", default="all classes"),
+    ] = None
+    split: Annotated[
+        str | None,
+        Option(
+            "images to evaluate on",
+            metavar="SPLIT",
+            default="val; of a config whose data set is not checked, what its test_dataloader reads",
+            choices=SPLITS,
+        ),
     ] = None
     launcher: Launcher = None
     trust_checkpoint: TrustCheckpoint = False
