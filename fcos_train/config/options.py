@@ -315,15 +315,6 @@ class EvalOptions(Options):
             check=existing,
         ),
     ] = None
-    split: Annotated[
-        str | None,
-        Option(
-            "images to evaluate on",
-            metavar="SPLIT",
-            default="val; of a config whose data set is not checked, what its test_dataloader reads",
-            choices=SPLITS,
-        ),
-    ] = None
     work_dir: Annotated[
         str | None, Option("folder for the results", metavar="DIR", default="eval/ beside the checkpoint")
     ] = None
@@ -343,6 +334,15 @@ class EvalOptions(Options):
         Option("the classes it was trained on, if only some of the data set's", metavar="NAME", default="all classes"),
     ] = None
     report: Report = True
+    split: Annotated[
+        str | None,
+        Option(
+            "images to evaluate on",
+            metavar="SPLIT",
+            default="val; of a config whose data set is not checked, what its test_dataloader reads",
+            choices=SPLITS,
+        ),
+    ] = None
     launcher: Launcher = None
     trust_checkpoint: TrustCheckpoint = False
     safe_config: SafeConfig = False

@@ -7,6 +7,7 @@ a path ends with: `../train/images` and `/content/set/train/images` mean `train/
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,13 +21,15 @@ from fcos_train.data.file_index import IMAGE_SUFFIXES, SPLIT_WORDS
 from mmcv_overrides.data_files import load_yaml
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable
-from mmcv_overrides.regular_files import read_text
+from mmcv_overrides.regular_files import open_regular, read_text
 
 MAX_YAML = 16 << 20  # bytes
 MAX_CLASSES = 100_000
 YAML = (".yaml", ".yml")
 _USUAL = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 _NAMES = ("obj.names", "classes.txt", "_darknet.labels", "labels.txt", "names.txt", "class.names")
+_SAMPLE = 200  # files to look into
+_LINE = 4096  # bytes of a first line
 _DRIVE = re.compile(r"[A-Za-z]:/?")
 
 Names = Mapping[int, Any]  # class index -> name as written
@@ -295,11 +298,24 @@ def label_folders(folder: Path, base: Path) -> list[Path]:
 
 
 def has_labels(folder: Path) -> bool:
-    """Whether there are label files in a folder, or in one below it."""
+    """Whether there are label files in a folder, or in one below it, by the first one that is not empty."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    if any(is_label(entry.name) for entry in entries):
+    texts = [entry for entry in entries if is_label(entry.name)][:_SAMPLE]
+    if any(_looks_like_labels(entry) for entry in texts):
         return True
     return any(entry.is_dir(follow_symlinks=False) and has_labels(Path(entry.path)) for entry in entries)
+
+
+def _looks_like_labels(entry: os.DirEntry[str]) -> bool:
+    """Whether the first line of a file has five numbers or more; links are not followed here and count as labels."""
+    if entry.is_symlink():
+        return True
+    try:
+        with open_regular(entry.path) as file:
+            words = file.readline(_LINE).split()
+        return len(words) >= 5 and all(math.isfinite(float(word)) for word in words[:5])
+    except (OSError, ValueError):
+        return False
 
 
 def is_label(name: str) -> bool:
