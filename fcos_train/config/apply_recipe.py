@@ -21,6 +21,7 @@ BACKENDS = {
     "mlflow": "MLflowVisBackend",
     "clearml": "ClearMLVisBackend",
 }
+VAL_LOSS = "ValLossHook"
 BALANCED = "ClassBalancedDataset"
 # mmengine counts an equal mAP as a better one, so that a model that has learnt nothing would never stop.
 MIN_DELTA = 1e-6
@@ -96,8 +97,8 @@ def set_evaluations(cfg: Config, recipe: Recipe, total: int | None) -> list[str]
         notes.append(_stop_early(cfg, recipe.patience))
     if recipe.ema:
         notes.append(_average(cfg, total))
-    if recipe.val_loss:
-        _add_hook(cfg, type="ValLossHook", dataloader=_loss_loader(cfg))
+    if recipe.val_loss or _hook(cfg, VAL_LOSS) is not None:
+        notes += _log_losses(cfg)
     return notes
 
 
@@ -132,6 +133,15 @@ def _average(cfg: Config, total: int | None) -> str:
     settings = dict(ema_type="ExpMomentumEMA", momentum=momentum, gamma=gamma, update_buffers=True)
     _add_hook(cfg, type="EMAHook", **settings)
     return f"moving average of the weights over {round(1 / momentum)} steps; it is evaluated and saved"
+
+
+def _log_losses(cfg: Config) -> list[str]:
+    """The hook of ``--val-loss``, also one that the config has: its loader is that of the validation of this run."""
+    if cfg.get("val_dataloader") is None:
+        cfg["custom_hooks"] = [hook for hook in cfg.custom_hooks if kind_of(hook) != VAL_LOSS]
+        return ["no validation losses: this run has no validation"]
+    _add_hook(cfg, type=VAL_LOSS, dataloader=_loss_loader(cfg))
+    return ["the losses on the validation images are logged at every evaluation"]
 
 
 def _loss_loader(cfg: Config) -> ConfigDict:

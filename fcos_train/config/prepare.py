@@ -22,7 +22,7 @@ from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.apply_recipe import set_evaluations, set_loggers, set_sampling, set_steps
 from fcos_train.config.augment import set_augmentation
-from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
+from fcos_train.config.dataset import checked_data, data_is_there, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
 from fcos_train.config.freeze import require_weights, set_freeze
 from fcos_train.config.image_size import set_image_size
@@ -44,18 +44,25 @@ WRAPPERS = {"OptimWrapper": None, "AmpOptimWrapper": "O1", "ApexOptimWrapper": "
 
 
 def prepare(
-    cfg: Config, options: TrainOptions, accelerator: device.Accelerator, folder: Path, resume: str | None
+    cfg: Config,
+    options: TrainOptions,
+    accelerator: device.Accelerator,
+    folder: Path,
+    resume: str | None,
+    shown: bool = False,
 ) -> list[str]:
     """Complete the config of a training. Returns the lines that tell what was decided.
 
     Args:
         folder: where the training writes. resume: the checkpoint to continue from.
+        shown: the config is printed, not trained: its data set may be absent, and no pretrained weights are read.
 
     Raises:
         UserError: anything that would make the run fail later.
     """
     notes = make_buildable(cfg)
-    spec = checked_data(cfg, options, folder)
+    skipped = shown and options.data_path is None and not data_is_there(cfg)
+    spec = None if skipped else checked_data(cfg, options, folder)
     images = 0
     if spec is not None:
         notes += point_at_data(cfg, spec)
@@ -93,7 +100,8 @@ def prepare(
     cfg["launcher"] = options.launcher
     cfg["resume"] = resume is not None
     cfg["load_from"] = resume or options.load_from or cfg.get("load_from")
-    notes += settle_pretrained(cfg, "none" if cfg["load_from"] else options.pretrained)
+    if not shown or cfg["load_from"] or options.pretrained == "none":
+        notes += settle_pretrained(cfg, "none" if cfg["load_from"] else options.pretrained)
     require_weights(cfg, options.freeze)
     return notes
 
