@@ -16,6 +16,7 @@ MODULES = (
     "fcos_train.evaluation",
     "fcos_train.models",
     "fcos_train.engine.fixed_step",
+    "fcos_train.engine.val_loss",
     "mmcv_overrides.guard",
 )
 

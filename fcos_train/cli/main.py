@@ -24,6 +24,7 @@ from mmcv_overrides.printable import printable_lines
 # verb -> (module, one line of help)
 VERBS = {
     "train": ("fcos_train.cli.train", "train a detector"),
+    "print-config": ("fcos_train.cli.print_config", "print the config that a training with these flags would use"),
     "eval": ("fcos_train.cli.eval", "evaluate a checkpoint: the 12 COCO numbers and AP per class"),
     "demo": ("fcos_train.cli.demo", "draw the detections of a checkpoint on images or a video"),
     "serve": ("fcos_train.cli.serve", "serve a model as a web page and over HTTP"),

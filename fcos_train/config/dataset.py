@@ -125,6 +125,12 @@ def data_of_config(
     return DataSpec("COCO", report.classes, used["train"], used["val"], report, last)
 
 
+def data_is_there(cfg: Config) -> bool:
+    """Whether the annotation files are there that :func:`data_of_config` would read."""
+    splits = [_split(cfg.get(f"{name}_dataloader"), name) for name in ("train", "val")]
+    return all(split is None or split.ann_file.is_file() for split in splits)
+
+
 def point_at_data(cfg: Config, spec: DataSpec) -> list[str]:
     """Let every loader and metric read ``spec``; class names and ``num_classes`` follow from it.
 

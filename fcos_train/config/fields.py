@@ -146,7 +146,7 @@ def _is_a(value: Any, kind: type) -> bool:
 
 @cache
 def declared(kind: type) -> tuple[Declared, ...]:
-    """The options of a dataclass in their order, inherited ones last; a nested dataclass's take the place of its field."""
+    """The options of a dataclass in their order, inherited ones last; a nested one takes the place of its field."""
     hints = get_type_hints(kind, include_extras=True)
     found: list[Declared] = []
     own = kind.__dict__.get("__annotations__", {})

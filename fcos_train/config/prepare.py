@@ -20,9 +20,12 @@ from typing import Any
 import mmengine.dist as dist
 from mmengine.config import Config, ConfigDict
 
+from fcos_train.config.apply_recipe import set_evaluations, set_loggers, set_sampling, set_steps
 from fcos_train.config.augment import set_augmentation
-from fcos_train.config.dataset import checked_data, point_at_data, use_clear_loading
+from fcos_train.config.dataset import checked_data, data_is_there, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
+from fcos_train.config.freeze import require_weights, set_freeze
+from fcos_train.config.image_size import set_image_size
 from fcos_train.config.input_sizes import check_input_sizes
 from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import make_buildable, rename_jpeg_compression, require_annotations
@@ -43,19 +46,27 @@ WRAPPERS = {"OptimWrapper": None, "AmpOptimWrapper": "O1", "ApexOptimWrapper": "
 
 
 def prepare(
-    cfg: Config, options: TrainOptions, accelerator: device.Accelerator, folder: Path, resume: str | None
+    cfg: Config,
+    options: TrainOptions,
+    accelerator: device.Accelerator,
+    folder: Path,
+    resume: str | None,
+    shown: bool = False,
 ) -> list[str]:
     """Complete the config of a training. Returns the lines that tell what was decided.
 
     Args:
         folder: where the training writes. resume: the checkpoint to continue from.
+        shown: the config is printed, not trained: its data set may be absent, and no pretrained weights are read.
 
     Raises:
         UserError: anything that would make the run fail later.
     """
-    start_from = resume or start_weights(cfg, options.load_from, options.pretrained, _say)
+    named = options.load_from or cfg.get("load_from")
+    start_from = resume or (named if shown else start_weights(cfg, options.load_from, options.pretrained, _say))
     notes = make_buildable(cfg)
-    spec = checked_data(cfg, options, folder)
+    skipped = shown and options.data_path is None and not data_is_there(cfg)
+    spec = None if skipped else checked_data(cfg, options, folder)
     images = 0
     if spec is not None:
         notes += point_at_data(cfg, spec)
@@ -65,6 +76,8 @@ def prepare(
         drop_validation(cfg)
     notes += rename_jpeg_compression(cfg)
     set_length(cfg, options)
+    notes += set_sampling(cfg, options)
+    notes += set_image_size(cfg, options.img_size, options.augment is not None)
     notes += set_augmentation(cfg, options.augment)
     require_packages(cfg.model, cfg.train_dataloader)  # of the rest, build_runner asks
     if spec is not None:
@@ -72,21 +85,28 @@ def prepare(
     use_clear_loading(cfg)
     # The level of precision first: the step depends on it.
     level = set_precision(cfg, options, accelerator)
+    notes += set_steps(cfg, options)
+    notes += set_freeze(cfg, options.freeze)
     notes += set_step(cfg, options, accelerator)
     check_input_sizes(cfg)
     notes += set_loaders(cfg, options, accelerator)
     world = dist.get_world_size()
     notes += [level, scale_learning_rate(cfg, options, world)]
-    notes += safe_schedule(cfg, total_iterations(cfg, images, world))
+    total = total_iterations(cfg, images, world)
+    notes += safe_schedule(cfg, total)
     notes += set_hooks(cfg)
+    notes += set_evaluations(cfg, options, total)
     notes += translate_monitors(cfg)
+    set_loggers(cfg, options.logger)
     set_visualizer(cfg, folder)
     set_randomness(cfg, options)
     cfg["work_dir"] = str(folder)
     cfg["launcher"] = options.launcher
     cfg["resume"] = resume is not None
     cfg["load_from"] = start_from
-    notes += settle_pretrained(cfg, "none" if cfg["load_from"] else options.pretrained)
+    if not shown or start_from or options.pretrained == "none":
+        notes += settle_pretrained(cfg, "none" if start_from else options.pretrained)
+    require_weights(cfg, options.freeze)
     return notes
 
 

@@ -38,7 +38,7 @@ def scale_learning_rate(cfg: Config, options: TrainOptions, world_size: int) -> 
     base = options.lr_base or scale.get("base_batch_size") or 16
     # Not a second time by mmengine, nor by a training that starts from the config that this one writes.
     cfg["auto_scale_lr"] = ConfigDict(enable=False, base_batch_size=batch)
-    given = any(k.endswith("optimizer.lr") for k in options.cfg_options)
+    given = options.lr is not None or any(k.endswith("optimizer.lr") for k in options.cfg_options)
     # mmdet's configs all carry enable=False, so only a value that this user gave decides.
     off = options.cfg_options.get("auto_scale_lr.enable") is False
     if given or off or not options.auto_lr:

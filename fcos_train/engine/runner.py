@@ -104,10 +104,7 @@ class DetectionRunner(Runner):
         if self.cfg.get("train_cfg") is None:
             return
         given = self.cfg.get("custom_imports")
-        theirs = given.get("imports", []) if isinstance(given, dict) else given or []
-        imports = ["mmcv_overrides.auto", *MODULES, *([theirs] if isinstance(theirs, str) else theirs)]
-        failing = isinstance(given, dict) and given.get("allow_failed_imports", False)
-        self.cfg["custom_imports"] = dict(imports=list(dict.fromkeys(imports)), allow_failed_imports=failing)
+        self.cfg["custom_imports"] = imports_of(self.cfg)
         try:
             super().dump_config()
         finally:
@@ -161,6 +158,13 @@ def shown(runner: Runner) -> AbstractContextManager[None]:
     """Draws the bars of a runner that prints on a terminal; does nothing for another one."""
     terminal = next((handler for handler in runner.logger.handlers if hasattr(handler, "shown")), None)
     return nullcontext() if terminal is None else terminal.shown(runner)
+def imports_of(cfg: Config) -> dict:
+    """``custom_imports`` that register every part of a prepared config, those of the config included."""
+    given = cfg.get("custom_imports")
+    theirs = given.get("imports", []) if isinstance(given, dict) else given or []
+    imports = ["mmcv_overrides.auto", *MODULES, *([theirs] if isinstance(theirs, str) else theirs)]
+    failing = isinstance(given, dict) and given.get("allow_failed_imports", False)
+    return dict(imports=list(dict.fromkeys(imports)), allow_failed_imports=failing)
 
 
 def build_runner(cfg: Config, name: str) -> DetectionRunner:
