@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fcos_train.config.options import TrainOptions
 
 
@@ -11,6 +13,10 @@ def run(options: TrainOptions) -> int:
     Checkpoints, logs and curves go to the work dir; a flag that is given takes precedence over --cfg-options, and
     --cfg-options over the config file.
     """
+    if options.devices is not None and options.devices > 1:
+        from fcos_train.launch.ranks import run_ranks
+
+        return run_ranks(__name__, replace(options, devices=None), options.devices, options.device)
     from fcos_train.engine.run import train
 
     train(options)

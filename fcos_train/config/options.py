@@ -100,6 +100,15 @@ LocalRank = Annotated[
     int | None,
     Option("accepted because older launchers pass it; the environment tells the same", metavar="N", hidden=True),
 ]
+Devices = Annotated[
+    int | None,
+    Option(
+        "start so many ranks on this machine, one for each device; on a CPU ranks are processes",
+        metavar="N",
+        default="1",
+        least=1,
+    ),
+]
 OptionalConfig = Annotated[
     str | None,
     Option("config to use", metavar="FILE", default="the one in the checkpoint"),
@@ -123,10 +132,16 @@ def launched(options: Launchable) -> Launchable:
     return replace(options, launcher="pytorch" if under_torchrun() else "none")
 
 
-def _launcher_faults(launcher: str | None) -> list[str]:
-    if launcher == "pytorch" and "RANK" not in os.environ:
-        return ["--launcher pytorch: start with torchrun (or use test/train_full_8p.sh)"]
-    return []
+def _launcher_faults(options: TrainOptions | EvalOptions) -> list[str]:
+    faults = []
+    if options.launcher == "pytorch" and "RANK" not in os.environ:
+        faults.append("--launcher pytorch: start with torchrun, or give --devices N instead")
+    if options.devices is not None and options.devices > 1:
+        if options.launcher is not None or under_torchrun():
+            faults.append("--devices starts the ranks itself: leave out torchrun and --launcher")
+        if ":" in options.device:
+            faults.append(f"--device {options.device} is one card, not {options.devices}: leave out its number")
+    return faults
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,7 @@ class TrainOptions(Options):
         ),
     ] = None
     device: Device = "auto"
+    devices: Devices = None
     opt_level: Annotated[
         str | None,
         Option(
@@ -254,7 +270,7 @@ class TrainOptions(Options):
 
     def conflicts(self) -> list[str]:
         """Options that contradict each other."""
-        faults = _launcher_faults(self.launcher)
+        faults = _launcher_faults(self)
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:
@@ -290,6 +306,7 @@ class EvalOptions(Options):
         str | None, Option("folder for the results", metavar="DIR", default="eval/ beside the checkpoint")
     ] = None
     device: Device = "auto"
+    devices: Devices = None
     batch_size: Annotated[int | None, Option("images per device", metavar="N", default="the config's", least=1)] = None
     workers: Workers = None
     out: Annotated[
@@ -317,4 +334,4 @@ class EvalOptions(Options):
 
     def conflicts(self) -> list[str]:
         """A launcher that did not launch this process."""
-        return _launcher_faults(self.launcher)
+        return _launcher_faults(self)

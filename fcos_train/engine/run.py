@@ -45,6 +45,8 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
     Yields:
         the device and the reason for it.
     """
+    if options.devices is not None and options.devices > 1:
+        raise UserError(f"devices={options.devices}: give that to the command; fcos_train.launch.ranks starts ranks")
     accelerator, reason = device.pick(options.device)
     start()
     with (
