@@ -20,11 +20,12 @@ from fcos_train.config.input_sizes import check_input_sizes
 from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import TRAINING, make_buildable, require_sections
-from fcos_train.config.options import EvalOptions, TrainOptions, launched
+from fcos_train.config.options import EvalOptions, Launchable, TrainOptions, launched
 from fcos_train.config.packages import missing_packages_named
 from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
+from fcos_train.engine.memory import memory_explained
 from fcos_train.engine.process_state import loaders_closed, process_state_kept
 from fcos_train.engine.runner import build_runner
 from fcos_train.models import describe_norms, use_level_norms
@@ -38,6 +39,19 @@ from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable_lines
 
 
+def _alone(options: Launchable) -> Launchable:
+    """The options of one rank.
+
+    Raises:
+        UserError: they ask for what happens before a rank is started (see the command, ``fcos_train.cli.train``).
+    """
+    if options.devices is not None and options.devices > 1:
+        raise UserError(
+            f"devices={options.devices}: fcos_train.launch.ranks.run_ranks starts ranks; this is one of them"
+        )
+    return options
+
+
 @contextmanager
 def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Accelerator, str]]:
     """Take the device and join the other ranks, before anything is written; leave them in good order.
@@ -45,8 +59,6 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
     Yields:
         the device and the reason for it.
     """
-    if options.devices is not None and options.devices > 1:
-        raise UserError(f"devices={options.devices}: give that to the command; fcos_train.launch.ranks starts ranks")
     accelerator, reason = device.pick(options.device)
     start()
     with (
@@ -124,7 +136,7 @@ def train(options: TrainOptions) -> Runner:
     Raises:
         UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
     """
-    options = launched(options)
+    options = launched(_alone(options))
     with _processes(options) as (accelerator, reason):
         cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
         require_sections(cfg, options.config, TRAINING)
@@ -141,7 +153,7 @@ def train(options: TrainOptions) -> Runner:
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
-            with missing_packages_named(), loaders_closed(runner):
+            with missing_packages_named(), loaders_closed(runner), memory_explained(runner):
                 runner.train()
             return runner
 
@@ -172,7 +184,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
     Raises:
         UserError: a fault in the options, the config, the data or the checkpoint.
     """
-    options = launched(options)
+    options = launched(_alone(options))
     with _processes(options) as (accelerator, reason):
         config, said = _config_of(options)
         _say(said)
@@ -198,7 +210,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             _say([*where, reason, *notes])
             runner = build_runner(cfg, "evaluation")
             start = time.perf_counter()
-            with missing_packages_named(), loaders_closed(runner):
+            with missing_packages_named(), loaders_closed(runner), memory_explained(runner):
                 metrics = runner.test()
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             return metrics
