@@ -13,6 +13,12 @@ def run(options: TrainOptions) -> int:
     Checkpoints, logs and curves go to the work dir; a flag that is given takes precedence over --cfg-options, and
     --cfg-options over the config file.
     """
+    if options.batch_size == "auto":
+        from fcos_train.launch.batch_size import fitting_batch_size
+
+        size, line = fitting_batch_size(options, options.devices or 1)
+        print(line, flush=True)
+        options = replace(options, batch_size=size)
     if options.devices is not None and options.devices > 1:
         from fcos_train.launch.ranks import run_ranks
 

@@ -47,6 +47,19 @@ def loss_scale_fault(value: str | float | dict[str, Any]) -> str | None:
     return "give a positive number such as 32.0, or dynamic (-1 means dynamic too)"
 
 
+def batch_size_fault(value: str | int) -> str | None:
+    """A number of images, or ``auto``."""
+    if value == "auto":
+        return None
+    if isinstance(value, str):
+        return "must be a whole number, or auto"
+    return None if value >= 1 else "must be at least 1"
+
+
+def _number_or_word(words: Sequence[str]) -> str | int:
+    return int(words[-1]) if words[-1].lstrip("+-").isdecimal() else words[-1]
+
+
 def json_name_fault(value: str) -> str | None:
     """A file name that does not promise another format than JSON."""
     if Path(value).suffix in NOT_JSON:
@@ -207,7 +220,14 @@ class TrainOptions(Options):
         int | None, Option("epochs; the schedule is stretched to fit", metavar="N", default="the config's", least=1)
     ] = None
     batch_size: Annotated[
-        int | None, Option("images per device and step", metavar="N", default="the config's", least=1)
+        str | int | None,
+        Option(
+            "images per device and step; auto: the most that fit into the memory, as measured before the training",
+            metavar="N",
+            default="the config's",
+            check=batch_size_fault,
+            parse=_number_or_word,
+        ),
     ] = None
     workers: Workers = None
     lr_base: Annotated[
@@ -271,6 +291,12 @@ class TrainOptions(Options):
     def conflicts(self) -> list[str]:
         """Options that contradict each other."""
         faults = _launcher_faults(self)
+        if self.batch_size == "auto" and (self.launcher not in (None, "none") or under_torchrun()):
+            faults.append(
+                "--batch-size auto measures on one device: start the ranks with --devices N, or give a number"
+            )
+        if self.batch_size == "auto" and self.resume:
+            faults.append("--batch-size auto contradicts --resume, which continues with the batch size of its run")
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:

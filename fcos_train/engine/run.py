@@ -49,6 +49,8 @@ def _alone(options: Launchable) -> Launchable:
         raise UserError(
             f"devices={options.devices}: fcos_train.launch.ranks.run_ranks starts ranks; this is one of them"
         )
+    if options.batch_size == "auto":
+        raise UserError("batch_size='auto': fcos_train.launch.batch_size.fitting_batch_size(options) finds the number")
     return options
 
 
