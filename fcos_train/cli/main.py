@@ -138,5 +138,5 @@ def _require_known(words: Sequence[str], known: Sequence[str]) -> None:
 
 def _rank() -> str:
     """Which rank speaks, when it is not the first."""
-    rank = os.environ.get("RANK", "0")
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
     return "" if rank == "0" else f" (rank {rank})"

@@ -20,7 +20,7 @@ OPT_LEVELS = ("O0", "O1", "O2", "bf16")
 HALF_TYPES = ("fp16", "bf16")
 PRETRAINED = ("require", "auto", "none")
 STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
-LAUNCHERS = ("none", "pytorch")
+LAUNCHERS = ("none", "pytorch", "slurm")
 NOT_JSON = (".pkl", ".pickle", ".yaml", ".yml", ".npy", ".npz", ".csv")  # --out of mmdet 2.x was a pickle
 MAX_SEED = 2**32 - 1  # of numpy
 Launchable = TypeVar("Launchable", "TrainOptions", "EvalOptions")
@@ -103,7 +103,7 @@ CfgOptions = Annotated[
 Launcher = Annotated[
     str | None,
     Option(
-        "pytorch: join the other ranks; none: run alone",
+        "pytorch: join the other ranks of torchrun; slurm: join the other tasks of srun; none: run alone",
         metavar="LAUNCHER",
         default="pytorch under torchrun, else none",
         choices=LAUNCHERS,
@@ -149,6 +149,8 @@ def _launcher_faults(options: TrainOptions | EvalOptions) -> list[str]:
     faults = []
     if options.launcher == "pytorch" and "RANK" not in os.environ:
         faults.append("--launcher pytorch: start with torchrun, or give --devices N instead")
+    if options.launcher == "slurm" and "SLURM_PROCID" not in os.environ:
+        faults.append("--launcher slurm: start with srun (see scripts/slurm_train.sh); SLURM_PROCID is not set")
     if options.devices is not None and options.devices > 1:
         if options.launcher is not None or under_torchrun():
             faults.append("--devices starts the ranks itself: leave out torchrun and --launcher")
