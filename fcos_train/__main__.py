@@ -23,6 +23,6 @@ def leave(status: int) -> None:
 
 if __name__ == "__main__":
     exit_status = main()
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ:
         leave(exit_status)
     sys.exit(exit_status)

@@ -30,13 +30,14 @@ def _overrides() -> list[Override]:
         precision,
         quiet,
         rescale,
+        slurm,
         text_log,
         timer,
         whole_table,
     )
     from mmcv_overrides.ops import needed, roi_align_layer
 
-    modules = [quiet, device, parallel, precision, optimizer, optimizer_constructor, parameter_groups]
+    modules = [quiet, device, parallel, slurm, precision, optimizer, optimizer_constructor, parameter_groups]
     modules += [checkpoint, data_files, rescale, loop, timer, text_log, json_log, whole_table, needed, roi_align_layer]
     return [override for module in modules for override in module.OVERRIDES]
 

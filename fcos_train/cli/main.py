@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"error{_rank()}: {_one_message(str(error) + _flag(error))}", file=sys.stderr)
+        print(f"error{_rank()}: {message_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -77,6 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
         return 141
+
+
+def message_of(error: UserError) -> str:
+    """The text of a user error as a command prints it after ``error: ``."""
+    return _one_message(str(error) + _flag(error))
 
 
 def _flag(error: UserError) -> str:
@@ -142,5 +147,5 @@ def _require_known(words: Sequence[str], known: Sequence[str]) -> None:
 
 def _rank() -> str:
     """Which rank speaks, when it is not the first."""
-    rank = os.environ.get("RANK", "0")
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
     return "" if rank == "0" else f" (rank {rank})"

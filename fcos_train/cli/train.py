@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fcos_train.cli.finished import show_finished
@@ -14,6 +15,16 @@ def run(options: TrainOptions) -> int:
     Checkpoints, logs and curves go to the work dir; a flag that is given takes precedence over --cfg-options, and
     --cfg-options over the config file.
     """
+    if options.batch_size == "auto":
+        from fcos_train.launch.batch_size import fitting_batch_size
+
+        size, line = fitting_batch_size(options, options.devices or 1)
+        print(line, flush=True)
+        options = replace(options, batch_size=size)
+    if options.devices is not None and options.devices > 1:
+        from fcos_train.launch.ranks import run_ranks
+
+        return run_ranks(__name__, replace(options, devices=None), options.devices, options.device)
     from fcos_train.engine.run import train
 
     runner = train(options)

@@ -24,7 +24,7 @@ HALF_TYPES = ("fp16", "bf16")
 PRETRAINED = ("require", "auto", "none")
 STEP_MODES = ("auto", "eager", "compile", "graph", "mmdet")
 SPLITS = ("train", "val", "test")
-LAUNCHERS = ("none", "pytorch")
+LAUNCHERS = ("none", "pytorch", "slurm")
 NOT_JSON = (".pkl", ".pickle", ".yaml", ".yml", ".npy", ".npz", ".csv")  # --out of mmdet 2.x was a pickle
 MAX_SEED = 2**32 - 1  # of numpy
 Launchable = TypeVar("Launchable", "TrainOptions", "EvalOptions")
@@ -49,6 +49,19 @@ def loss_scale_fault(value: str | float | dict[str, Any]) -> str | None:
     if number == -1 or 0 < number < float("inf"):
         return None
     return "give a positive number such as 32.0, or dynamic (-1 means dynamic too)"
+
+
+def batch_size_fault(value: str | int) -> str | None:
+    """A number of images, or ``auto``."""
+    if value == "auto":
+        return None
+    if isinstance(value, str):
+        return "must be a whole number, or auto"
+    return None if value >= 1 else "must be at least 1"
+
+
+def _number_or_word(words: Sequence[str]) -> str | int:
+    return int(words[-1]) if words[-1].lstrip("+-").isdecimal() else words[-1]
 
 
 def json_name_fault(value: str) -> str | None:
@@ -94,7 +107,7 @@ CfgOptions = Annotated[
 Launcher = Annotated[
     str | None,
     Option(
-        "pytorch: join the other ranks; none: run alone",
+        "pytorch: join the other ranks of torchrun; slurm: join the other tasks of srun; none: run alone",
         metavar="LAUNCHER",
         default="pytorch under torchrun, else none",
         choices=LAUNCHERS,
@@ -111,6 +124,15 @@ Progress = Annotated[
         metavar="MODE",
         default="FCOS_TRAIN_PROGRESS, else auto",
         choices=MODES,
+    ),
+]
+Devices = Annotated[
+    int | None,
+    Option(
+        "start so many ranks on this machine, one for each device; on a CPU ranks are processes",
+        metavar="N",
+        default="1",
+        least=1,
     ),
 ]
 OptionalConfig = Annotated[
@@ -137,10 +159,18 @@ def launched(options: Launchable) -> Launchable:
     return replace(options, launcher="pytorch" if under_torchrun() else "none")
 
 
-def _launcher_faults(launcher: str | None) -> list[str]:
-    if launcher == "pytorch" and "RANK" not in os.environ:
-        return ["--launcher pytorch: start with torchrun (or use test/train_full_8p.sh)"]
-    return []
+def _launcher_faults(options: TrainOptions | EvalOptions) -> list[str]:
+    faults = []
+    if options.launcher == "pytorch" and "RANK" not in os.environ:
+        faults.append("--launcher pytorch: start with torchrun, or give --devices N instead")
+    if options.launcher == "slurm" and "SLURM_PROCID" not in os.environ:
+        faults.append("--launcher slurm: start with srun (see scripts/slurm_train.sh); SLURM_PROCID is not set")
+    if options.devices is not None and options.devices > 1:
+        if options.launcher is not None or under_torchrun():
+            faults.append("--devices starts the ranks itself: leave out torchrun and --launcher")
+        if ":" in options.device:
+            faults.append(f"--device {options.device} is one card, not {options.devices}: leave out its number")
+    return faults
 
 
 @dataclass(frozen=True)
@@ -171,6 +201,7 @@ class TrainOptions(Recipe):
         ),
     ] = None
     device: Device = "auto"
+    devices: Devices = None
     opt_level: Annotated[
         str | None,
         Option(
@@ -206,7 +237,14 @@ class TrainOptions(Recipe):
         int | None, Option("epochs; the schedule is stretched to fit", metavar="N", default="the config's", least=1)
     ] = None
     batch_size: Annotated[
-        int | None, Option("images per device and step", metavar="N", default="the config's", least=1)
+        str | int | None,
+        Option(
+            "images per device and step; auto: the most that fit into the memory, as measured before the training",
+            metavar="N",
+            default="the config's",
+            check=batch_size_fault,
+            parse=_number_or_word,
+        ),
     ] = None
     workers: Workers = None
     lr_base: Annotated[
@@ -277,7 +315,13 @@ class TrainOptions(Recipe):
 
     def conflicts(self) -> list[str]:
         """Options that contradict each other."""
-        faults = [*_launcher_faults(self.launcher), *super().conflicts()]
+        faults = [*_launcher_faults(self), *super().conflicts()]
+        if self.batch_size == "auto" and (self.launcher not in (None, "none") or under_torchrun()):
+            faults.append(
+                "--batch-size auto measures on one device: start the ranks with --devices N, or give a number"
+            )
+        if self.batch_size == "auto" and self.resume:
+            faults.append("--batch-size auto contradicts --resume, which continues with the batch size of its run")
         if self.resume and self.overwrite:
             faults.append("--resume continues a run and --overwrite replaces it: give one of them")
         if self.resume and self.load_from:
@@ -319,6 +363,7 @@ class EvalOptions(Options):
         str | None, Option("folder for the results", metavar="DIR", default="eval/ beside the checkpoint")
     ] = None
     device: Device = "auto"
+    devices: Devices = None
     batch_size: Annotated[int | None, Option("images per device", metavar="N", default="the config's", least=1)] = None
     workers: Workers = None
     out: Annotated[
@@ -357,4 +402,4 @@ class EvalOptions(Options):
 
     def conflicts(self) -> list[str]:
         """A launcher that did not launch this process."""
-        return _launcher_faults(self.launcher)
+        return _launcher_faults(self)

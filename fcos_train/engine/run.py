@@ -21,11 +21,12 @@ from fcos_train.config.input_sizes import check_input_sizes
 from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import TRAINING, make_buildable, require_sections
-from fcos_train.config.options import EvalOptions, TrainOptions, launched
+from fcos_train.config.options import EvalOptions, Launchable, TrainOptions, launched
 from fcos_train.config.packages import missing_packages_named
 from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
+from fcos_train.engine.memory import memory_explained
 from fcos_train.engine.process_state import loaders_closed, process_state_kept
 from fcos_train.engine.report_hook import ReportHook
 from fcos_train.engine.run_facts import Origin
@@ -39,6 +40,21 @@ from mmcv_overrides.checkpoint.resume import check_resumable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable_lines
+
+
+def _alone(options: Launchable) -> Launchable:
+    """The options of one rank.
+
+    Raises:
+        UserError: they ask for what happens before a rank is started (see the command, ``fcos_train.cli.train``).
+    """
+    if options.devices is not None and options.devices > 1:
+        raise UserError(
+            f"devices={options.devices}: fcos_train.launch.ranks.run_ranks starts ranks; this is one of them"
+        )
+    if options.batch_size == "auto":
+        raise UserError("batch_size='auto': fcos_train.launch.batch_size.fitting_batch_size(options) finds the number")
+    return options
 
 
 @contextmanager
@@ -126,7 +142,7 @@ def train(options: TrainOptions) -> Runner:
         UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
     """
     progress.choose(options.progress)
-    options = launched(options)
+    options = launched(_alone(options))
     with _processes(options) as (accelerator, reason):
         cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
         require_sections(cfg, options.config, TRAINING)
@@ -146,7 +162,7 @@ def train(options: TrainOptions) -> Runner:
             runner.register_hook(work_dir.ReplaceRunHook(stale))
             if options.report:
                 runner.register_hook(ReportHook(origin))
-            with missing_packages_named(), loaders_closed(runner), shown(runner):
+            with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
                 runner.train()
             return runner
 
@@ -178,7 +194,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
         UserError: a fault in the options, the config, the data or the checkpoint.
     """
     progress.choose(options.progress)
-    options = launched(options)
+    options = launched(_alone(options))
     with _processes(options) as (accelerator, reason):
         config, said = _config_of(options)
         _say(said)
@@ -210,7 +226,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             if options.report:
                 runner.register_hook(ReportHook(origin))
             start = time.perf_counter()
-            with missing_packages_named(), loaders_closed(runner), shown(runner):
+            with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
                 metrics = runner.test()
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             return metrics

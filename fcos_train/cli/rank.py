@@ -1,0 +1,38 @@
+"""One rank of ``fcos-train VERB --devices N``: ``python -m fcos_train.cli.rank FOLDER``, as torchrun's agent starts it.
+
+:mod:`fcos_train.launch.ranks` has left the options in the folder and reads there what a rank that fails has to say.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+from pathlib import Path
+
+from fcos_train.__main__ import leave
+from fcos_train.cli.main import message_of
+from mmcv_overrides.errors import UserError
+
+
+def main(folder: Path) -> int:
+    """Run the verb of the options in the folder.
+
+    Returns:
+        the status of the verb; 2 for a user error, whose text is then in ``<rank>.error``.
+    """
+    rank = os.environ["RANK"]
+    (folder / f"{rank}.pid").write_text(str(os.getpid()))
+    module, options = pickle.loads((folder / "options").read_bytes())  # written by the process that started this one
+    try:
+        return importlib.import_module(module).run(options)
+    except UserError as error:
+        (folder / f"{rank}.error").write_text(message_of(error), encoding="utf-8")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    leave(main(Path(sys.argv[1])))
