@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from threading import Timer
@@ -122,14 +123,24 @@ def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]
         columns += [bars.MofNCompleteColumn(), bars.TimeRemainingColumn()] if total else [bars.TimeElapsedColumn()]
         bar = bars.Progress(*columns, console=console(sys.stderr), transient=True, redirect_stdout=sys.stdout.isatty())
         task = bar.add_task(printable(what), total=total)
-        delay = Timer(DELAY, bar.start)
+        began = time.monotonic()
+
+        def advance() -> None:
+            """One step more; it starts the bar, so that no line that is being printed is cut in two."""
+            if time.monotonic() - began >= DELAY:
+                bar.start()
+            bar.advance(task)
+
+        delay = Timer(DELAY, bar.start)  # where there are no steps
         delay.daemon = True
-        delay.start()
         try:
-            yield lambda: bar.advance(task)
+            if total is None:
+                delay.start()
+            yield advance
         finally:
             delay.cancel()
-            delay.join()
+            if total is None:
+                delay.join()
             bar.stop()
 
 

@@ -18,15 +18,12 @@ def show_finished(folder: Path) -> None:
     """Print the summary of the run in ``folder`` where stdout is a terminal with bars; nothing elsewhere."""
     if not progress.shows(sys.stdout):
         return
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    for name, value in _rows(folder):
-        table.add_row(Text(name, "bold"), Text(printable(value), overflow="fold"))
     console = progress.console(sys.stdout)
     console.rule("training finished")
-    console.print(table, soft_wrap=False)
+    for name, value in _rows(folder):  # no table, which would cut a command in two
+        console.print(Text.assemble((f"{name:<17}", "bold"), printable(value)), soft_wrap=True)
 
 
 def _rows(folder: Path) -> list[tuple[str, str]]:

@@ -164,7 +164,8 @@ class TerminalHook(Hook):
     def _after_evaluation(self, loop: Any, title: str, metrics: dict[str, float]) -> None:
         self.bars.update(self.evaluation, visible=False)
         by_class = [getattr(metric, "per_class", None) for metric in loop.evaluator.metrics]
-        self.terminal.console.print(evaluation_table(title, metrics, next(filter(None, by_class), {})))
+        table = evaluation_table(metrics, next(filter(None, by_class), {}))
+        self.terminal.console.print(title, table, sep="\n")
 
     def _move(self, task: Any, done: int, numbers: str) -> None:
         self.bars.update(task, completed=done, numbers=numbers)

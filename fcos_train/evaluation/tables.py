@@ -61,7 +61,7 @@ def _three(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def evaluation_table(title: str, metrics: Mapping[str, Any], per_class: Mapping[str, Mapping[str, float]]) -> Table:
+def evaluation_table(metrics: Mapping[str, Any], per_class: Mapping[str, Mapping[str, float]]) -> Table:
     """For a terminal: average precisions of all classes and of each, the recalls below them.
 
     Args:
@@ -71,7 +71,7 @@ def evaluation_table(title: str, metrics: Mapping[str, Any], per_class: Mapping[
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(caption_justify="left")
     if not per_class:
         table.add_column("metric")
         table.add_column("value", justify="right")

@@ -78,6 +78,7 @@ def toy_runner(folder: Path, epochs=4, scores=None, record=None, model=None, loo
         if k in ("interval", "by_epoch", "max_keep_ckpts", "save_best", "out_dir")
     }
     hook = dict(type="CheckpointHook", **{"interval": 1, **hook_options})
+    hooks = {"checkpoint": hook, "logger": None, **options.pop("default_hooks", {})}
     loader = dict(
         batch_size=2,
         num_workers=0,
@@ -96,7 +97,7 @@ def toy_runner(folder: Path, epochs=4, scores=None, record=None, model=None, loo
         train_cfg=dict(loop or dict(by_epoch=True), max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
         param_scheduler=dict(type="MultiStepLR", milestones=[2], gamma=0.5),
-        default_hooks=dict(checkpoint=hook, logger=None),
+        default_hooks=hooks,
         custom_hooks=[record or Record()],
         randomness=dict(seed=3),
         default_scope="mmengine",
