@@ -14,7 +14,7 @@ from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable
 
 if TYPE_CHECKING:
-    from fcos_train.data import DataReport
+    from fcos_train.data import DataReport, DataSpec
     from fcos_train.data.images import DecodeReport
 
 
@@ -29,6 +29,10 @@ class CheckDataOptions(Options):
     allow_outside: AllowOutside = ()
     decode: Annotated[bool, Option("decode every image: finds broken images and wrong sizes")] = False
     json: Annotated[Path | None, Option("also write the report as JSON", metavar="FILE", default="not written")] = None
+    pictures: Annotated[
+        Path | None,
+        Option("draw images with their boxes, and their sizes and classes, on a page", metavar="DIR", default="not drawn"),
+    ] = None
 
 
 def run(options: CheckDataOptions) -> int:
@@ -42,12 +46,29 @@ def run(options: CheckDataOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="fcos-train-check-") as cache_dir:
         spec = resolve(options.path, cache_dir, options.classes, options.allow_outside)
         decoded = [decode_split(split) for split in (spec.train, spec.val)] if options.decode else []
-    print("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()]))
+        drawn = [f"  pictures: {_draw(spec, options.pictures)}"] if options.pictures else []
+    print("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()] + drawn))
     if options.json:
         write_json(options.json, {**spec.report.to_dict(), "decode": [vars(report) for report in decoded]})
     if options.decode:
         _require_readable(spec.report, decoded)
     return 0
+
+
+def _draw(spec: DataSpec, folder: Path) -> Path:
+    """The page with the pictures.
+
+    Raises:
+        UserError: an image cannot be read, or the folder cannot be written.
+    """
+    from fcos_train.report.evaluation import Unavailable
+    from fcos_train.report.samples import write_pictures
+
+    try:
+        splits = {split.name: (Path(split.ann_file), Path(split.img_dir)) for split in (spec.train, spec.val)}
+        return write_pictures(splits, spec.report.lines(), folder)
+    except (Unavailable, OSError) as error:
+        raise UserError(f"no pictures: {error}") from error
 
 
 def _require_readable(report: DataReport, decoded: list[DecodeReport]) -> None:
