@@ -31,7 +31,7 @@ class CheckDataOptions(Options):
     json: Annotated[Path | None, Option("also write the report as JSON", metavar="FILE", default="not written")] = None
     pictures: Annotated[
         Path | None,
-        Option("draw images with their boxes, and their sizes and classes, on a page", metavar="DIR", default="not drawn"),
+        Option("draw images and statistics of their boxes on a page", metavar="DIR", default="not drawn"),
     ] = None
 
 

@@ -65,8 +65,8 @@ def _samples(content: dict, images: Path, folder: Path, split: str) -> list[Samp
         own_labels = [labels[a["category_id"]] for a in own]
         file = folder / f"{split}_{number:02}.jpg"
         image = pictures.read(images / found[place]["file_name"])
-        pictures.write(file, pictures.draw(image, pictures.of_classes(corners, own_labels, classes, figures.PALETTE), 640))
+        pictures.write(
+            file, pictures.draw(image, pictures.of_classes(corners, own_labels, classes, figures.PALETTE), 640)
+        )
         samples.append(Sample(found[place]["file_name"], file, len(own)))
     return samples
-
-
