@@ -15,7 +15,7 @@ from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable
 
 if TYPE_CHECKING:
-    from fcos_train.data import DataReport
+    from fcos_train.data import DataReport, DataSpec
     from fcos_train.data.images import DecodeReport
 
 
@@ -30,6 +30,10 @@ class CheckDataOptions(Options):
     allow_outside: AllowOutside = ()
     decode: Annotated[bool, Option("decode every image: finds broken images and wrong sizes")] = False
     json: Annotated[Path | None, Option("also write the report as JSON", metavar="FILE", default="not written")] = None
+    pictures: Annotated[
+        Path | None,
+        Option("draw images and statistics of their boxes on a page", metavar="DIR", default="not drawn"),
+    ] = None
 
 
 def run(options: CheckDataOptions) -> int:
@@ -55,14 +59,31 @@ def checked(options: CheckDataOptions, say: Callable[[str], None]) -> DataReport
 
     with tempfile.TemporaryDirectory(prefix="fcos-train-check-") as cache_dir:
         spec = resolve(options.path, cache_dir, options.classes, options.allow_outside, test=True)
-        splits = dict.fromkeys(split for split in (spec.train, spec.val, spec.test) if split is not None)
+        splits = list(dict.fromkeys(split for split in (spec.train, spec.val, spec.test) if split is not None))
         decoded = [decode_split(split) for split in splits] if options.decode else []
-    say("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()]))
+        drawn = [f"  pictures: {_draw(splits, spec.report.lines(), options.pictures)}"] if options.pictures else []
+    say("\n".join(spec.report.lines() + [f"  {line}" for report in decoded for line in report.lines()] + drawn))
     if options.json:
         write_json(options.json, {**spec.report.to_dict(), "decode": [vars(report) for report in decoded]})
     if options.decode:
         _require_readable(spec.report, decoded)
     return spec.report
+
+
+def _draw(splits: list[SplitSpec], lines: list[str], folder: Path) -> Path:
+    """The page with the pictures.
+
+    Raises:
+        UserError: an image cannot be read, or the folder cannot be written.
+    """
+    from fcos_train.report.evaluation import Unavailable
+    from fcos_train.report.samples import write_pictures
+
+    try:
+        files = {split.name: (Path(split.ann_file), Path(split.img_dir)) for split in splits}
+        return write_pictures(files, lines, folder)
+    except (Unavailable, OSError) as error:
+        raise UserError(f"no pictures: {error}") from error
 
 
 def _require_readable(report: DataReport, decoded: list[DecodeReport]) -> None:

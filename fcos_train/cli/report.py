@@ -29,7 +29,7 @@ class ReportOptions(Options):
         if self.compare and len(self.work_dirs) < 2:
             faults.append("--compare needs at least two work dirs")
         if self.output is not None and not self.compare:
-            faults.append("--output names the page of --compare; the report of a run is report/index.html in its folder")
+            faults.append("--output names the page of --compare; that of one run is report/index.html in its folder")
         return faults
 
 

@@ -28,7 +28,7 @@ from fcos_train.deploy.onnx.verify import answer
 from fcos_train.deploy.options import OF_TARGETS, TargetOptions
 from fcos_train.deploy.parts.blobs import Blob, compare_maps, table
 from fcos_train.deploy.parts.calibration import calibration_files, read_images, spread
-from fcos_train.deploy.parts.description import read_description, read_rule
+from fcos_train.deploy.parts.description import read_description, read_rule, remember
 from fcos_train.deploy.parts.reference_sessions import FinishedSession
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.target import Conversion, Target
@@ -95,6 +95,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         with working(f"converting to {target.name} {precision}"):
             target.convert(job)
         description.update(target=target.name, precision=precision)
+        description.pop("verified", None)  # of the ONNX file
         main = target.written(written)
         place = write_whole(main.with_name(f"{main.name}.json"), as_json(description))
         if files and source.input_img is None:
@@ -104,7 +105,10 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
         say(f"{target.name} {precision}: every map compared with PyTorch's on {len(images)} images ({origin})")
         with working(f"comparing {target.name} with PyTorch"):
             blobs, fault = _verified(target, main, description, place, detector, source, images, say)
+        description["verified"] = [{"name": blob.name, "largest": blob.largest} for blob in blobs]
+        write_whole(place, as_json(description))
         done = _named(target, written, path, place, blobs, fault, say)
+    remember(done.description, options.checkpoint)
     _finished(target, path, bool(options.dry_run), say)
     return done
 

@@ -25,7 +25,7 @@ PACKAGES = ("torch", "onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "numpy
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the config of a run comes from. values: of the config file with ``--cfg-options``, before it is prepared."""
+    """Where the config of a run comes from. values: of the config file with ``--cfg-options``, not yet prepared."""
 
     options: TrainOptions | EvalOptions
     values: dict[str, Any]

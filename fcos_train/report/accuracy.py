@@ -96,10 +96,12 @@ def confusion(evaluation: Evaluation, threshold: float) -> np.ndarray:
     matrix = np.zeros((classes + 1, classes + 1), int)
     truth = np.flatnonzero(~evaluation.crowd)
     partner = matches.of_truth[truth]
-    predicted = np.where(partner >= 0, evaluation.found_label[partner], classes) if len(evaluation.score) else classes
-    np.add.at(matrix, (evaluation.truth_label[truth], predicted), 1)
+    predicted = np.full(len(truth), classes)
+    predicted[partner >= 0] = evaluation.found_label[partner[partner >= 0]]
+    for row, column in zip(evaluation.truth_label[truth], predicted, strict=True):
+        matrix[row, column] += 1
     invented = evaluation.found_label[matches.counted & (matches.of_found < 0)]
-    np.add.at(matrix, (classes, invented), 1)
+    matrix[classes, :classes] = np.bincount(invented, minlength=classes)
     return matrix
 
 

@@ -55,7 +55,7 @@ def _candidates(work_dir: Path) -> Iterator[Path]:
 
 
 def _artefact(path: Path, content: dict[str, Any]) -> Artefact:
-    main = path.with_suffix("") if path.with_suffix("").exists() else path.with_suffix(".onnx")
+    main = path.with_suffix("") if content.get("target") else path.with_suffix(".onnx")
     verified = content.get("verified")
     pairs = [(str(v.get("name")), float(v.get("largest"))) for v in verified] if isinstance(verified, list) else []
     sides = content["input"].get("shape") or []

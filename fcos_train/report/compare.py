@@ -66,7 +66,7 @@ def compare(work_dirs: Sequence[str | Path], path: Path) -> Path:
             numbers=_numbers(runs),
             classes=_classes(runs),
             differences=_differences(runs),
-            created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         ),
     )
 

@@ -22,7 +22,7 @@ from fcos_train.report.artefacts import artefacts
 from fcos_train.report.curves import Curves, curves
 from fcos_train.report.evaluation import Evaluation, Unavailable, read_evaluation, read_json
 from fcos_train.report.facts import BATCHES, FOLDER, Facts, prefix, read_facts
-from fcos_train.report.labels import Labels, read_labels
+from fcos_train.report.labels import read_labels
 from fcos_train.report.summary import NONE, Summary, summarise
 
 T = TypeVar("T")
@@ -151,20 +151,26 @@ def _context(page: Page, work_dir: Path) -> dict[str, Any]:
     rows = []
     for curve in accuracy.curves if accuracy else ():
         scores, best = metrics["per_class"][curve.name], curve.best
-        at_best = None if best is None else [float(v[best]) for v in (curve.f1, curve.threshold, curve.precision, curve.recall)]
+        at_best = (
+            None
+            if best is None
+            else [float(v[best]) for v in (curve.f1, curve.threshold, curve.precision, curve.recall)]
+        )
         rows.append({"name": curve.name, "scores": scores, "best": at_best or [None] * 4})
     overlaps = confusions(accuracy.matrix, page.evaluation.classes) if accuracy and page.evaluation else []
     return {
         "page": page,
         "tiles": _tiles(summary, metrics),
-        "sizes": [(name, note, *(_of(metrics, f"bbox_{kind}_{key}") for kind in ("mAP", "AR"))) for name, key, note in SIZES],
+        "sizes": [
+            (name, note, *(_of(metrics, f"bbox_{kind}_{key}") for kind in ("mAP", "AR"))) for name, key, note in SIZES
+        ],
         "overall_text": [(key.removeprefix("bbox_"), three(_of(metrics, key))) for key in metrics.get("metrics", {})],
         "speed": _speed(page),
         "rows": rows,
         "confused": overlaps,
         "artefacts": artefacts(work_dir),
         "differences": page.facts.differences,
-        "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "parent": work_dir.parent if (work_dir.parent / FOLDER / "index.html").is_file() else None,
         "data_uri": pictures.data_uri,
     }
@@ -218,7 +224,11 @@ def _speed(page: Page) -> list[tuple[str, str]]:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("fcos_train.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("fcos_train.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["three"] = three
     return environment

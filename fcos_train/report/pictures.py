@@ -1,4 +1,4 @@
-"""Pictures with boxes drawn by supervision: ground truth beside predictions, training batches, samples of a data set."""
+"""Pictures with boxes drawn by supervision: ground truth beside predictions, batches, samples of a data set."""
 
 from __future__ import annotations
 

@@ -85,12 +85,13 @@ def config_values(work_dir: Path) -> Record:
         tree = ast.parse((Path(work_dir) / "config.py").read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         return {}
-    assigned = [(s.targets[0].id, s.value) for s in tree.body if isinstance(s, ast.Assign) and _names_one(s)]
-    return {name: _value(node) for name, node in assigned}
-
-
-def _names_one(statement: ast.Assign) -> bool:
-    return len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)
+    return {
+        target.id: _value(statement.value)
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def _value(node: ast.expr) -> Any:

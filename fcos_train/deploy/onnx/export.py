@@ -22,6 +22,7 @@ from fcos_train.deploy.onnx.spec import ExportGraph, GraphSpec
 from fcos_train.deploy.onnx.untrained import faults_beside_ties
 from fcos_train.deploy.onnx.verify import beside_mmdet, verify
 from fcos_train.deploy.onnx.writing import write
+from fcos_train.deploy.parts.description import remember
 from fcos_train.infer.detector import Detector
 from fcos_train.infer.sources import open_source
 from fcos_train.infer.validation_images import validation_images
@@ -76,7 +77,9 @@ def export(options: ExportOptions, say: Callable[[str], None] = print) -> Export
     for notice in detector.notices:
         say(notice)
     path = Path(options.output or f"{Path(options.checkpoint).stem}_{options.end}.onnx")
-    return export_detector(detector, options, path, say)
+    exported = export_detector(detector, options, path, say)
+    remember(exported.description, options.checkpoint)
+    return exported
 
 
 def load_detector(options: ExportOptions) -> Detector:
@@ -136,6 +139,8 @@ def write_verified(
         )
     description = path.with_suffix(".json")
     _put(path, model.SerializeToString(deterministic=True))
+    # In the file beside the model alone: measured numbers would make the model's bytes differ between machines.
+    content["verified"] = [{"name": found.name, "largest": found.largest} for found in differences]
     _put(description, metadata.as_json(content).encode())
     return Exported(path, description, opset, tuple(differences))
 

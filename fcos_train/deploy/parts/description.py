@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fcos_train.deploy.parts.input_rule import InputRule
+from fcos_train.report.artefacts import LISTED
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable, require_names
 from mmcv_overrides.regular_files import MAX_TEXT, read_json
+from mmcv_overrides.run_folder import RECORD
 
 
 def beside(model: str | Path) -> Path:
@@ -27,6 +31,22 @@ def beside(model: str | Path) -> Path:
         f"{model} has no description beside it ({' or '.join(p.name for p in places)}); "
         "fcos-train export writes one with every model"
     )
+
+
+def remember(description: Path, checkpoint: str | Path) -> None:
+    """Note an export in ``exports.json`` beside its checkpoint, where the report of the run finds it.
+
+    Nothing is written unless the folder holds a run, or if it cannot be written.
+    """
+    folder = Path(checkpoint).resolve().parent
+    if not (folder / RECORD).is_file():
+        return
+    listed = folder / LISTED
+    try:
+        known = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
+        write_json(listed, list(dict.fromkeys([*known, str(description.absolute())])), indent=1)
+    except (OSError, ValueError, TypeError, UserError):
+        return
 
 
 def read_description(path: str | Path) -> dict[str, Any]:

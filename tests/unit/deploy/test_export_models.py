@@ -193,7 +193,9 @@ def test_what_the_file_says_about_itself(checkpoints, tmp_path):
     assert content["test_cfg"]["score_thr"] == 0.05 and content["test_cfg"]["nms_pre"] == 1000
     inside = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert json.loads(inside["classes"]) == list(CLASSES) and json.loads(inside["decode"]) == content["decode"]
-    assert set(inside) == set(content)
+    assert set(inside) == set(content) - {"verified"}
+    assert {entry["name"] for entry in content["verified"]} == {output["name"] for output in content["outputs"]}
+    assert all(0 <= entry["largest"] < 1e-3 for entry in content["verified"])
 
 
 def test_layers_without_an_operator_of_onnx_are_named():
