@@ -1,6 +1,7 @@
 """The page in a real browser: an image in, boxes out; the threshold draws again; JSON equals the detector's answer."""
 
 import json
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ import pytest
 from tests.unit.serve.conftest import TOKEN
 from tests.unit.serve.test_http import bomb, encoded, expected, given
 
-BROWSER = "/usr/bin/chromium-headless-shell"
+BROWSER = os.environ.get("CHROMIUM", "/usr/bin/chromium-headless-shell")
 FAKE_CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 WAIT = 60_000  # ms
 
