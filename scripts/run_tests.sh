@@ -41,10 +41,21 @@ test_processes() {
     echo $((cores < 8 ? cores : 8))
 }
 
+# The tests of the web demo drive a browser; without it they are skipped, and pytest says so.
+ensure_browser() {
+    export CHROMIUM=${CHROMIUM:-/usr/bin/chromium-headless-shell}
+    [[ ! -x $CHROMIUM && $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 0
+    echo "installing chromium-headless-shell"
+    local install=(timeout 300 apt-get install -qq -y --no-install-recommends chromium-headless-shell)
+    { "${install[@]}" || { timeout 120 apt-get update -qq && "${install[@]}"; }; } >/dev/null 2>&1 ||
+        echo "it cannot be installed; the tests that need a browser will be skipped"
+}
+
 stage "Python environment"
 ensure_python
 stage "install"
 ensure_installed dev
+ensure_browser
 check "ruff" tool ruff check .
 check "shellcheck" check_shell
 check "formatting" tool ruff format --check .

@@ -15,7 +15,7 @@ from mmcv_overrides.files import write_json
 from mmcv_overrides.printable import printable
 
 if TYPE_CHECKING:
-    from fcos_train.data import DataReport, DataSpec
+    from fcos_train.data import DataReport, Split
     from fcos_train.data.images import DecodeReport
 
 
@@ -70,7 +70,7 @@ def checked(options: CheckDataOptions, say: Callable[[str], None]) -> DataReport
     return spec.report
 
 
-def _draw(splits: list[SplitSpec], lines: list[str], folder: Path) -> Path:
+def _draw(splits: list[Split], lines: list[str], folder: Path) -> Path:
     """The page with the pictures.
 
     Raises:

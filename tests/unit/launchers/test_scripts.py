@@ -296,7 +296,7 @@ def test_install_beside_an_accelerator(sandbox, environment, card, installs) -> 
 
 def test_run_tests(sandbox, environment) -> None:
     env, calls = environment
-    env["TEST_PROCESSES"] = "2"
+    env |= {"TEST_PROCESSES": "2", "CHROMIUM": sys.executable}  # there is one
     done = sandbox.run(".ci/run", cwd=sandbox.data, FAKE_NO_TORCH="1", **env)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = calls()
@@ -313,6 +313,18 @@ def test_run_tests(sandbox, environment) -> None:
     assert done.returncode == 1 and "FAILED: ruff; shellcheck; formatting; import layers; types;" in done.stdout
     assert calls()[-1] == f"{pytest_call} tests {ignored} -k box"
     assert sandbox.run("scripts/run_tests.sh", FAKE_PYTEST="1", **env).returncode == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root installs packages")
+def test_run_tests_installs_a_browser(sandbox, environment) -> None:
+    env, calls = environment
+    fake = Path(env["VIRTUAL_ENV"]) / "bin" / "apt-get"
+    fake.write_text(f"#!/bin/sh\necho apt-get $* >> {sandbox.record}/apt\n[ $1 = update ]\n")
+    fake.chmod(0o755)
+    done = sandbox.run("scripts/run_tests.sh", CHROMIUM="/absent", **env)
+    assert done.returncode == 0 and "tests that need a browser will be skipped" in done.stdout
+    install = "apt-get install -qq -y --no-install-recommends chromium-headless-shell"
+    assert (sandbox.record / "apt").read_text().splitlines() == [install, "apt-get update -qq", install]
 
 
 def test_run_front_end_tests(sandbox, environment) -> None:
