@@ -12,10 +12,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fcos_train.deploy.artefact import load_exported
-from fcos_train.deploy.targets import named_by
-from fcos_train.infer.demo import load_checkpoint
-from fcos_train.infer.detector import Detector
+from fcos_train.deploy.artefact import load_model
+from fcos_train.infer.base import BaseDetector
 from fcos_train.infer.options import DemoOptions
 from fcos_train.serve.gate import App, Gate
 from fcos_train.serve.limits import Limits
@@ -34,15 +32,14 @@ def quiet_libraries() -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
-def open_model(options: ServeOptions) -> Detector:
+def open_model(options: ServeOptions) -> BaseDetector:
     """The model of a checkpoint or of any exported file.
 
     Raises:
         UserError: it cannot be read, or an option does not apply to it.
     """
     same = {name: getattr(options, name) for name in ("config", "device", "trust_checkpoint", "safe_config")}
-    asked = DemoOptions(options.checkpoint, **same)
-    return load_checkpoint(asked) if named_by(options.checkpoint) is None else load_exported(asked)
+    return load_model(DemoOptions(options.checkpoint, **same))
 
 
 def listen(host: str, port: int | None) -> socket.socket:

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import cv2
 import numpy as np
 
-from fcos_train.infer.detector import Detector
+from fcos_train.infer.base import BaseDetector
 from fcos_train.serve.answer import Answer
 from fcos_train.serve.limits import Limits, Refused
 from mmcv_overrides.printable import printable
@@ -41,13 +41,13 @@ class Service:
         UserError: from ``load``.
     """
 
-    def __init__(self, name: str, load: Callable[[], Detector], limits: Limits) -> None:
+    def __init__(self, name: str, load: Callable[[], BaseDetector], limits: Limits) -> None:
         self.name, self.limits = printable(name), limits
         self.answered = 0
         self.closed = False
         self._waiting, self._count = 0, threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._detector: Detector = self._do(load)
+        self._detector: BaseDetector = self._do(load)
         self._do(self._detector, WARM_UP)  # the first call takes longer, and says what is wrong with the model
         self.classes: Sequence[str] = tuple(self._detector.classes)
         self.device = printable(self._detector.device_reason)
