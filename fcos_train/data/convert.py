@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from fcos_train.data.archive import unpacked
 from fcos_train.data.check import Source, examine
 from fcos_train.data.clean import Cleaned
 from fcos_train.data.file_index import fold
 from fcos_train.data.inside import Boundary
-from fcos_train.data.layout import read_splits, validates_on_test
+from fcos_train.data.layout import has_splits, read_splits, validates_on_test
 from fcos_train.data.spec import DataReport
 from fcos_train.data.whole import read_whole
 from fcos_train.data.writers import FORMATS, Part
@@ -70,7 +71,10 @@ def _read(source: Path, allow_outside: Sequence[str], val_share: float | None, s
     if val_share is None:
         found, sources, _ = read_splits(source, allow_outside, test=True)
         return sources, "test" if validates_on_test(found) else "val"
-    whole = read_whole(source, allow_outside)
+    root, _ = unpacked(source.expanduser())
+    if has_splits(root):
+        raise UserError(f"--val-share: {source} tells training from validation already; leave it out")
+    whole = read_whole(root, allow_outside)
     images = list(whole.raw["images"])
     count = max(1, round(val_share * len(images)))
     if count >= len(images):

@@ -204,4 +204,21 @@ def test_a_test_split_that_validates_stays_one(tmp_path):
     convert(root, tmp_path / "voc", "voc")
     assert sorted(os.listdir(tmp_path / "voc" / "ImageSets" / "Main")) == ["test.txt", "train.txt"]
     spec = resolve(tmp_path / "voc", tmp_path / "cache", test=True)
-    assert spec.test == spec.val and "the test split validates" in spec.report.notes[-1]
+    assert spec.test == spec.val and "the test split is also the validation split" in spec.report.notes[-1]
+
+
+def test_a_share_is_chosen_only_where_there_are_no_splits(tmp_path):
+    root = yolo_set(tmp_path / "set")
+    with pytest.raises(UserError, match="--val-share: .* tells training from validation already; leave it out"):
+        convert(root, tmp_path / "new", "coco", val_share=0.5)
+    cvat_coco(tmp_path / "one")
+    with pytest.raises(UserError, match="--val-share 1: of 5 images none is left to train on"):
+        convert(tmp_path / "one", tmp_path / "new", "coco", val_share=1)
+    names = ["a.jpg", "b.jpg"]
+    for name in names:
+        picture(tmp_path / "roboflow" / "train" / name)
+    (tmp_path / "roboflow" / "train" / "_annotations.coco.json").write_text(json.dumps(coco(names)))
+    with pytest.raises(UserError, match="none for validation.*--val-share 0.2"):
+        resolve(tmp_path / "roboflow", tmp_path / "cache")
+    convert(tmp_path / "roboflow", tmp_path / "new", "voc", val_share=0.5)
+    assert [len(part[1]) for part in contents_of_two(tmp_path / "new", tmp_path / "cache")] == [1, 1]
