@@ -180,7 +180,8 @@ def _opened(path: Path) -> Iterator[list[_Member]]:
             yield [member for info in zipped.infolist() if (member := _of_zip(path, zipped, info)) is not None]
     else:
         with tarfile.open(path) as tarred:
-            members, size = [], 0
+            members: list[_Member] = []
+            size = 0
             for info in tarred:  # which reads all data of a compressed archive, so that limits are checked on the way
                 size += info.size
                 _require_size(path, len(members), size)

@@ -51,8 +51,10 @@ def convert(
         UserError: the source is faulty, or the target cannot be written.
     """
     _require_free(source, target)
-    sources, last = _read(source, allow_outside, val_share, seed)
+    sources, last, layout, notes = _read(source, allow_outside, val_share, seed)
     report, cleaned = examine(sources, classes)
+    report.layout = layout
+    report.notes[:0] = notes
     names = [last if one.report.name == "val" else one.report.name for one in cleaned]
     parts, files = _arranged(cleaned, names)
     form = FORMATS[to]
@@ -62,19 +64,21 @@ def convert(
             folder.mkdir(parents=True, exist_ok=True)
             for image, path in zip(part.data["images"], paths, strict=True):
                 _put(path, folder / image["file_name"], link)
-        notes = form.write(root, parts)
-    return report, notes
+        lost = form.write(root, parts)
+    return report, lost
 
 
-def _read(source: Path, allow_outside: Sequence[str], val_share: float | None, seed: int) -> tuple[list[Source], str]:
-    """The splits of the source, and the name of the one that validates."""
+def _read(
+    source: Path, allow_outside: Sequence[str], val_share: float | None, seed: int
+) -> tuple[list[Source], str, str, list[str]]:
+    """The splits of the source, the name of the one that validates, the layout, and notes."""
     if val_share is None:
-        found, sources, _ = read_splits(source, allow_outside, test=True)
-        return sources, "test" if validates_on_test(found) else "val"
-    root, _ = unpacked(source.expanduser())
+        found, sources, notes = read_splits(source, allow_outside, test=True)
+        return sources, "test" if validates_on_test(found) else "val", found.layout, notes
+    root, notes = unpacked(source.expanduser())
     if has_splits(root):
         raise UserError(f"--val-share: {source} tells training from validation already; leave it out")
-    whole = read_whole(root, allow_outside)
+    whole, layout = read_whole(root, allow_outside)
     images = list(whole.raw["images"])
     count = max(1, round(val_share * len(images)))
     if count >= len(images):
@@ -88,7 +92,8 @@ def _read(source: Path, allow_outside: Sequence[str], val_share: float | None, s
         log = whole.log if name == "train" else type(whole.log)()
         raw = dict(whole.raw, images=part, annotations=boxes)
         sources.append(Source(replace(whole.split, name=name), raw, whole.boundary, log))
-    return sources, "val"
+    notes.append(f"{count} of {len(images)} images chosen to validate on (seed {seed})")
+    return sources, "val", layout, notes
 
 
 def _require_free(source: Path, target: Path) -> None:

@@ -20,8 +20,8 @@ from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_json
 
 
-def read_whole(root: Path, allow_outside: Sequence[str] = ()) -> Source:
-    """All images of a data set without splits.
+def read_whole(root: Path, allow_outside: Sequence[str] = ()) -> tuple[Source, str]:
+    """All images of a data set without splits, and the name of its layout.
 
     Args:
         root: its folder, or the one that holds it.
@@ -34,10 +34,10 @@ def read_whole(root: Path, allow_outside: Sequence[str] = ()) -> Source:
         raise UserError(f"data path {root} does not exist or is no folder")
     boundary = Boundary(root, allow_outside)
     for base in (root, *folders_in(root)):
-        for read in (_coco, _voc, _yolo):
+        for layout, read in (("COCO", _coco), ("VOC", _voc), ("YOLO", _yolo)):
             found = read(base, boundary)
             if found is not None:
-                return found
+                return found, layout
     raise UserError(
         f"no data set without splits recognised in {root}. Looked for one COCO file with images/, Annotations/*.xml "
         f"with JPEGImages/ or images/, and labels/*.txt with images/ and classes.txt; found {contents(root)}"
