@@ -33,11 +33,16 @@ class ConvertOptions(Options):
             most=1,
         ),
     ] = None
-    seed: Annotated[int, Option("seed of that choice", metavar="N", least=0, most=MAX_SEED)] = 0
+    seed: Annotated[int | None, Option("seed of that choice", metavar="N", default="0", least=0, most=MAX_SEED)] = None
     classes: Annotated[
         tuple[str, ...] | None, Option("only these classes, in this order", metavar="NAME", default="all classes")
     ] = None
     allow_outside: AllowOutside = ()
+
+    def conflicts(self) -> list[str]:
+        """A seed of a choice that is not made."""
+        alone = self.seed is not None and self.val_share is None
+        return ["--seed is of the choice that --val-share makes, which is not given"] if alone else []
 
 
 def run(options: ConvertOptions) -> int:
@@ -55,7 +60,7 @@ def run(options: ConvertOptions) -> int:
         options.classes,
         options.allow_outside,
         options.val_share,
-        options.seed,
+        options.seed or 0,
     )
     print("\n".join([*report.lines(), *(f"  not in {options.to}: {printable(note)}" for note in notes)]))
     print(f"written to {options.target}")

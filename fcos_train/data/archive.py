@@ -7,6 +7,7 @@ or far more data than the archive can hold is refused before the first file is w
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import shutil
@@ -34,7 +35,7 @@ _ENDS = 1 << 20  # bytes at both ends that the fingerprint counts: a zip has its
 _CHUNK = 1 << 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UTF8 = 0x800  # flag of a name in a zip
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError, NotImplementedError, ValueError)
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -144,23 +145,32 @@ def _require_sound(path: Path, members: list[_Member], place: Path) -> int:
     Raises:
         UserError: there are none, too many, too much for the archive or for the disk, or two of one name.
     """
-    packed, size = path.stat().st_size, sum(member.size for member in members)
+    size = sum(member.size for member in members)
+    _require_size(path, len(members), size)
     names = {member.name for member in members}
     fault = None
     if not members:
         fault = "it holds no files"
-    elif len(members) > MAX_FILES:
-        fault = f"it has {len(members)} files, more than {MAX_FILES}"
     elif len(names) < len(members):
         twice = sorted(member.name for member in members)
         fault = f"it holds {printable(next(a for a, b in zip(twice, twice[1:]) if a == b))} twice"
-    elif size > max(FREE_RATIO, MAX_RATIO * packed):
-        fault = f"its {packed} bytes would become {size}, more than {MAX_RATIO} times as many"
     elif size > (free := shutil.disk_usage(place).free):
         fault = f"it needs {size / 1e6:.0f} MB, and {place} has {free / 1e6:.0f} MB free"
     if fault:
-        raise UserError(f"{path} is not unpacked: {fault}. If it is sound, unpack it yourself and give the folder")
+        raise _refused(path, fault)
     return size
+
+
+def _require_size(path: Path, count: int, size: int) -> None:
+    packed = path.stat().st_size
+    if count > MAX_FILES:
+        raise _refused(path, f"it has {count} files, more than {MAX_FILES}")
+    if size > max(FREE_RATIO, MAX_RATIO * packed):
+        raise _refused(path, f"its {packed} bytes would become {size}, more than {MAX_RATIO} times as many")
+
+
+def _refused(path: Path, fault: str) -> UserError:
+    return UserError(f"{path} is not unpacked: {fault}. If it is sound, unpack it yourself and give the folder")
 
 
 @contextmanager
@@ -170,7 +180,14 @@ def _opened(path: Path) -> Iterator[list[_Member]]:
             yield [member for info in zipped.infolist() if (member := _of_zip(path, zipped, info)) is not None]
     else:
         with tarfile.open(path) as tarred:
-            yield [member for info in tarred if (member := _of_tar(path, tarred, info)) is not None]
+            members: list[_Member] = []
+            size = 0
+            for info in tarred:  # which reads all data of a compressed archive, so that limits are checked on the way
+                size += info.size
+                _require_size(path, len(members), size)
+                member = _of_tar(path, tarred, info)
+                members += [] if member is None else [member]
+            yield members
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member | None:

@@ -20,6 +20,8 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _YEAR = re.compile(r"(?<!\d)(\d{4})(?!\d)")
 # Parts of names of COCO's files that hold no boxes, or a part of a split.
 _OTHER_TASKS = frozenset(("captions", "panoptic", "stuff", "image", "keypoints", "minival", "dets", "results"))
+# What else a message about a data set without splits advises.
+LET_CHOOSE = ". Or let a share of the images be chosen: fcos-train convert PATH NEW --to coco --val-share 0.2"
 _FEW = 16  # JSON files in a folder; more are annotations of single images, or other data
 _SAMPLE = 50  # file names to look for when choosing the image folder
 
@@ -84,7 +86,7 @@ def find_coco(base: Path) -> CocoLayout | None:
         seen = f"; JSON files: {json_names(base)}"
         raise UserError(
             f"{base} has training annotations ({train.path.relative_to(base)}) but none for validation, "
-            f"like instances_val2017.json or valid/_annotations.coco.json; found {contents(base)}{seen}"
+            f"like instances_val2017.json or valid/_annotations.coco.json; found {contents(base)}{seen}{LET_CHOOSE}"
         )
     return CocoLayout(base, train, val, tests if val.split != "test" else ())
 

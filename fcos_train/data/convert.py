@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from fcos_train.data.archive import unpacked
 from fcos_train.data.check import Source, examine
 from fcos_train.data.clean import Cleaned
 from fcos_train.data.file_index import fold
 from fcos_train.data.inside import Boundary
-from fcos_train.data.layout import read_splits, validates_on_test
+from fcos_train.data.layout import has_splits, read_splits, validates_on_test
 from fcos_train.data.spec import DataReport
 from fcos_train.data.whole import read_whole
 from fcos_train.data.writers import FORMATS, Part
@@ -50,8 +51,10 @@ def convert(
         UserError: the source is faulty, or the target cannot be written.
     """
     _require_free(source, target)
-    sources, last = _read(source, allow_outside, val_share, seed)
+    sources, last, layout, notes = _read(source, allow_outside, val_share, seed)
     report, cleaned = examine(sources, classes)
+    report.layout = layout
+    report.notes[:0] = notes
     names = [last if one.report.name == "val" else one.report.name for one in cleaned]
     parts, files = _arranged(cleaned, names)
     form = FORMATS[to]
@@ -61,16 +64,21 @@ def convert(
             folder.mkdir(parents=True, exist_ok=True)
             for image, path in zip(part.data["images"], paths, strict=True):
                 _put(path, folder / image["file_name"], link)
-        notes = form.write(root, parts)
-    return report, notes
+        lost = form.write(root, parts)
+    return report, lost
 
 
-def _read(source: Path, allow_outside: Sequence[str], val_share: float | None, seed: int) -> tuple[list[Source], str]:
-    """The splits of the source, and the name of the one that validates."""
+def _read(
+    source: Path, allow_outside: Sequence[str], val_share: float | None, seed: int
+) -> tuple[list[Source], str, str, list[str]]:
+    """The splits of the source, the name of the one that validates, the layout, and notes."""
     if val_share is None:
-        found, sources, _ = read_splits(source, allow_outside, test=True)
-        return sources, "test" if validates_on_test(found) else "val"
-    whole = read_whole(source, allow_outside)
+        found, sources, notes = read_splits(source, allow_outside, test=True)
+        return sources, "test" if validates_on_test(found) else "val", found.layout, notes
+    root, notes = unpacked(source.expanduser())
+    if has_splits(root):
+        raise UserError(f"--val-share: {source} tells training from validation already; leave it out")
+    whole, layout = read_whole(root, allow_outside)
     images = list(whole.raw["images"])
     count = max(1, round(val_share * len(images)))
     if count >= len(images):
@@ -84,7 +92,8 @@ def _read(source: Path, allow_outside: Sequence[str], val_share: float | None, s
         log = whole.log if name == "train" else type(whole.log)()
         raw = dict(whole.raw, images=part, annotations=boxes)
         sources.append(Source(replace(whole.split, name=name), raw, whole.boundary, log))
-    return sources, "val"
+    notes.append(f"{count} of {len(images)} images chosen to validate on (seed {seed})")
+    return sources, "val", layout, notes
 
 
 def _require_free(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from fcos_train.data.archive import unpacked
 from fcos_train.data.check import Source, examine
 from fcos_train.data.clean import Cleaned
 from fcos_train.data.coco_json import load_coco
-from fcos_train.data.coco_layout import CocoFile, CocoLayout, contents, find_coco, image_dir, json_names
+from fcos_train.data.coco_layout import LET_CHOOSE, CocoFile, CocoLayout, contents, find_coco, image_dir, json_names
 from fcos_train.data.inside import Boundary, require_parts_inside
 from fcos_train.data.spec import DataSpec, FaultLog, Split
 from fcos_train.data.voc_layout import VocLayout, find_voc, find_voc_like, xml_folders
@@ -28,8 +28,6 @@ _LOOKED_FOR = """  COCO: annotations/instances_train2017.json and instances_val2
   VOC:  train/ and valid/ with XML files beside the images
   YOLO: data.yaml with train, val and names; or classes.txt or obj.names with images/train/ and images/val/,
         train/images/ and valid/images/, or lists train.txt and valid.txt"""
-
-_CONVERT = ". Or let a share of the images be chosen: fcos-train convert PATH NEW --to coco --val-share 0.2"
 
 Layout = CocoLayout | VocLayout | YoloLayout
 
@@ -117,7 +115,7 @@ def has_test(found: Layout) -> bool:
 
 def _about_test(found: Layout, read: bool) -> list[str]:
     if validates_on_test(found):
-        return ["there is no validation split: the test split validates"]
+        return ["the test split is also the validation split"]
     if has_test(found) and not read:
         return ["the test split is not read for training; fcos-train eval --split test evaluates it"]
     return []
@@ -143,7 +141,10 @@ def _find(root: Path) -> tuple[Layout, list[str]]:
     if root.suffix.lower() in YAML and root.is_file():
         return of_yaml(root), []
     if not root.is_dir():
-        raise UserError(f"data path {root} is a file; give the folder that contains images and annotations")
+        raise UserError(
+            f"data path {root} is a file; give the folder that contains images and annotations, "
+            "the data.yaml of a YOLO data set, or a .zip or .tar of the folder"
+        )
     if not any(root.iterdir()):
         raise UserError(f"data path {root} is an empty folder")
     found = _detect(root)
@@ -159,6 +160,14 @@ def _find(root: Path) -> tuple[Layout, list[str]]:
     raise UserError(
         f"no data set recognised in {root}. Looked for\n{_LOOKED_FOR}\nand found {contents(root)}{_hint(root)}"
     )
+
+
+def has_splits(root: Path) -> bool:
+    """Whether a folder, or one below it, holds a data set that tells training from validation."""
+    try:
+        return bool(_find(root))
+    except UserError:
+        return False
 
 
 def _folders_below(root: Path) -> list[Path]:
@@ -185,17 +194,17 @@ def _hint(root: Path) -> str:
         hints.append(
             f"JSON files: {jsons}. If they are COCO annotations, they lack a split: write the images to train on and "
             "those to validate on into two files, annotations/instances_train.json and annotations/instances_val.json "
-            f"(annotation tools export them as subsets); the images may stay in one folder{_CONVERT}"
+            f"(annotation tools export them as subsets); the images may stay in one folder{LET_CHOOSE}"
         )
     if xmls:
         hints.append(
             f"XML files: {xmls}. If they are VOC annotations, they lack a split: write the names of the images to "
             "train on and of those to validate on into ImageSets/Main/train.txt and ImageSets/Main/val.txt, beside "
-            f"JPEGImages/ and Annotations/, or put them into train/ and valid/{_CONVERT}"
+            f"JPEGImages/ and Annotations/, or put them into train/ and valid/{LET_CHOOSE}"
         )
     if (root / "labels").is_dir() or any(root.glob("*.yaml")):
         hints.append(
             "If these are YOLO labels, they lack a split: write data.yaml with train and val (folders of images, or "
-            f"lists train.txt and val.txt) and names{_CONVERT}"
+            f"lists train.txt and val.txt) and names{LET_CHOOSE}"
         )
     return "".join(f"\n{hint}" for hint in hints)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fcos_train.data import voc, yolo
-from fcos_train.data.archive import unpacked
 from fcos_train.data.check import Source
 from fcos_train.data.coco_json import load_coco
 from fcos_train.data.coco_layout import CocoFile, contents, existing, folders_in, image_dir
@@ -21,25 +20,24 @@ from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import read_json
 
 
-def read_whole(path: Path, allow_outside: Sequence[str] = ()) -> Source:
-    """All images of a data set without splits.
+def read_whole(root: Path, allow_outside: Sequence[str] = ()) -> tuple[Source, str]:
+    """All images of a data set without splits, and the name of its layout.
 
     Args:
-        path: a folder or an archive, or a folder with one such folder in it.
+        root: its folder, or the one that holds it.
         allow_outside: folders that it may be read from beside its own.
 
     Raises:
         UserError: there is none, or several may be meant.
     """
-    root, _ = unpacked(path.expanduser())
     if not root.is_dir():
         raise UserError(f"data path {root} does not exist or is no folder")
     boundary = Boundary(root, allow_outside)
     for base in (root, *folders_in(root)):
-        for read in (_coco, _voc, _yolo):
+        for layout, read in (("COCO", _coco), ("VOC", _voc), ("YOLO", _yolo)):
             found = read(base, boundary)
             if found is not None:
-                return found
+                return found, layout
     raise UserError(
         f"no data set without splits recognised in {root}. Looked for one COCO file with images/, Annotations/*.xml "
         f"with JPEGImages/ or images/, and labels/*.txt with images/ and classes.txt; found {contents(root)}"
@@ -47,7 +45,7 @@ def read_whole(path: Path, allow_outside: Sequence[str] = ()) -> Source:
 
 
 def _coco(base: Path, boundary: Boundary) -> Source | None:
-    jsons = [path for place in existing(base, ("annotations", "")) for path in sorted(place.glob("*.json"))]
+    jsons = [path for place in existing(base, ("annotations", "", "train")) for path in sorted(place.glob("*.json"))]
     require_parts_inside(jsons, boundary)
     files = [path for path in jsons if _is_coco(path)]
     if len(files) > 1:

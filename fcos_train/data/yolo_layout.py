@@ -116,6 +116,8 @@ def _described(path: Path, required: bool = False) -> dict | None:
 def _by_yaml(file: Path, data: dict) -> YoloLayout:
     base = file.parent
     names = _names_of(data, file)
+    if not isinstance(data.get("path", ""), (str, type(None))):
+        raise UserError(f"{file}: path is {shown(str(data['path']))}; write a folder")
     parts: dict[str, YoloSplit | None] = {}
     for split, words in SPLIT_WORDS.items():
         word = next((word for word in words if data.get(word)), None)
@@ -292,7 +294,12 @@ def label_folders(folder: Path, base: Path) -> list[Path]:
     found = []
     for index in range(len(parts) - 1, below - 1, -1):
         if parts[index].lower() in ("images", "jpegimages", "imgs"):
-            found.append(Path(*parts[:index], "labels", *parts[index + 1 :]))
+            exact = Path(*parts[:index], "labels", *parts[index + 1 :])
+            found += (
+                [exact]
+                if exact.is_dir()
+                else existing(Path(*parts[:index]), ["/".join(("labels", *parts[index + 1 :]))])
+            )
     found += [folder, folder / "labels", folder.parent / "labels" / folder.name, base / "labels"]
     return [place for place in dict.fromkeys(found) if place.is_dir()]
 

@@ -249,7 +249,7 @@ class EvaluateOptions(Options):
     checkpoint: Annotated[str, Option("the trained weights", metavar="PTH", check=existing)]
     data_path: Annotated[
         str,
-        Option("data set in COCO or VOC layout; its validation images count", metavar="DIR", check=existing),
+        Option("data set in COCO, VOC or YOLO layout; its validation images count", metavar="DIR", check=existing),
     ]
     model: Annotated[
         str | None,

@@ -64,11 +64,12 @@ def test_round_trips(awkward, tmp_path):
     assert want["train"][1] == ["z.jpg", "b.jpg", "a.jpg"] and len(want["train"][2]) == 8 and want["test"][2]
     assert want["train"][0] == list(CLASSES)
     for to in LAYOUTS:
-        _, notes = convert(awkward, tmp_path / to, to)
-        assert notes == []
+        report, notes = convert(awkward, tmp_path / to, to)
+        assert notes == [] and report.layout == "COCO"
         assert contents(tmp_path / to, tmp_path / "cache") == want
         for then in LAYOUTS:
-            convert(tmp_path / to, tmp_path / f"{to}_{then}", then, link=True)
+            report, _ = convert(tmp_path / to, tmp_path / f"{to}_{then}", then, link=True)
+            assert report.layout == to.upper()
             assert contents(tmp_path / f"{to}_{then}", tmp_path / "cache") == want
             shutil.rmtree(tmp_path / f"{to}_{then}")
 
@@ -192,7 +193,8 @@ def test_exports_without_a_split(tmp_path, make, capsys):
         resolve(tmp_path / "set", tmp_path / "cache")
     words = ["convert", tmp_path / "set", tmp_path / "new", "--to", "yolo", "--val-share", 0.4, "--seed", 1]
     assert main(list(map(str, words))) == 0
-    assert "written to" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "written to" in out and "note: 2 of 5 images chosen to validate on (seed 1)" in out
     (_, train, boxes), (_, val, _) = contents_of_two(tmp_path / "new", tmp_path / "cache")
     assert (len(train), len(val)) == (3, 2) and sorted(train + val) == [f"{n}.jpg" for n in range(5)]
     assert {tuple(box[2]) for box in boxes} == ({(0, 0, 32, 24)} if "yolo" in make.__name__ else {(4, 6, 20, 16)})
@@ -204,4 +206,22 @@ def test_a_test_split_that_validates_stays_one(tmp_path):
     convert(root, tmp_path / "voc", "voc")
     assert sorted(os.listdir(tmp_path / "voc" / "ImageSets" / "Main")) == ["test.txt", "train.txt"]
     spec = resolve(tmp_path / "voc", tmp_path / "cache", test=True)
-    assert spec.test == spec.val and "the test split validates" in spec.report.notes[-1]
+    assert spec.test == spec.val and "the test split is also the validation split" in spec.report.notes[-1]
+
+
+def test_a_share_is_chosen_only_where_there_are_no_splits(tmp_path):
+    root = yolo_set(tmp_path / "set")
+    with pytest.raises(UserError, match="--val-share: .* tells training from validation already; leave it out"):
+        convert(root, tmp_path / "new", "coco", val_share=0.5)
+    assert main(["convert", str(root), str(tmp_path / "new"), "--to", "coco", "--seed", "3"]) == 2
+    cvat_coco(tmp_path / "one")
+    with pytest.raises(UserError, match="--val-share 1: of 5 images none is left to train on"):
+        convert(tmp_path / "one", tmp_path / "new", "coco", val_share=1)
+    names = ["a.jpg", "b.jpg"]
+    for name in names:
+        picture(tmp_path / "roboflow" / "train" / name)
+    (tmp_path / "roboflow" / "train" / "_annotations.coco.json").write_text(json.dumps(coco(names)))
+    with pytest.raises(UserError, match="none for validation.*--val-share 0.2"):
+        resolve(tmp_path / "roboflow", tmp_path / "cache")
+    convert(tmp_path / "roboflow", tmp_path / "new", "voc", val_share=0.5)
+    assert [len(part[1]) for part in contents_of_two(tmp_path / "new", tmp_path / "cache")] == [1, 1]

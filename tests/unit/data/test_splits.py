@@ -78,7 +78,7 @@ def test_without_validation_the_test_split_validates(tmp_path, make):
         (root / "data.yaml").write_text(text)
     spec = resolve(root, tmp_path / "cache", test=True)
     assert spec.test == spec.val and spec.report.counts["val"]["images"] == 1
-    assert "there is no validation split: the test split validates" in spec.report.notes
+    assert "the test split is also the validation split" in spec.report.notes
 
 
 def test_lists_of_voc(tmp_path):

@@ -164,6 +164,7 @@ def test_forms_of_data_yaml(tmp_path, read, described):
             r"no folder and no list \(.txt\) 'images/vla' for val",
         ),
         ("train: images/train\nnames: [cat, dog]\n", "names no images for validation"),
+        ("path: 3\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n", "path is .*write a folder"),
         ("train: 3\nval: images/val\nnames: [cat, dog]\n", "train is 3; write a folder"),
         ("train: [\n", "data.yaml: line 2: cannot be read as YAML"),
         ("train: !!python/object/apply:os.system [ls]\n", "only values are read"),
@@ -287,3 +288,11 @@ def test_images_of_one_stem(tmp_path, read):
     assert names(read().train) == ["a.jpg", "b.jpg"]
     shutil.copy(root / "images/train/a.jpg", root / "images/train/a.jpeg")
     assert read().report.counts["train"]["several_files"] == 1
+
+
+def test_folders_of_windows(tmp_path, read):
+    root = yolo_set(tmp_path / "set")
+    (root / "images").rename(root / "Images")
+    (root / "labels").rename(root / "Labels")
+    (root / "data.yaml").write_text("train: Images\\train\nval: Images\\val\nnames: [cat, dog]\n")
+    assert [box[2] for box in boxes(read().train)] == [[0, 0, 32, 24]] * 2
