@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 LINES = 20  # of a log that a failure shows
@@ -39,12 +38,10 @@ class Output:
         base = Path("test/output") / device_id
         base = base / "performance" if speed_run else base
         base = base / f"node{node}" if node > 0 else base
-        for number in count(1):
-            folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = _locked(folder / ".lock")
-            if lock is not None:
-                break
+        number, folder = 1, base
+        while (lock := _locked(folder / ".lock")) is None:
+            number += 1
+            folder = base.with_name(f"{base.name}-{number}")
         if number > 1:
             print(f"note: another training writes into {base}; this one uses {folder}", flush=True)
         shutil.rmtree(folder / "ckpt", ignore_errors=True)
@@ -69,7 +66,8 @@ class Output:
 
 
 def _locked(file: Path) -> int | None:
-    """A descriptor that holds the lock; None if another process does."""
+    """A descriptor that holds the lock, whose folder is made; None if another process does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
