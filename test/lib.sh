@@ -1,7 +1,7 @@
-# Functions of the launchers: flags, checks, the command, the training process.
-# Sourced by test/train_*.sh and scripts/*.sh.
+# Functions of the launchers: flags, paths and the environment of the device; sourced by test/train_*.sh and scripts/*.sh.
 #
-# A launcher sets opt[nproc], default_batch and the like, then calls `launch "$@"`.
+# A launcher sets opt[nproc], default_batch and the like, then calls `launch "$@"`, which hands all of that to
+# fcos_train/launch/recipe.py: that one checks devices and ports, trains, and writes the results.
 # shellcheck shell=bash
 
 if ((BASH_VERSINFO[0] < 4)); then
@@ -11,10 +11,6 @@ fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 caller_dir=$PWD
-# shellcheck source=lib_network.sh
-source "$root/test/lib_network.sh"
-# shellcheck source=lib_output.sh
-source "$root/test/lib_output.sh"
 
 default_config=configs/fcos/fcos_r50_caffe_fpn_4x4_1x_coco.py
 default_batch=""   # images per device when neither --batch_size nor --config is given
@@ -24,7 +20,6 @@ train_defaults=()  # what a launcher adds to every training, e.g. --no-validate
 speed_run=""       # non-empty: a measurement of speed; its work dir and results are kept apart from those of trainings
 extra=()           # everything after --
 positional=()
-child=""
 
 # The flags and their defaults; an empty value means "not given".
 declare -A opt=(
@@ -182,87 +177,14 @@ check_install() {
  bash scripts/quickstart.sh installs them (or activate the environment that has them)"
 }
 
-# Fails if the machine has too few devices. On a CPU ranks are processes, so any number is allowed.
-check_devices() {
-    device_kind=${opt[device]%%:*}
-    [[ $device_kind == cpu ]] && return
-    ((world_size == 1 && ASCEND_DEVICE_ID == 0)) && return
-    local found count
-    found=$("$PYTHON" - "${opt[device]}" <<'PY'
-import sys
-from mmcv_overrides.device import pick
-from mmcv_overrides.errors import UserError
-
-try:
-    accelerator = pick(sys.argv[1])[0]
-except UserError as error:
-    sys.exit(f"error: {error}")
-print(accelerator.name, accelerator.count())
-PY
-    ) || exit 2
-    read -r device_kind count <<<"$(tail -n 1 <<<"$found")"
-    [[ $device_kind == cpu ]] && return
-    ((opt[nproc] <= count)) ||
-        die "${opt[nproc]} $device_kind devices asked for, but this machine has $count; use --nproc=$count\
- (or --device=cpu, where ranks are processes)"
-    ((ASCEND_DEVICE_ID < count)) ||
-        die "device id $ASCEND_DEVICE_ID asked for, but this machine has $count $device_kind devices (0 to $((count - 1)))"
-}
-
-# ------------------------------------------------------------------------------------------- the training
+# ---------------------------------------------------------------------------------------------- the start
 
 # add FLAG VALUE: appends both to command, unless the value is empty.
 add() {
     if [[ -n $2 ]]; then command+=("$1" "$2"); fi
 }
 
-# Adds the learning rate to the --cfg-options after --, if there are any, so that there is one such flag.
-add_learning_rate() {
-    [[ -n ${opt[learning_rate]} ]] || return 0
-    local setting=optim_wrapper.optimizer.lr=${opt[learning_rate]} i
-    command+=(--no-auto-lr)
-    for ((i = 0; i < ${#extra[@]}; i++)); do
-        [[ ${extra[i]} == --cfg-options ]] || continue
-        extra=("${extra[@]:0:i+1}" "$setting" "${extra[@]:i+1}")
-        return
-    done
-    command+=(--cfg-options "$setting")
-}
-
-# Without --work_dir the trainer chooses, so that --resume finds the newest of work_dirs/NAME, NAME-2, ...
-# A speed run replaces the previous one, whose checkpoints are of no use.
-add_work_dir() {
-    if [[ -n ${opt[work_dir]} ]]; then
-        command+=(--work-dir "$work_dir")
-    elif [[ -n $speed_run ]]; then
-        command+=(--work-dir "$work_dir")
-        [[ " ${extra[*]-} " == *" --resume"* || " ${extra[*]-} " == *" --overwrite "* ]] || command+=(--overwrite)
-    fi
-}
-
-# Sets command: plain python for one rank, torchrun for more.
-build_command() {
-    command=("$PYTHON")
-    if ((world_size > 1)); then
-        command+=(-m torch.distributed.run --nnodes "$nnodes" --node_rank "$node_rank"
-            --nproc_per_node "${opt[nproc]}" --master_addr "$master_addr" --master_port "$port")
-    fi
-    command+=(-m fcos_train train "$config")
-    if ((world_size > 1)); then command+=(--launcher pytorch); fi
-    add_work_dir
-    command+=(--device "${opt[device]}" --npu-ids "$ASCEND_DEVICE_ID" --seed "${opt[seed]}"
-        --opt-level "${opt[opt_level]}" --loss-scale "${opt[loss_scale]}")
-    add --data-path "$data_path"
-    add --batch-size "${opt[batch_size]}"
-    add --max-iters "${opt[max_iters]}"
-    add --max-epochs "${opt[max_epochs]}"
-    add --pretrained "${opt[pretrained]:-$default_pretrained}"
-    command+=(${train_defaults[@]+"${train_defaults[@]}"}) # in bash < 4.4 an empty array counts as unbound
-    add_learning_rate
-    command+=(${extra[@]+"${extra[@]}"})
-}
-
-# All checks and settings before the start. Nothing is written before every check has passed.
+# All that bash has to do before the start. Nothing is written here.
 prepare() {
     pick_python
     parse_flags "$@"
@@ -273,117 +195,32 @@ prepare() {
     resolve_config
     apply_defaults
     resolve_device_id
-    nnodes=${opt[nnodes]:-1} node_rank=${opt[node_rank]:-0} master_addr=${opt[master_addr]:-127.0.0.1}
-    world_size=$((opt[nproc] * nnodes))
     export RANK_SIZE="${opt[nproc]}"
     cd "$root"
     npu_environment
     check_install
-    check_devices
-    if [[ -n ${opt[nnodes]+set} ]]; then cluster_environment; fi
-    if ((world_size > 1)) || [[ -n ${opt[port]} ]]; then resolve_port; fi
-    if ((world_size > 1)); then distributed_environment; fi
-    build_command
 }
 
-# Links data/<basename> to the data, for other programs that read data/coco. The training itself uses --data-path.
-link_data() {
-    [[ -n $data_path && $(dirname "$data_path") != "$root/data" ]] || return 0
-    if ! { mkdir -p data && ln -nsf "$data_path" ./data/; } 2>/dev/null; then
-        echo "note: could not link $data_path into data/; continuing without the link"
-    fi
-}
-
-# descendants PID: prints all processes that it started, directly or not (Linux). The ranks of torchrun are in sessions
-# of their own, so a signal to its process group does not reach them.
-descendants() {
-    local kid
-    cat "/proc/$1/task/"*/children 2>/dev/null | tr ' ' '\n' | while read -r kid; do
-        if [[ -n $kid ]]; then
-            echo "$kid"
-            descendants "$kid"
-        fi
-    done
-}
-
-alive() {
-    local pid
-    for pid; do
-        if kill -0 "$pid" 2>/dev/null && ! grep -qs '^State:[[:space:]]*[ZX]' "/proc/$pid/status"; then return 0; fi
-    done
-    return 1
-}
-
-# stop_training STATUS: stops the training and its descendants, then exits. torchrun needs up to 30 s to stop its ranks.
-stop_training() {
-    trap '' INT TERM HUP
-    if [[ -n $child ]]; then
-        local family i
-        read -r -d '' -a family <<<"$child $(descendants "$child")" || true
-        echo "stopping the training" >&2
-        kill -TERM -- "-$child" 2>/dev/null || true
-        for ((i = 0; i < 400; i++)); do
-            alive "${family[@]}" || break
-            sleep 0.1
-        done
-        kill -KILL "${family[@]}" 2>/dev/null || true
-    fi
-    exit "$1"
-}
-
-follows() {
-    [[ ${FCOS_FOLLOW:-} == 1 ]] || [[ -t 1 && ${FCOS_FOLLOW:-} != 0 ]]
-}
-
-# run_training [LOG]: runs command in a process group of its own and returns its exit status.
-run_training() {
-    local status=0
-    trap 'stop_training 130' INT
-    trap 'stop_training 143' TERM
-    trap 'stop_training 129' HUP
-    set -m
-    if [[ -z ${1:-} ]]; then
-        "${command[@]}" </dev/null &
-    elif follows; then
-        # tee ignores SIGTERM and ends with its input, so that messages of a training that is stopping are kept.
-        ("${command[@]}" 2>&1 | (trap '' TERM && exec tee "$1")) </dev/null &
-    else
-        "${command[@]}" >"$1" 2>&1 </dev/null &
-    fi
-    child=$!
-    set +m
-    wait "$child" || status=$?
-    trap - INT TERM HUP
-    kill -TERM -- "-$child" 2>/dev/null || true # processes that a crashed training left behind
-    return "$status"
+# start [KEY=VALUE ...]: replaces this process by the Python part of the launchers.
+start() {
+    local key settings=("$@")
+    opt+=([chosen_work_dir]="${opt[work_dir]}" [config]="$config" [work_dir]="$work_dir" [data_path]="$data_path"
+        [device_id]="$ASCEND_DEVICE_ID")
+    for key in "${!opt[@]}"; do settings+=("$key=${opt[$key]}"); done
+    exec "$PYTHON" -m fcos_train.launch.recipe "${settings[@]}" "stem=$stem" "speed_run=$speed_run" \
+        "default_batch=$default_batch" "default_pretrained=$default_pretrained" "train_defaults=${train_defaults[*]-}" \
+        -- ${extra[@]+"${extra[@]}"} # in bash < 4.4 an empty array counts as unbound
 }
 
 # launch "$@": what each test/train_*.sh runs.
 launch() {
-    local data_required=1 status=0 start
+    local data_required=1
     prepare "$@"
-    link_data
-    prepare_output
-    echo "training log: $root/$log"
-    start=$(date +%s)
-    run_training "$log" || status=$?
-    if ((status != 0)); then
-        if ((world_size > 1 && status == 1)); then status=$(rank_status "$status"); fi
-        explain_failure "$status"
-        exit "$status"
-    fi
-    if ((node_rank == 0)); then
-        find_work_dir
-        report $(($(date +%s) - start))
-        echo "checkpoints: $work_dir"
-    else
-        echo "this node is done; speed and accuracy are in the results of node 0"
-    fi
+    start
 }
 
 # launch_plain "$@": what each scripts/train_*.sh runs: the log goes to the terminal, and no case log is written.
 launch_plain() {
     prepare "$@"
-    link_data
-    run_training || exit "$?"
+    start plain=1
 }

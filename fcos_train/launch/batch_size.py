@@ -23,6 +23,7 @@ from mmcv_overrides.errors import UserError
 
 MOST = 64  # images: beyond that a detector's learning rate no longer scales with the batch
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+STEPS = 10  # that an epoch keeps at least: with fewer the weights hardly change
 MARGIN = {"cpu": 0.8, "cuda": 0.9, "npu": 0.9}  # of the available memory
 PREFETCHED = 2  # batches that each loader process holds
 GIB = 2**30
@@ -48,6 +49,7 @@ class Measurements:
     Attributes:
         kind: of the device. shape: height and width of the images in px. workers: loader processes of a rank.
         free: bytes of the device that were free before; 0 on a CPU. rows: what fitted, smallest batch first.
+        images: for training; None where the config's data set does not tell.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class Measurements:
     workers: int
     free: int
     rows: tuple[Measured, ...]
+    images: int | None = None
 
 
 def fitting_batch_size(options: TrainOptions, ranks: int = 1) -> tuple[int, str]:
@@ -77,6 +80,8 @@ def fitting_batch_size(options: TrainOptions, ranks: int = 1) -> tuple[int, str]
         available = found.free
         size = max((row.batch for row in found.rows), default=None)
     height, width = found.shape
+    if size is not None and found.images is not None:
+        size = max(one for one in SIZES if one == 1 or one <= min(size, found.images // (STEPS * ranks)))
     if size is None:
         raise UserError(
             f"--batch-size auto: one image of {width} x {height} px does not fit into the {available / GIB:.1f} GiB of "
@@ -86,6 +91,7 @@ def fitting_batch_size(options: TrainOptions, ranks: int = 1) -> tuple[int, str]
     return size, (
         f"batch size auto: {size} per device; a step with {last.batch} image{'s' if last.batch > 1 else ''} of "
         f"{width} x {height} px took {last.resident / GIB:.1f} GiB, {available / GIB:.1f} GiB are available"
+        + (f"; an epoch of {found.images} images keeps {STEPS} steps where it can" if found.images is not None else "")
     )
 
 

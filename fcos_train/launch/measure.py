@@ -13,10 +13,13 @@ from itertools import count
 from pathlib import Path
 
 from fcos_train.audit.step import Trained, build_step, made_up_batch
-from fcos_train.config.load import configured, walk
+from fcos_train.config.dataset import checked_data
+from fcos_train.config.load import configured, fill, walk
+from fcos_train.config.needs import make_buildable
 from fcos_train.config.options import TrainOptions
 from fcos_train.engine.memory import is_out_of_memory
 from fcos_train.launch.batch_size import MARGIN, MOST, Measured, Measurements
+from fcos_train.start import start
 from mmcv_overrides.errors import UserError
 
 STRIDE = 32  # px that images are padded to
@@ -42,13 +45,37 @@ def loader_processes(options: TrainOptions) -> int:
     return options.workers if options.workers is not None else cfg.train_dataloader.get("num_workers", 0)
 
 
-def measure(options: TrainOptions) -> Measurements:
-    """Run the step with more and more images."""
+def training_images(options: TrainOptions, folder: Path) -> int | None:
+    """Images of the training set; None for a data set that is not checked.
+
+    Args:
+        folder: where corrected annotations may be written.
+
+    Raises:
+        UserError: the data cannot be used.
+    """
+    cfg, special, _ = configured(options.config, options.cfg_options, options.safe_config)
+    make_buildable(cfg)
+    spec = checked_data(cfg, fill(options, special), folder)
+    return None if spec is None else spec.report.counts[spec.train.name]["images"]
+
+
+def measure(options: TrainOptions, folder: Path) -> Measurements:
+    """Run the step with more and more images.
+
+    Args:
+        folder: for files that nobody needs afterwards.
+
+    Raises:
+        UserError: the config or the data cannot be used.
+    """
+    start()
+    images = training_images(options, folder)
     trained = build_step(options, image_shape(options))
     kind, module = trained.accelerator.name, trained.accelerator.module
     free = 0 if module is None else module.mem_get_info()[0] + module.memory_reserved()
     rows = [_on_cpu(trained, size) for size in ON_CPU] if module is None else _until_full(trained, MARGIN[kind] * free)
-    return Measurements(kind, trained.shape, loader_processes(options), free, tuple(rows))
+    return Measurements(kind, trained.shape, loader_processes(options), free, tuple(rows), images)
 
 
 def _steps(trained: Trained, size: int) -> None:
@@ -100,7 +127,7 @@ def _fits(trained: Trained, size: int, usable: float, rows: list[Measured]) -> b
 def main(folder: Path) -> None:
     """Read the options from the folder; leave a report, or the text of a user error."""
     try:
-        found = measure(pickle.loads((folder / "options").read_bytes()))
+        found = measure(pickle.loads((folder / "options").read_bytes()), folder)
     except UserError as error:
         (folder / "error").write_text(str(error), encoding="utf-8")
         return

@@ -133,10 +133,22 @@ def test_what_is_refused(flags, message, monkeypatch) -> None:
         TrainOptions("c.py", batch_size="auto")
 
 
-def test_the_measuring_process_runs_the_step_of_the_config() -> None:
-    options = TrainOptions("fcos/fcos_tiny_shapes", device="cpu", batch_size="auto", opt_level="O0", workers=3)
+@pytest.mark.parametrize(("images", "ranks", "expected"), [(1000, 1, 24), (200, 1, 16), (200, 2, 8), (5, 1, 1)])
+def test_an_epoch_keeps_ten_steps(images, ranks, expected, monkeypatch) -> None:
+    found = Measurements("cpu", (512, 1024), 0, 0, measured((1, 1.5), (2, 2.0), (4, 3.0)).rows, images)
+    monkeypatch.setattr(batch_size, "_measure", lambda _: found)
+    monkeypatch.setattr(batch_size, "cpu_memory", lambda: 20 * ranks * GIB)
+    size, line = batch_size.fitting_batch_size(TrainOptions("c.py", batch_size="auto"), ranks)
+    assert size == expected and line.endswith(f"; an epoch of {images} images keeps 10 steps where it can")
+
+
+def test_the_measuring_process_runs_the_step_of_the_config(shapes, tmp_path) -> None:
+    options = TrainOptions(
+        "fcos/fcos_tiny_shapes", str(shapes), device="cpu", batch_size="auto", opt_level="O0", workers=3
+    )
     assert image_shape(options) == (96, 96)
-    found = measure(options)
+    found = measure(options, tmp_path)
+    assert found.images == 24
     assert (found.kind, found.shape, found.workers, found.free) == ("cpu", (96, 96), 3, 0)
     assert [row.batch for row in found.rows] == [1, 2, 4]
     peaks = [row.resident for row in found.rows]
