@@ -32,6 +32,7 @@ TABLE = [
     ("fcos/fcos_r18_fpn_shapes", SMALL),
     ("fcos/fcos_r18_fpn_shapes_bn-head", SMALL),
     ("fcos/fcos_r18_fpn_shapes_bn-head_levels", SMALL),
+    ("fcos/fcos_r18_fpn_quickstart", []),
     ("fcos/fcos_tiny_shapes", []),
     ("fsaf/fsaf_r50_fpn_1x_coco", SMALL),
     ("retinanet/retinanet_r50_fpn_1x_coco", SMALL),
@@ -64,7 +65,7 @@ SHIPPED = {
 
 def test_the_table_has_every_shipped_config() -> None:
     assert set(SHIPPED) == {config for config, _ in TABLE if not config.startswith("mmdet::")}
-    assert len(SHIPPED) == 17
+    assert len(SHIPPED) == 18
 
 
 @pytest.mark.parametrize("config", SHIPPED)
