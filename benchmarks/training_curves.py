@@ -85,7 +85,7 @@ class Recorder(Hook):
 
 
 def config(args: argparse.Namespace) -> Config:
-    """The quickstart's model on images of ``args.size``, trained for ``args.iters`` steps and evaluated at the end."""
+    """``fcos_r18_fpn_shapes`` on images of ``args.size``, trained for ``args.iters`` steps and evaluated at the end."""
     cfg = load_config("fcos/fcos_r18_fpn_shapes")
     if args.head == "fsaf":
         _fsaf(cfg)

@@ -1,10 +1,12 @@
 # The quickstart's model: three stages with 24, 48 and 96 channels, two pyramid levels (strides 8 and 16), which are
 # those that the objects of fcos-train make-shapes are assigned to. It sees crops of 160x120 at scales of 0.9 to 1.4 and
-# is tested at 1.3, because small objects need the resolution and training does not.
+# is tested at 1.4: small objects need the resolution, training does not.
 # Paper      arXiv 1904.01355, version 3; test at a larger scale: arXiv 1906.06423
 # Command    bash scripts/quickstart.sh
 # Hardware   one device; 2 CPU cores are enough
-# Measured   see the end
+# Measured   mAP 0.753, mAP50 0.944 (at 208x156: 0.744, 0.942) with 24 epochs of 400 images, which are as many steps,
+#            seed 0; 4.7 CPU minutes with start and two evaluations on one thread of a busy AMD EPYC without AVX-512,
+#            hence O0; torch 2.13.0, 2026-11-28
 _base_ = "./fcos_r18_fpn_shapes.py"
 model = dict(
     backbone=dict(base_channels=24, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2)),
@@ -27,13 +29,15 @@ train_pipeline = (
     + _base_.train_pipeline[4:]
 )
 test_pipeline = (
-    _base_.test_pipeline[:1] + [dict(type="Resize", scale=(208, 156), keep_ratio=True)] + _base_.test_pipeline[2:]
+    _base_.test_pipeline[:1] + [dict(type="Resize", scale=(224, 168), keep_ratio=True)] + _base_.test_pipeline[2:]
 )
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(
+    dataset=dict(pipeline=train_pipeline), collate_fn=dict(type="fixed_shape_collate", shapes=[(128, 160)])
+)
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 max_epochs = 12
-train_cfg = dict(max_epochs=max_epochs, val_interval=6)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(optimizer=dict(lr=0.003))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
@@ -41,5 +45,5 @@ param_scheduler = [
         type="CosineAnnealingLR", by_epoch=True, begin=0, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True
     ),
 ]
-# One line of the log for an epoch of 800 images, one checkpoint for half of the training.
+# One line of the log for an epoch of 800 images, and two checkpoints.
 default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=6))

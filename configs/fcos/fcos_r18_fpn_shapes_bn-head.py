@@ -1,4 +1,4 @@
-# The quickstart's model with BatchNorm in the head, one per pyramid level (docs/precision.md), for edge devices, whose
+# fcos_r18_fpn_shapes with BatchNorm in the head, one per pyramid level (docs/precision.md), for edge devices, whose
 # converters fold it into the convolutions. The schedule is that of fcos_r18_fpn_shapes.
 # Paper      arXiv 1904.01355, version 3; the paper's head has GroupNorm
 # Command    fcos-train make-shapes data/shapes --train 400 --val 80

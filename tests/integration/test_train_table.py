@@ -33,6 +33,7 @@ TABLE = [
     ("fcos/fcos_r18_fpn_shapes_bn-head", SMALL),
     ("fcos/fcos_r18_fpn_shapes_bn-head_levels", SMALL),
     ("fcos/fcos_r50_fpn_finetune", SMALL),
+    ("fcos/fcos_r18_fpn_quickstart", []),
     ("fcos/fcos_tiny_shapes", []),
     ("fsaf/fsaf_r50_fpn_1x_coco", SMALL),
     ("retinanet/retinanet_r50_fpn_1x_coco", SMALL),
