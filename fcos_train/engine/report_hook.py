@@ -85,8 +85,8 @@ class ReportHook(Hook):
         if self._evaluated:
             _attempt(runner, "report", lambda: _build(runner, with_images=True))
 
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """The page of an evaluation."""
+    def write(self, runner: Runner) -> None:
+        """The page of an evaluation of its own, once its time has been taken."""
         _attempt(runner, "report", lambda: _build(runner, with_images=True))
 
     def _write_facts(self, runner: Runner) -> None:

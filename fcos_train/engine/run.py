@@ -223,12 +223,15 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             cfg["load_from"], cfg["resume"] = options.checkpoint, False
             _say([*where, reason, *notes])
             runner = build_runner(cfg, "evaluation")
+            report = ReportHook(origin)
             if options.report:
-                runner.register_hook(ReportHook(origin))
+                runner.register_hook(report)
             start = time.perf_counter()
             with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
                 metrics = runner.test()
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
+            if options.report:
+                report.write(runner)
             return metrics
 
 

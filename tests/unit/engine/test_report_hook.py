@@ -21,7 +21,8 @@ from tests.support.trainings import TINY
 def trained(shapes, folder, **options):
     """Two epochs of three steps with an evaluation after each."""
     config = folder.parent / f"tiny_{folder.name}.py"
-    config.write_text(f"_base_ = {str(TINY)!r}\ntrain_cfg = dict(val_interval=1)\nmodel = dict(test_cfg=dict(score_thr=0))\n")
+    changes = "train_cfg = dict(val_interval=1)\nmodel = dict(test_cfg=dict(score_thr=0))\n"
+    config.write_text(f"_base_ = {str(TINY)!r}\n{changes}")
     settings = dict(data_path=str(shapes), work_dir=str(folder), seed=0, workers=0, device="cpu", pretrained="none")
     settings |= dict(opt_level="O0", batch_size=8, max_epochs=2, **options)
     return train(TrainOptions(str(config), **settings))
@@ -102,7 +103,7 @@ def test_a_failure_is_one_line_and_the_training_goes_on(shapes, tmp_path, monkey
     lines = [line.partition("WARNING - ")[2] for line in log.splitlines() if "No space left" in line]
     assert lines == [
         f"no {what}: OSError: [Errno 28] No space left on device"
-        for what in ("facts of the report", *["picture of a training batch"] * 2, "report")
+        for what in ("facts of the report", "picture of a training batch", "report")  # each once
     ]
 
 

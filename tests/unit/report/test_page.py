@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from dataclasses import astuple
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from fcos_train.report.facts import differences
 from fcos_train.report.labels import statistics
 from fcos_train.report.page import build
 from fcos_train.report.records import config_values, flat
+from tests.support.commands import ROOT
 
 from .test_accuracy import write_case
 
@@ -104,7 +108,8 @@ def test_the_colours_of_figures_follow_the_page(tmp_path):
     page = build(a_work_dir(tmp_path / "run"), with_images=False).read_text()
     figures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(figures) == 11 and all("currentColor" in figure for figure in figures)
-    assert "#010203" not in page and "#ffffff" not in "".join(figures).lower()
+    assert "#010203" not in page
+    assert not re.search(r"<path[^>]*fill: #f{6}", "".join(figures))  # no white background
     assert "The worst images are drawn when the training ends" in page and "data:image/jpeg" not in page
 
 
@@ -149,6 +154,26 @@ def test_comparison_of_runs(tmp_path, capsys):
     assert main(["report", str(first), "--compare"]) == 2
     assert "--compare needs at least two work dirs" in capsys.readouterr().err
     assert main(["report", str(first), "--output", "x.html"]) == 2
+
+
+def test_pictures_of_a_data_set(shapes, tmp_path, capsys):
+    assert main(["check-data", str(shapes), "--pictures", str(tmp_path / "new" / "folder")]) == 0
+    folder = tmp_path / "new" / "folder"
+    assert f"pictures: {folder / 'index.html'}" in capsys.readouterr().out
+    assert [len(list(folder.glob(f"{split}_*.jpg"))) for split in ("train", "val")] == [16, 8]
+    assert len(list(folder.glob("labels_*.png"))) == 4
+    page = (folder / "index.html").read_text()
+    assert "train: 24 images" in page and page.count("data:image/jpeg") == 24 and Tags(page).open == []
+    (tmp_path / "file").write_text("")
+    assert main(["check-data", str(shapes), "--pictures", str(tmp_path / "file")]) == 2
+    assert "no pictures: " in capsys.readouterr().err
+
+
+def test_the_command_imports_no_torch():
+    code = "import fcos_train.report.compare, fcos_train.report.samples, supervision, faster_coco_eval.extra, sys;"
+    code += "sys.exit(' '.join({'torch', 'mmengine', 'mmdet', 'mmcv'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == ""
 
 
 def test_curves_of_a_log():
@@ -197,8 +222,7 @@ def test_exports_are_found_in_the_folder_and_by_their_list(tmp_path):
     elsewhere.parent.mkdir(parents=True)
     elsewhere.write_text(json.dumps({**content, "target": "ncnn", "precision": "fp16"}))
     (tmp_path / "exports.json").write_text(json.dumps([str(elsewhere), str(tmp_path / "gone.json")]))
-    found = [(one.name, one.kind, one.precision, one.shape, one.megabytes, one.differences) for one in artefacts(tmp_path)]
-    assert found == [
+    assert [astuple(one) for one in artefacts(tmp_path)] == [
         ("m.ncnn.param", "ncnn", "fp16", "1 × 3 × 8 × 8", None, []),
         ("model.onnx", "onnx, end raw", "fp32", "1 × 3 × 8 × 8", 1.5, [("cls_0", 2e-6)]),
     ]
