@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fcos_train.infer.detections import Detections
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+SPREAD = 30  # names that are moved apart
 
 
 @cache
@@ -64,8 +65,9 @@ def draw(
     fills, inks = _palettes()
     picture = sv.BoxAnnotator(fills, thickness=max(1, round(longer / 350))).annotate(picture, shown)
     scale = float(np.clip(longer / 1200, 0.35, 1.2))
-    # smart_position moves names that overlap, or that would lie outside the picture.
-    labels = sv.LabelAnnotator(fills, text_color=inks, text_scale=scale, text_padding=3, smart_position=True)
+    # Moves names that overlap, or that would lie outside the picture. Its time grows with the square of their number.
+    spread = len(found) <= SPREAD
+    labels = sv.LabelAnnotator(fills, text_color=inks, text_scale=scale, text_padding=3, smart_position=spread)
     return labels.annotate(picture, shown, texts)
 
 

@@ -21,6 +21,7 @@ from fcos_train.infer.sinks import Names, PictureSink, VideoSink
 from fcos_train.infer.sources import Frame, Pictures, Video
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import unguessable, write_json, write_whole
+from mmcv_overrides.printable import printable
 
 Name = Callable[[int], str]
 
@@ -259,14 +260,15 @@ class Outputs:
     """All kinds of output of a run, as a context: finished at its end and when the user interrupts it.
 
     Args:
-        kinds: of :data:`KINDS`. folder: to write to. classes, name: of the detector.
+        kinds: of :data:`KINDS`. folder: to write to. classes, name: of the detector. say: prints what was written.
     """
 
-    def __init__(self, kinds: tuple[str, ...], folder: Path, classes: tuple[str, ...], name: Name) -> None:
-        self.folder = folder
+    def __init__(
+        self, kinds: tuple[str, ...], folder: Path, classes: tuple[str, ...], name: Name, say: Callable[[str], None]
+    ) -> None:
+        self.folder, self._say = folder, say
         self._all = [KINDS[kind](folder, classes, name) for kind in dict.fromkeys(kinds)]
         self._names = Names()
-        self.lines: list[str] = []
 
     def __enter__(self) -> Outputs:
         """Nothing to prepare."""
@@ -299,7 +301,14 @@ class Outputs:
             for one in self._all:
                 one.abandon()
             if isinstance(error, OSError):
-                raise UserError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+                raise self._fault(error) from error
             return
-        self.end()
-        self.lines = [one.finish() for one in self._all]
+        try:
+            self.end()
+            for one in self._all:
+                self._say(printable(str(self.folder / one.finish())))
+        except OSError as fault:
+            raise self._fault(fault) from fault
+
+    def _fault(self, error: OSError) -> UserError:
+        return UserError(f"cannot write to {self.folder}: {error.strerror or error}")

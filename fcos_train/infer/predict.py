@@ -61,7 +61,7 @@ def predict(
     for line in (*detector.notices, detector.device_reason):
         say(printable(line))
     images = objects = 0
-    with Outputs(options.save, folder, detector.classes, detector.name) as outputs:
+    with Outputs(options.save, folder, detector.classes, detector.name, say) as outputs:
         for source in sources:
             outputs.begin(source)
             frames = islice(source, options.max_frames) if isinstance(source, Video) else iter(source)
@@ -76,8 +76,6 @@ def predict(
                 if isinstance(source, Pictures) or number % FRAMES_PER_LINE == 1:
                     say(describe(frame.name, found, detector, seconds))
             outputs.end()
-    for line in outputs.lines:
-        say(printable(f"{folder / line}"))
     skipped = [fault for source in sources if isinstance(source, Pictures) for fault in source.skipped]
     if skipped:
         raise UserError(skipped_message(skipped))

@@ -19,10 +19,10 @@ from tests.support.spots import SpotDetector, spots
 A = spots(100, 80, (10, 20, 40, 60, 128), (50, 10, 90, 30, 192))
 
 
-def run(tmp_path, *sources, detector=None, **options):
+def run(tmp_path, *sources, detector=None, lines=None, **options):
     """Predict into tmp_path/out; returns what was predicted and the lines. Any file will do as the checkpoint."""
     (tmp_path / "x.pth").touch()
-    lines = []
+    lines = [] if lines is None else lines
     asked = PredictOptions(
         str(tmp_path / "x.pth"), tuple(map(str, sources)), **{"out": str(tmp_path / "out"), **options}
     )
@@ -203,7 +203,11 @@ def test_an_interrupted_run_is_finished_and_a_failed_one_leaves_nothing(tmp_path
         run(tmp_path, clip, detector=stopping(RuntimeError()), save=kinds)
     assert files(tmp_path / "out") == []
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, clip, detector=stopping(KeyboardInterrupt()), save=kinds)
+        run(tmp_path, clip, detector=stopping(KeyboardInterrupt()), save=kinds, lines=(lines := []))
+    assert lines[2:4] == [
+        f"{tmp_path}/out/predictions.json (2 images, 4 objects)",
+        f"{tmp_path}/out/predictions.csv (4 rows)",
+    ]
     assert files(tmp_path / "out") == ["clip_pred.avi", "predictions.csv", "predictions.json"]
     assert len(json.loads((tmp_path / "out/predictions.json").read_text())["images"]) == 2
 
