@@ -125,7 +125,16 @@ class _Page:
     def camera_tab(self, settings: list[gr.components.Component]) -> None:
         """The pictures of a camera, as they come."""
         with gr.Row():
-            given = uploaded_image(label="Camera", sources=["webcam"], streaming=True, elem_id="camera", height=HEIGHT)
+            # As the camera sees it, small enough to be sent several times a second.
+            small = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}}})
+            given = uploaded_image(
+                label="Camera",
+                sources=["webcam"],
+                streaming=True,
+                elem_id="camera",
+                height=HEIGHT,
+                webcam_options=small,
+            )
             picture = shown_image(elem_id="live", height=HEIGHT, buttons=[])
         text = gr.Markdown("Browsers allow the camera on this machine's own address and over HTTPS only.")
         given.stream(
