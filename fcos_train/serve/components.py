@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from gradio.data_classes import Base64ImageData, FileData, ImageData
 
 from fcos_train.serve.limits import Refused
+from mmcv_overrides.errors import UserError
 
 QUALITY = 90  # of the JPEG that the page shows
 
@@ -51,9 +53,22 @@ def uploaded_video(**look: Any) -> gr.Video:
     return _with(video, preprocess=_path, async_move_resource_to_block_cache=_without_addresses(video))
 
 
-def fault(error: Refused) -> gr.Error:
+def fault(error: UserError) -> gr.Error:
     """A refusal as the page shows it."""
     return gr.Error(str(error), title="Not accepted", print_exception=False)
+
+
+@contextmanager
+def refusals_shown() -> Iterator[None]:
+    """Refusals within are shown on the page.
+
+    Raises:
+        gradio.Error: the page shows it.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise fault(error) from None
 
 
 def _with(component: Any, **methods: Callable) -> Any:

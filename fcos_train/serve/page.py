@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from fcos_train.serve.answer import Answer, chosen, document, labels_of
-from fcos_train.serve.components import fault, shown_image, uploaded_image, uploaded_video
+from fcos_train.serve.components import refusals_shown, shown_image, uploaded_image, uploaded_video
 from fcos_train.serve.limits import Clip, Refused
 from fcos_train.serve.picture import line, rows, shown
 from fcos_train.serve.service import Service
@@ -125,7 +125,16 @@ class _Page:
     def camera_tab(self, settings: list[gr.components.Component]) -> None:
         """The pictures of a camera, as they come."""
         with gr.Row():
-            given = uploaded_image(label="Camera", sources=["webcam"], streaming=True, elem_id="camera", height=HEIGHT)
+            # As the camera sees it, small enough to be sent several times a second.
+            small = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}}})
+            given = uploaded_image(
+                label="Camera",
+                sources=["webcam"],
+                streaming=True,
+                elem_id="camera",
+                height=HEIGHT,
+                webcam_options=small,
+            )
             picture = shown_image(elem_id="live", height=HEIGHT, buttons=[])
         text = gr.Markdown("Browsers allow the camera on this machine's own address and over HTTPS only.")
         given.stream(
@@ -140,7 +149,7 @@ class _Page:
 
     def video_tab(self, settings: list[gr.components.Component]) -> None:
         """A video; its frames are detected once."""
-        kept = gr.State()
+        kept = gr.State(time_to_live=CLEANING[1], delete_callback=lambda video: video and video.forget())
         with gr.Row():
             given = uploaded_video(label="Video", sources=["upload", "webcam"], elem_id="video", height=HEIGHT)
             played = gr.Video(
@@ -162,11 +171,8 @@ class _Page:
         """Run the model on an image."""
         if content is None:
             return None, None, "", None, None
-        try:
-            with self.service.place():
-                answer = self.service.answer(content, preview=True)
-        except Refused as error:
-            raise fault(error) from None
+        with refusals_shown(), self.service.place():
+            answer = self.service.answer(content, preview=True)
         return answer, *self.redraw(answer, score_thr, names)
 
     def redraw(self, answer: Answer | None, score_thr: float, names: list[str]) -> tuple:
@@ -174,7 +180,8 @@ class _Page:
         if answer is None:
             return None, "", None, None
         classes = self.service.classes
-        found = chosen(answer.found, score_thr, self._labels(names))
+        with refusals_shown():
+            found = chosen(answer.found, score_thr, labels_of(names or [], classes))
         data = document([("", answer, found)], classes)
         return shown(answer, found, classes), line(answer, found), rows(found, classes), data
 
@@ -185,33 +192,28 @@ class _Page:
 
     def detect_video(self, path: str | None, score_thr: float, names: list[str]) -> Iterator[tuple]:
         """Run the model on a video; tells how far it is."""
-        if path is None:
-            raise fault(Refused(400, "There is no video yet: upload one or record one."))
-        try:
-            with self.service.place():
-                video = DetectedVideo(Clip(path, self.service.limits), self.service)
-                told = time.monotonic()
-                for number in video.detect():
-                    if time.monotonic() - told > SECONDS_PER_LINE:
-                        told = time.monotonic()
-                        yield None, None, f"Frame {number} of {max(video.clip.frames, number)}", None
-        except Refused as error:
-            raise fault(error) from None
+        with refusals_shown(), self.service.place():
+            if path is None:
+                raise Refused(400, "There is no video yet: upload one or record one.")
+            video = DetectedVideo(Clip(path, self.service.limits), self.service)
+            told = time.monotonic()
+            for number in video.detect():
+                if time.monotonic() - told > SECONDS_PER_LINE:
+                    told = time.monotonic()
+                    yield None, None, f"Frame {number} of {max(video.clip.frames, number)}", None
         yield video, *self.redraw_video(video, score_thr, names)
 
     def redraw_video(self, video: DetectedVideo | None, score_thr: float, names: list[str]) -> tuple:
         """Video, line and JSON for other settings."""
         if video is None:
             return None, "", None
-        labels = self._labels(names)
+        with refusals_shown():
+            labels = labels_of(names or [], self.service.classes)
+            drawn = video.draw(score_thr, labels, os.environ.get("GRADIO_TEMP_DIR"))
         data = video.document(score_thr, labels, self.service.classes)
         count, frames = len(data["annotations"]), len(video.answers)
         speed = 1000 * data["info"]["seconds"] / frames
-        text = f"**{count} objects in {frames} frames** · {speed:.0f} ms per frame"
-        return str(video.draw(score_thr, labels, os.environ.get("GRADIO_TEMP_DIR"))), text, data
-
-    def _labels(self, names: list[str] | None) -> list[int]:
-        return labels_of(names or [], self.service.classes)
+        return str(drawn), f"**{count} objects in {frames} frames** · {speed:.0f} ms per frame", data
 
 
 def _line(text: str, name: str) -> tuple[gr.Markdown, gr.Button]:

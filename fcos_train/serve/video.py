@@ -27,6 +27,7 @@ class DetectedVideo:
     def __init__(self, clip: Clip, service: Service) -> None:
         self.clip, self.service = clip, service
         self.answers: list[Answer] = []
+        self._drawn: Path | None = None
 
     def detect(self) -> Iterator[int]:
         """Run the model on each frame; yields the number of frames so far.
@@ -41,11 +42,18 @@ class DetectedVideo:
             yield len(self.answers)
 
     def draw(self, score_thr: float, labels: Collection[int], folder: str | None = None) -> Path:
-        """Write the video with the boxes of at least a score, of some classes (none given: all); returns its file.
+        """Write the video with the boxes of at least a score, of some classes (none given: all), in place of the last.
 
         VP8 in WebM: OpenCV's wheels can encode it, and browsers play it.
+
+        Returns:
+            its file.
+
+        Raises:
+            Refused: the upload has been deleted.
         """
-        path = Path(tempfile.mkstemp(suffix=".webm", prefix="detections-", dir=folder)[1])
+        self.forget()
+        path = self._drawn = Path(tempfile.mkstemp(suffix=".webm", prefix="detections-", dir=folder)[1])
         writer = None
         try:
             for frame, answer in zip(self.clip, self.answers):
@@ -59,6 +67,11 @@ class DetectedVideo:
             if writer is not None:
                 writer.release()  # writes the index
         return path
+
+    def forget(self) -> None:
+        """Delete the file that was drawn last."""
+        if self._drawn is not None:
+            self._drawn.unlink(missing_ok=True)
 
     def document(self, score_thr: float, labels: Collection[int], classes: Sequence[str]) -> dict:
         """The detections of all frames; the frames are named ``frame 1``, ``frame 2`` and so on."""

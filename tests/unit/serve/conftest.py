@@ -79,10 +79,10 @@ def start_server(folder: Path, *arguments: str) -> Served:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    """Its scores reach from 0.05 to 0.9; at most 20 boxes for an image."""
+    """Its scores reach from 0.05 to 0.9; at most 100 boxes for an image."""
     config = small_config("fcos-gn")
     config.test_dataloader.dataset.pipeline[1].scale = (160, 128)
-    config.model.test_cfg.update(max_per_img=20, score_thr=0.05)
+    config.model.test_cfg.update(max_per_img=100, score_thr=0.05)
     return write_checkpoint(tmp_path_factory.mktemp("served") / "tiny.pth", config)
 
 

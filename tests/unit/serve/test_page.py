@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from tests.unit.serve.test_http import bomb, encoded, expected, given
 
 BROWSER = os.environ.get("CHROMIUM", "/usr/bin/chromium-headless-shell")
 FAKE_CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-WAIT = 60_000  # ms
+WAIT = 180_000  # ms; a machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,18 @@ def test_image_threshold_classes_and_json(served, detector, page):
     for key, score_thr in (("End", 1.0), ("Home", 0.0)):
         slider.press(key)
         objects(page, len(expected(detector, content, score_thr)))
-    assert len(expected(detector, content, 0.0)) == 20 > len(expected(detector, content, 0.3)) > 0
+    page.locator("#threshold input[type=number]").fill("0.7")
+    objects(page, len(expected(detector, content, 0.7)))
+    assert 0 < len(expected(detector, content, 0.7)) < len(expected(detector, content, 0.3))
     assert page.get_attribute("#picture img", "src") != picture  # drawn again
-    wanted = expected(detector, content, 0.0, ("circle",))
-    assert 0 < len(wanted) < 20
+    slider.press("Home")
+    everything = expected(detector, content, 0.0)
+    objects(page, len(everything))
+    rarest = Counter(name for name, *_ in everything).most_common()[-1][0]
+    wanted = expected(detector, content, 0.0, (rarest,))
+    assert 0 < len(wanted) < len(everything)
     page.locator("#classes input").click()
-    page.get_by_role("option", name="circle").click()
+    page.get_by_role("option", name=rarest).click()
     objects(page, len(wanted))
     with page.expect_download() as saved:
         page.click("#image-download")
@@ -126,5 +133,5 @@ def test_camera(served, page):
     page.get_by_role("tab", name="Camera").click()
     page.locator("#camera button", has_text="Webcam").click()
     page.locator("#camera button", has_text="Record").click()
-    page.wait_for_selector("#live img[src^='data:image/jpeg']")
+    page.wait_for_selector("#live img[src^='data:image/jpeg']", state="attached")
     assert answered(served) > before
