@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fcos_train.data.coco_names import COCO_IDS, COCO_NAMES
 from fcos_train.infer.detector import Detections
 from fcos_train.serve.limits import Refused
 from mmcv_overrides.printable import printable
@@ -60,10 +61,15 @@ def class_name(label: int, classes: Sequence[str]) -> str:
     return classes[label] if label < len(classes) else f"class {label}"
 
 
+def category_id(label: int, classes: Sequence[str]) -> int:
+    """The number of a class: COCO's own for COCO's 80 classes, else counted from 1."""
+    return COCO_IDS[label] if tuple(classes) == COCO_NAMES else label + 1
+
+
 def document(images: Sequence[tuple[str, Answer, Detections]], classes: Sequence[str]) -> dict:
     """A COCO document: ``images``, ``categories`` and ``annotations`` with scores.
 
-    Ids count from 1. A ``bbox`` is x, y, width, height in pixels of the image.
+    Ids count from 1, except those of COCO's own classes. A ``bbox`` is x, y, width, height in pixels of the image.
 
     Args:
         images: file name, answer, and those of its detections that are wanted, for each image.
@@ -77,7 +83,7 @@ def document(images: Sequence[tuple[str, Answer, Detections]], classes: Sequence
             {"id": number, "file_name": name, "width": answer.width, "height": answer.height}
             for number, (name, answer, _) in enumerate(images, start=1)
         ],
-        "categories": [{"id": label + 1, "name": class_name(label, classes)} for label in known],
+        "categories": [{"id": category_id(label, classes), "name": class_name(label, classes)} for label in known],
         "annotations": [],
     }
     for number, (_, _, found) in enumerate(images, start=1):
@@ -86,7 +92,7 @@ def document(images: Sequence[tuple[str, Answer, Detections]], classes: Sequence
                 {
                     "id": len(document["annotations"]) + 1,
                     "image_id": number,
-                    "category_id": label + 1,
+                    "category_id": category_id(label, classes),
                     "category_name": class_name(label, classes),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": (x2 - x1) * (y2 - y1),

@@ -10,6 +10,9 @@ import pytest
 
 from fcos_train.cli.generate import command
 from fcos_train.cli.serve import run
+from fcos_train.data.coco_names import COCO_NAMES
+from fcos_train.infer.detector import Detections
+from fcos_train.serve.answer import Answer, document
 from fcos_train.serve.limits import Clip, Limits, Refused
 from fcos_train.serve.options import ServeOptions, is_local
 from fcos_train.serve.server import FIRST_PORT, listen, make_app, open_model
@@ -138,6 +141,16 @@ def test_options(checkpoint):
     (checkpoint.parent / "model.onnx").touch()
     with pytest.raises(UserError, match="^--config applies to checkpoints; .*model.onnx is an exported model"):
         open_model(ServeOptions(str(checkpoint.parent / "model.onnx"), config="a.py"))
+
+
+def test_numbers_of_coco_classes():
+    found = Detections(np.float32([[1, 2, 4, 8]]), np.float32([0.5]), np.int64([79]))
+    answer = Answer(10, 20, found, 0.25)
+    (one,) = document([("a.jpg", answer, found)], COCO_NAMES)["annotations"]
+    assert (one["category_id"], one["category_name"], one["bbox"], one["area"]) == (90, "toothbrush", [1, 2, 3, 6], 18)
+    unnamed = document([("a.jpg", answer, found)], ())
+    assert unnamed["categories"] == [{"id": 80, "name": "class 79"}]
+    assert unnamed["images"] == [{"id": 1, "file_name": "a.jpg", "width": 10, "height": 20}]
 
 
 class Fake:
