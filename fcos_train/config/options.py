@@ -6,13 +6,13 @@ was not given, so that the config file decides.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
+from fcos_train.config.launcher import launcher_faults, under_torchrun
 from fcos_train.config.recipe import Recipe
 from fcos_train.config.values import parse_cfg_options
 from fcos_train.progress import MODES
@@ -27,7 +27,6 @@ SPLITS = ("train", "val", "test")
 LAUNCHERS = ("none", "pytorch", "slurm")
 NOT_JSON = (".pkl", ".pickle", ".yaml", ".yml", ".npy", ".npz", ".csv")  # --out of mmdet 2.x was a pickle
 MAX_SEED = 2**32 - 1  # of numpy
-Launchable = TypeVar("Launchable", "TrainOptions", "EvalOptions")
 
 
 def device_fault(value: str) -> str | None:
@@ -144,33 +143,6 @@ Workers = Annotated[
     int | None,
     Option("loader processes per rank", metavar="N", default="the config's, at most one per core", least=0),
 ]
-
-
-def under_torchrun() -> bool:
-    """Whether this process is one of several ranks that torchrun started."""
-    told = all(os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-    return told and os.environ["WORLD_SIZE"] != "1"
-
-
-def launched(options: Launchable) -> Launchable:
-    """The options with their launcher decided; without ``--launcher`` the ranks of torchrun join each other."""
-    if options.launcher is not None:
-        return options
-    return replace(options, launcher="pytorch" if under_torchrun() else "none")
-
-
-def _launcher_faults(options: TrainOptions | EvalOptions) -> list[str]:
-    faults = []
-    if options.launcher == "pytorch" and "RANK" not in os.environ:
-        faults.append("--launcher pytorch: start with torchrun, or give --devices N instead")
-    if options.launcher == "slurm" and "SLURM_PROCID" not in os.environ:
-        faults.append("--launcher slurm: start with srun (see scripts/slurm_train.sh); SLURM_PROCID is not set")
-    if options.devices is not None and options.devices > 1:
-        if options.launcher is not None or under_torchrun():
-            faults.append("--devices starts the ranks itself: leave out torchrun and --launcher")
-        if ":" in options.device:
-            faults.append(f"--device {options.device} is one card, not {options.devices}: leave out its number")
-    return faults
 
 
 @dataclass(frozen=True)
@@ -315,7 +287,7 @@ class TrainOptions(Recipe):
 
     def conflicts(self) -> list[str]:
         """Options that contradict each other."""
-        faults = [*_launcher_faults(self), *super().conflicts()]
+        faults = [*launcher_faults(self), *super().conflicts()]
         if self.batch_size == "auto" and (self.launcher not in (None, "none") or under_torchrun()):
             faults.append(
                 "--batch-size auto measures on one device: start the ranks with --devices N, or give a number"
@@ -402,4 +374,4 @@ class EvalOptions(Options):
 
     def conflicts(self) -> list[str]:
         """A launcher that did not launch this process."""
-        return _launcher_faults(self)
+        return launcher_faults(self)

@@ -18,10 +18,11 @@ from fcos_train import progress
 from fcos_train.config import of_checkpoint
 from fcos_train.config.dataset import checked_data, loader_of_split, point_at_data, use_clear_loading
 from fcos_train.config.input_sizes import check_input_sizes
+from fcos_train.config.launcher import Launchable, launched
 from fcos_train.config.load import configured, fill, stem
 from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import TRAINING, make_buildable, require_sections
-from fcos_train.config.options import EvalOptions, Launchable, TrainOptions, launched
+from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.config.packages import missing_packages_named
 from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained

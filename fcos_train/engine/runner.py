@@ -158,6 +158,8 @@ def shown(runner: Runner) -> AbstractContextManager[None]:
     """Draws the bars of a runner that prints on a terminal; does nothing for another one."""
     terminal = next((handler for handler in runner.logger.handlers if hasattr(handler, "shown")), None)
     return nullcontext() if terminal is None else terminal.shown(runner)
+
+
 def imports_of(cfg: Config) -> dict:
     """``custom_imports`` that register every part of a prepared config, those of the config included."""
     given = cfg.get("custom_imports")
