@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import random
-import time
 
 import cv2
 import numpy as np
@@ -58,10 +57,8 @@ def test_two_runs_of_one_process_equal_two_processes(shapes, tmp_path) -> None:
         train(TrainOptions(config, str(shapes), cfg_options={"model.no_such_key": 1}, **FLAGS))
     assert state() == before
     train(TrainOptions(config, str(shapes), str(tmp_path / "mine"), **FLAGS))
-    start = time.perf_counter()
     here = evaluate(EvalOptions(None, str(tmp_path / "mine" / "latest.pth"), device="cpu", workers=2))
-    assert time.perf_counter() - start < 10  # loader processes left to the garbage collector: five seconds each
-    assert state() == before
+    assert state() == before  # its loader processes have ended, they do not wait for the garbage collector
 
     ok(run("train", config, "--data-path", shapes, "--work-dir", tmp_path / "alone", *WORDS))
     ours, theirs = (
