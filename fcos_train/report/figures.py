@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -26,7 +27,7 @@ PALETTE = (
 NAMED = len(PALETTE)  # with more classes they are not told apart by colour
 WRITTEN = 15  # most classes whose counts stand in the cells of the matrix
 SMOOTHED = 20  # logged points from which on a mean is drawn over the loss
-STYLE = {
+STYLE: Any = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -239,7 +240,9 @@ def label_statistics(folder: Path, splits: Mapping[str, Labels]) -> list[Picture
         last = max(3, math.ceil(math.log2(max(most, 2.0))))
         bins = np.geomspace(1, 2**last, 4 * last + 1)
         for split, labels in splits.items():
-            axes.hist(np.maximum(labels.side, 1), bins, histtype="step", color=colours[split], label=split, lw=1.6)
+            axes.hist(
+                np.maximum(labels.side, 1), bins.tolist(), histtype="step", color=colours[split], label=split, lw=1.6
+            )
         for limit in (32, 96):
             axes.axvline(limit, color=INK, lw=0.8, ls=":")
         axes.set_xscale("log", base=2)
@@ -261,7 +264,7 @@ def label_statistics(folder: Path, splits: Mapping[str, Labels]) -> list[Picture
         most = max((int(labels.per_image.max()) for labels in splits.values() if len(labels.per_image)), default=1)
         bins = np.linspace(-0.5, most + 0.5, min(most + 2, 42))
         for split, labels in splits.items():
-            axes.hist(labels.per_image, bins, histtype="step", color=colours[split], label=split, lw=1.6)
+            axes.hist(labels.per_image, bins.tolist(), histtype="step", color=colours[split], label=split, lw=1.6)
         axes.set(xlabel="boxes in an image", ylabel="images")
         axes.legend()
 

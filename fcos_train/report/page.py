@@ -151,12 +151,10 @@ def _context(page: Page, work_dir: Path) -> dict[str, Any]:
     rows = []
     for curve in accuracy.curves if accuracy else ():
         scores, best = metrics["per_class"][curve.name], curve.best
-        at_best = (
-            None
-            if best is None
-            else [float(v[best]) for v in (curve.f1, curve.threshold, curve.precision, curve.recall)]
-        )
-        rows.append({"name": curve.name, "scores": scores, "best": at_best or [None] * 4})
+        at_best: list[float | None] = [None] * 4
+        if best is not None:
+            at_best = [float(v[best]) for v in (curve.f1, curve.threshold, curve.precision, curve.recall)]
+        rows.append({"name": curve.name, "scores": scores, "best": at_best})
     overlaps = confusions(accuracy.matrix, page.evaluation.classes) if accuracy and page.evaluation else []
     return {
         "page": page,

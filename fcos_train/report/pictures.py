@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,10 +35,10 @@ def draw(image: np.ndarray, boxes: Boxes, longer: int = LONGER) -> np.ndarray:
 
     scale = longer / max(image.shape[:2])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    picture: Any = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     if not len(boxes.xyxy):
         return picture
-    detections = sv.Detections(np.asarray(boxes.xyxy, np.float32) * scale, class_id=np.arange(len(boxes.xyxy)))
+    detections: Any = sv.Detections(np.asarray(boxes.xyxy, np.float32) * scale, class_id=np.arange(len(boxes.xyxy)))
     palette = sv.ColorPalette([sv.Color.from_hex(colour) for colour in boxes.colours])
     picture = sv.BoxAnnotator(palette, thickness=2).annotate(picture, detections)
     written = np.array([bool(text) for text in boxes.texts])
