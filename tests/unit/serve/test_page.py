@@ -75,6 +75,7 @@ def test_image_threshold_classes_and_json(served, detector, page):
         slider.press(key)
         objects(page, len(expected(detector, content, score_thr)))
     page.locator("#threshold input[type=number]").fill("0.7")
+    page.locator("#threshold input[type=number]").press("Tab")
     objects(page, len(expected(detector, content, 0.7)))
     assert 0 < len(expected(detector, content, 0.7)) < len(expected(detector, content, 0.3))
     assert page.get_attribute("#picture img", "src") != picture  # drawn again
