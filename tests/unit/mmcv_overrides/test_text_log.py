@@ -25,7 +25,7 @@ def runner(tmp_path, hub, iters=14, length=7, interval=50) -> SimpleNamespace:
         hooks=[json_log.ContractLoggerHook(interval=interval)],
         optim_wrapper=SimpleNamespace(last_grad_norm=torch.tensor(3.1)),
         visualizer=SimpleNamespace(add_scalars=lambda *a, **k: None),
-        logger=SimpleNamespace(info=lambda text: None),
+        logger=SimpleNamespace(info=lambda text, extra=None: None),
     )
 
 

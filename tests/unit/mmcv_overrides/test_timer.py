@@ -44,7 +44,7 @@ class Run:
         self.clock, self.length = clock, length
         self.hook = timer.ClockHook()
         self.lines = []
-        logger = SimpleNamespace(info=self.lines.append, warning=self.lines.append)
+        logger = SimpleNamespace(info=lambda text, extra=None: self.lines.append(text), warning=self.lines.append)
         self.runner = SimpleNamespace(
             message_hub=Hub(),
             iter=resumed_at,
