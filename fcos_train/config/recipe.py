@@ -99,7 +99,7 @@ class Recipe(Options):
     ] = None
     logger: Annotated[
         tuple[str, ...] | None,
-        Option("write curves there too, beside those of the config", metavar="NAME", choices=LOGGERS),
+        Option("write curves there too", metavar="NAME", default="the config's and TensorBoard", choices=LOGGERS),
     ] = None
 
     def conflicts(self) -> list[str]:
