@@ -58,7 +58,7 @@ print(f"log          {WORK_DIR}/*.log (also .log.json, and tb/ for TensorBoard)"
 print(f"picture      {WORK_DIR}/pictures/{picture.stem}_pred.jpg")
 if report.is_file():
     print(f"report       {report} (open it in a browser)")
-print("Next: your own images, annotated in COCO or VOC layout, from weights trained on COCO:")
+print("Next: your own images, annotated in COCO, VOC or YOLO layout, from weights trained on COCO:")
 if not in_environment:
     print("  source .venv/bin/activate")
 print("  fcos-train check-data /path/to/your/data")

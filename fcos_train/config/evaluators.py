@@ -23,7 +23,7 @@ from mmcv_overrides.regular_files import read_json
 
 EVALUATORS = ("val_evaluator", "test_evaluator")
 COCO = ("CocoMetric", "FastCocoMetric")
-# Metrics that read annotations which no COCO or VOC layout holds: where --data-path replaces the data set, they go too.
+# Metrics that read annotations which no layout of boxes holds: where --data-path replaces the data set, they go too.
 OTHER_ANNOTATIONS = (
     "CityScapesMetric",
     "CocoPanopticMetric",
