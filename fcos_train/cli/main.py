@@ -24,7 +24,6 @@ from mmcv_overrides.printable import printable_lines
 # verb -> (module, one line of help)
 VERBS = {
     "train": ("fcos_train.cli.train", "train a detector"),
-    "print-config": ("fcos_train.cli.print_config", "print the config that a training with these flags would use"),
     "eval": ("fcos_train.cli.eval", "evaluate a checkpoint: the 12 COCO numbers and AP per class"),
     "demo": ("fcos_train.cli.demo", "draw the detections of a checkpoint on images or a video"),
     "serve": ("fcos_train.cli.serve", "serve a model as a web page and over HTTP"),
@@ -32,6 +31,7 @@ VERBS = {
         "fcos_train.cli.predict",
         "detect objects in images and videos; write COCO, YOLO, VOC, CSV, crops",
     ),
+    "print-config": ("fcos_train.cli.print_config", "print the config that a training with these flags would use"),
     "ncnn-demo": ("fcos_train.cli.ncnn_demo", "detect objects with an exported ncnn network; the classic lines"),
     "ascend": ("fcos_train.cli.ascend", "offline inference on Ascend, step by step"),
     "export": ("fcos_train.cli.export", "write a checkpoint as ONNX or for another runtime, and verify its outputs"),

@@ -54,7 +54,7 @@ def batch_size_fault(value: str | int) -> str | None:
     """A number of images, or ``auto``."""
     if value == "auto":
         return None
-    if isinstance(value, str):
+    if isinstance(value, bool) or not isinstance(value, int):
         return "must be a whole number, or auto"
     return None if value >= 1 else "must be at least 1"
 

@@ -66,7 +66,9 @@ def test_the_split_of_an_evaluation(data, trained, layout, tmp_path, monkeypatch
     monkeypatch.setattr(run, "build_runner", Built)
     checkpoint = trained["coco"].checkpoint
     for split, count in ((None, 8), ("val", 8), ("train", 24), ("test", 3)):
-        options = EvalOptions(None, checkpoint, str(data[layout]), str(tmp_path / "eval"), "cpu", split=split)
+        options = EvalOptions(
+            None, checkpoint, str(data[layout]), str(tmp_path / "eval"), "cpu", split=split, report=False
+        )
         run.evaluate(options)
         assert read["images"] == count, split
 

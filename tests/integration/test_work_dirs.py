@@ -114,7 +114,8 @@ def analyze_logs() -> ModuleType:
 
 def test_no_empty_folder_is_left(logged) -> None:
     (log,) = logged.glob("*.log")
-    assert {path.name for path in logged.iterdir() if path.is_dir()} == {"tb"}
+    folders = [path for path in logged.iterdir() if path.is_dir()]
+    assert {path.name for path in folders} == {"data", "report", "tb"} and all(any(path.iterdir()) for path in folders)
     assert (logged / f"{log.name}.json").is_file()
 
 

@@ -135,7 +135,7 @@ def test_unreadable_files_are_left_out_and_named(tmp_path, read):
         "path: ../datasets/mine\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n",
         "train: ../images/train\nval: ../images/val\nnc: 2\nnames: ['cat', 'dog']\nroboflow: {version: 1}\n",
         "path: /content/set\ntrain: [images/train]\nval: [images/val]\nnames: {'0': cat, '1': dog}\n",
-        "train: /home/me/set/images/train\nval: C:\\set\\images\\val\nnames: [cat, dog]\n",
+        "train: /mnt/me/set/images/train\nval: C:\\set\\images\\val\nnames: [cat, dog]\n",
         "train: train.txt\nval: lists/val.txt\nnames: [cat, dog]\n",
         "train: ./images/train/\nvalid: images/val\nnames: [cat, dog]\n",
     ],
@@ -143,7 +143,7 @@ def test_unreadable_files_are_left_out_and_named(tmp_path, read):
 def test_forms_of_data_yaml(tmp_path, read, described):
     root = yolo_set(tmp_path / "set", described=described)
     (root / "lists").mkdir()
-    (root / "train.txt").write_text("./images/train/b.jpg\n/home/me/set/images/train/a.jpg\n")
+    (root / "train.txt").write_text("./images/train/b.jpg\n/mnt/me/set/images/train/a.jpg\n")
     (root / "lists" / "val.txt").write_text("images/val/c.jpg\n")
     spec = read()
     assert spec.classes == ("cat", "dog")

@@ -2,6 +2,7 @@
 
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,7 +95,9 @@ def test_the_training_gets_the_number(monkeypatch, capsys) -> None:
     monkeypatch.setattr(batch_size, "cpu_memory", lambda: 20 * GIB)
     monkeypatch.setattr(batch_size, "virtual_memory_limit", lambda: None)
     seen = []
-    monkeypatch.setattr("fcos_train.engine.run.train", seen.append)
+    monkeypatch.setattr(
+        "fcos_train.engine.run.train", lambda given: seen.append(given) or SimpleNamespace(work_dir="w")
+    )
     assert verb.run(options) == 0 and seen[0].batch_size == 24
     monkeypatch.setattr("fcos_train.launch.ranks.run_ranks", lambda *given: seen.append(given[1]) or 0)
     assert verb.run(TrainOptions("c.py", batch_size="auto", devices=2)) == 0 and seen[1].batch_size == 12
