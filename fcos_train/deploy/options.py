@@ -67,7 +67,7 @@ class TargetOptions(ExportOptions):
         str | None,
         Option(
             "range of an activation in onnx-int8: of all values, or without the 0.01 % farthest out",
-            default="minmax",
+            default="percentile",
             choices=("minmax", "percentile"),
         ),
     ] = None

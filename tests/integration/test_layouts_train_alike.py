@@ -58,7 +58,7 @@ def test_the_split_of_an_evaluation(data, trained, layout, tmp_path, monkeypatch
             file = cfg.test_dataloader.dataset.ann_file
             assert cfg.test_evaluator["ann_file"] == file
             read["images"] = len(json.loads(Path(file).read_text())["images"])
-            self.logger = type("", (), {"info": staticmethod(lambda text: None)})()
+            self.logger = type("", (), {"info": staticmethod(lambda text: None), "handlers": ()})()
 
         def test(self):
             return {}

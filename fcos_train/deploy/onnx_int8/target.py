@@ -23,7 +23,7 @@ class OnnxInt8(Target):
 
     def convert(self, job: Conversion) -> None:
         """Quantise with the ranges of training images."""
-        to_int8(job.onnx, job.output, inputs(job), job.settings.get("calibration_method", "minmax"))
+        to_int8(job.onnx, job.output, inputs(job), job.settings.get("calibration_method", "percentile"))
 
     def open(self, path: Path, description: Mapping[str, Any]) -> Session:
         """A session of onnxruntime on the CPU."""
