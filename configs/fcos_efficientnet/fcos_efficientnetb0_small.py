@@ -5,9 +5,9 @@
 #            without the package of pretrained weights: --pretrained none
 # Hardware   one device; 2 CPU cores are enough. A step of 8 images takes 1.72 s on two idle cores of an AMD EPYC
 #            without AVX-512
-# Measured   BCCD, 24 epochs, seed 0, O0. From EfficientNet-Lite0: mAP 0.472, mAP50 0.806 (after 16 epochs
-#            0.464, 0.787). From random weights: mAP 0.342, mAP50 0.585, 28 minutes of CPU time and 10 of the system on one thread of a
-#            busy AMD EPYC, torch 2.13.0, 2026-11-28
+# Measured   BCCD, 24 epochs, seed 0, O0. From EfficientNet-Lite0: mAP 0.472, mAP50 0.806 (after 16 epochs: 0.464 and
+#            0.787). From random weights: mAP 0.342, mAP50 0.585, 28 minutes of CPU time and 10 of the system on one
+#            thread of a busy AMD EPYC, torch 2.13.0, 2026-11-28
 _base_ = "./fcos_efficientnetb0_512.py"
 image_size = (384, 256)
 train_pipeline = (
