@@ -32,7 +32,7 @@ from fcos_train.deploy.parts.description import read_description, read_rule, rem
 from fcos_train.deploy.parts.reference_sessions import FinishedSession
 from fcos_train.deploy.parts.session import Session
 from fcos_train.deploy.parts.target import Conversion, Target
-from fcos_train.deploy.targets import target_of
+from fcos_train.deploy.targets import shared_files, target_of
 from fcos_train.infer.detector import Detector
 from fcos_train.progress import working
 from mmcv_overrides.errors import UserError
@@ -74,6 +74,7 @@ def convert(options: TargetOptions, say: Callable[[str], None] = print) -> Conve
     if options.calibration_images and not target.calibrates(precision):
         raise UserError(f"--calibration-images: nothing is calibrated with --precision {precision}")
     path = Path(options.output or target.file_name(Path(options.checkpoint).stem, precision))
+    _refuse(target, shared_files(target, path))
     detector = load_detector(options)
     shape = options.shape or default_shape(detector)
     _refuse(target, target.early_faults(detector.model, shape))

@@ -73,3 +73,18 @@ def require_artefact(path: str | Path) -> str:
     if not Path(path).exists():
         raise UserError(f"{path}: there is no such file")
     return found
+
+
+def shared_files(target: Target, path: Path) -> list[str]:
+    """Faults: files of an artefact at ``path`` that belong to an exported model of another target beside it.
+
+    ncnn and OpenVINO both keep their weights in ``<name>.bin``, for example.
+    """
+    own = set(target.files(path))
+    faults = []
+    for suffix, name in SUFFIXES.items():
+        for main in sorted(path.parent.glob(f"*{suffix}")) if name != target.name else []:
+            if main.with_name(f"{main.name}.json").is_file():
+                shared = sorted(file.name for file in own & set(target_of(name).files(main)))
+                faults += [f"{file} belongs to {main}; give another --output-file" for file in shared]
+    return faults

@@ -52,6 +52,13 @@ def test_every_map_is_compared_before_the_files_get_their_names(exported):
     assert "Successfully exported openvino model: small.xml" in lines[-1] and "exported ONNX" not in said
 
 
+def test_files_of_another_target_are_not_overwritten(checkpoint, exported):
+    path = exported[0].path.with_suffix(".param")
+    with pytest.raises(UserError, match=r"ncnn: small.bin belongs to .*small.xml; give another --output-file"):
+        convert(TargetOptions(checkpoint, target="ncnn", shape=SHAPE, output=str(path)), str)
+    assert not path.exists()
+
+
 def test_maps_that_differ_leave_files_with_another_name(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(type(target_of("openvino")), "limits", {"fp32": Limits(strides=0.0)})
     path = tmp_path / "small.xml"
