@@ -1,7 +1,7 @@
 # FCOS-Train on Ascend NPUs, on an image of CANN with Python 3.11 that fits the card and its driver:
 #   docker build -f docker/ascend.Dockerfile --build-arg BASE=ascendai/cann:TAG -t fcos-train:ascend .
 #   docker run --rm -it --ipc=host --device /dev/davinci0 --device /dev/davinci_manager --device /dev/devmm_svm \
-#       --device /dev/hisi_hdc -v /usr/local/Ascend/driver:/usr/local/Ascend/driver:ro -v "$PWD:/work" \
+#       --device /dev/hisi_hdc -v /usr/local/Ascend/driver:/usr/local/Ascend/driver:ro -v "$PWD:/workspace" \
 #       fcos-train:ascend train CONFIG --data-path DIR --device npu
 ARG BASE
 FROM ${BASE}
@@ -17,7 +17,7 @@ COPY fcos_train fcos_train
 COPY docker/ascend-entrypoint.sh /usr/local/bin/ascend-entrypoint
 RUN python3 -m pip install --no-cache-dir -c requirements/tested.txt '.[npu,export]' \
     && TORCH_DEVICE_BACKEND_AUTOLOAD=0 fcos-train doctor --fix
-ENV TORCH_HOME=/work/.cache/torch
-WORKDIR /work
+ENV TORCH_HOME=/workspace/.cache/torch
+WORKDIR /workspace
 ENTRYPOINT ["bash", "/usr/local/bin/ascend-entrypoint"]
 CMD ["--help"]

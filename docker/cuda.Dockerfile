@@ -1,6 +1,6 @@
 # FCOS-Train on NVIDIA GPUs; the host needs the driver and the NVIDIA container toolkit. torch brings CUDA itself.
 #   docker build -f docker/cuda.Dockerfile -t fcos-train:cuda .
-#   docker run --rm -it --gpus all --ipc=host -v "$PWD:/work" fcos-train:cuda train CONFIG --data-path DIR
+#   docker run --rm -it --gpus all --ipc=host -v "$PWD:/workspace" fcos-train:cuda train CONFIG --data-path DIR
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 ARG TORCH=torch==2.13.0
@@ -18,7 +18,7 @@ COPY fcos_train fcos_train
 RUN pip install --no-cache-dir "${TORCH}" \
     && pip install --no-cache-dir -c requirements/tested.txt '.[export]' \
     && fcos-train doctor --fix
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video TORCH_HOME=/work/.cache/torch
-WORKDIR /work
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video TORCH_HOME=/workspace/.cache/torch
+WORKDIR /workspace
 ENTRYPOINT ["fcos-train"]
 CMD ["--help"]

@@ -155,7 +155,7 @@ def _loss_loader(cfg: Config) -> ConfigDict:
     leaves = leaf_datasets(loader.dataset)
     annotations = [part for part in walk(training.dataset) if kind_of(part) == "LoadAnnotations"]
     if kind_of(cfg.model.get("data_preprocessor") or {}).startswith("MultiBranch") or not annotations:
-        raise UserError("--val-loss: the training of this config reads its data in a way that has no losses of boxes")
+        raise UserError("--val-loss: this config has no single training pipeline with box annotations")
     for leaf in leaves:
         # Test pipelines load the objects after resizing, in px of the file; losses need them resized with the image.
         steps = [step for step in leaf.pipeline if kind_of(step) != "LoadAnnotations"]

@@ -29,6 +29,6 @@ def draw(image: np.ndarray, box: Sequence[int], label: int, name: str, score: fl
     cv2.rectangle(image, (x1, y1), (x2, y2), colour, 2)
     text = f"{name}: {score:.2f}"
     (width, height), _ = cv2.getTextSize(text, FONT, 0.5, 1)
-    base = y1 - 10 if y1 - 10 > height else y1 + 10  # inside the box when there is no room above it
+    base = y1 - 10 if y1 - 10 > height else y1 + 10  # below the top edge where the text does not fit above it
     cv2.rectangle(image, (x1, base - height), (x1 + width, base + height), colour, cv2.FILLED)
     cv2.putText(image, text, (x1, base), FONT, 0.5, BLACK, 1, cv2.LINE_AA)
