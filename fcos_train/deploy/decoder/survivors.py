@@ -14,6 +14,7 @@ import numpy as np
 from .arithmetic import nonzero
 
 _ROUNDING = 4e-7  # relative; the float32 product of an integer and its scale is off by at most 1.2e-7
+_BUFFER = 8192  # elements; numpy compares shorter rows with a broadcast row at half the speed
 _MANY = 64  # from one survivor in so many logits, a second comparison with the bounds of the points is worthwhile
 
 
@@ -64,9 +65,10 @@ class Survivors:
         if scales is None:
             for logits, part in zip(maps, parts):
                 np.greater_equal(logits.reshape(-1), np.asarray(bound, logits.dtype), out=part)
-        else:  # in long rows, which are fast
+        else:
             for logits, least, part in zip(maps, self._least(maps, scales, bound), parts):
-                np.greater_equal(logits.reshape(len(logits), -1), least, out=part.reshape(len(logits), -1))
+                shape = (-1, least.size) if not self._nchw else (len(least), -1)
+                np.greater_equal(logits.reshape(shape), least, out=part.reshape(shape))
         found = nonzero(flags)
         if bounds_of_points is None or len(found) * _MANY < total:
             return found
@@ -79,14 +81,21 @@ class Survivors:
     def _least(self, maps: Sequence[np.ndarray], scales: np.ndarray, bound: float) -> list[np.ndarray]:
         """Return for each level the least integers that can exceed the bound, for rows of the map; kept for next time.
 
-        For NCHW [C, 1], a row is a channel; for NHWC [W * C], a row is one of the image.
+        For NCHW [C, 1], a row is a channel; for NHWC [points * C], a row is one or more of the image.
         """
-        widths = [logits.shape[1] for logits in maps]
-        if self._bounds.scales is not scales or self._bounds.key != (bound, widths):
+        planes = [logits.shape[:2] for logits in maps]
+        if self._bounds.scales is not scales or self._bounds.key != (bound, planes):
             least = _integers(bound / np.maximum(scales, _TINY))
-            rows = [row[:, None] if self._nchw else np.tile(row, width) for row, width in zip(least, widths)]
-            self._bounds = _Bounds(scales, (bound, widths), rows)
+            points = [_points_of_row(height, width, least.shape[1]) for height, width in planes]
+            rows = [row[:, None] if self._nchw else np.tile(row, count) for row, count in zip(least, points)]
+            self._bounds = _Bounds(scales, (bound, planes), rows)
         return self._bounds.rows
+
+
+def _points_of_row(height: int, width: int, channels: int) -> int:
+    """Return the points of a row for the comparison: those of as few whole image rows as fill numpy's buffer."""
+    rows = (n for n in range(1, height + 1) if height % n == 0 and n * width * channels >= _BUFFER)
+    return next(rows, height) * width
 
 
 _TINY = np.float64(np.finfo(np.float32).tiny)  # in place of a scale of 0, whose bound is infinite

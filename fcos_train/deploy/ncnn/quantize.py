@@ -19,6 +19,7 @@ import numpy as np
 from fcos_train.deploy.ncnn.graph import Graph, Layer
 from fcos_train.deploy.ncnn.session import Network
 from fcos_train.deploy.ncnn.weights import ARRAYS, float16_array, float32_values, int8_array, stored, unknown_kinds
+from fcos_train.deploy.parts.rounding import relative_noise
 from mmcv_overrides.errors import UserError
 
 TERMS = {"Convolution": "2", "ConvolutionDepthWise": "1"}  # kind -> value of parameter 8
@@ -117,13 +118,8 @@ def calibrated(network: Network, images: Sequence[np.ndarray]) -> dict[str, Rang
 
 
 def noise(layer: Layer, inputs: Range) -> float:
-    """Standard deviation of the rounding of a convolution's input, relative to the input.
-
-    A depthwise convolution does not mix channels: there it is the quadratic mean over the channels, each at most 1.
-    """
-    rounding = (inputs.reach / LARGEST) ** 2 / 12
-    power = inputs.power if layer.kind == "ConvolutionDepthWise" else inputs.power.mean(keepdims=True)
-    return float(np.sqrt(np.minimum(1, rounding / np.maximum(power, np.finfo(float).tiny)).mean()))
+    """:func:`relative_noise` of the input of a convolution."""
+    return relative_noise(inputs.reach / LARGEST, inputs.power, layer.kind == "ConvolutionDepthWise")
 
 
 def quantized(

@@ -8,7 +8,7 @@ from typing import Any
 
 from fcos_train.deploy.ncnn.graph import Graph
 from fcos_train.deploy.ncnn.pnnx import converted
-from fcos_train.deploy.ncnn.quantize import TERMS, calibrated, halved, quantized
+from fcos_train.deploy.ncnn.quantize import calibrated, halved, quantized
 from fcos_train.deploy.ncnn.session import NcnnSession, Network
 from fcos_train.deploy.parts.blobs import FLOAT16, FLOAT32, INT8
 from fcos_train.deploy.parts.description import rule_of
@@ -54,12 +54,7 @@ class Ncnn(Target):
             graph, data, kept = quantized(graph, data, ranges)
         elif job.precision == "fp16":
             data, kept = halved(graph, data)
-        if kept:
-            total = sum(layer.kind in TERMS for layer in graph.layers)
-            job.say(
-                f"note: {len(kept)} of {total} convolutions stay float32, because {job.precision} would change them "
-                f"too much: {', '.join(kept)}"
-            )
+        job.say_float(kept)
         _write(job.output, graph, data)
 
     def open(self, path: Path, description: Mapping[str, Any]) -> Session:

@@ -23,7 +23,8 @@ class OnnxInt8(Target):
 
     def convert(self, job: Conversion) -> None:
         """Quantise with the ranges of training images."""
-        to_int8(job.onnx, job.output, inputs(job), job.settings.get("calibration_method", "percentile"))
+        method = job.settings.get("calibration_method", "percentile")
+        job.say_float(to_int8(job.onnx, job.output, inputs(job), method))
 
     def open(self, path: Path, description: Mapping[str, Any]) -> Session:
         """A session of onnxruntime on the CPU."""

@@ -38,6 +38,14 @@ class Conversion:
     settings: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = print
 
+    def say_float(self, kept: Sequence[str]) -> None:
+        """Say which convolutions were left in float32, if any."""
+        if kept:
+            self.say(
+                f"note: {len(kept)} convolutions stay float32, because {self.precision} would change them too much: "
+                + ", ".join(kept)
+            )
+
 
 class Target(ABC):
     """A format to which a verified ONNX file is converted.

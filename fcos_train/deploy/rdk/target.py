@@ -17,6 +17,7 @@ from fcos_train.deploy.rdk.board.runtimes import Emulated
 from fcos_train.deploy.rdk.mapper_config import X3, X5, Board, mapper_config, write_calibration, write_config
 from fcos_train.deploy.rdk.mapper_log import MapperReport, predicted_in, read_mapper_log
 from fcos_train.deploy.rdk.mapper_session import QUANTISED, BoardSession, QuantisedRuntime
+from fcos_train.deploy.rdk.own_weights import give_own_weights
 from fcos_train.deploy.rdk.table import as_record, report_lines
 from fcos_train.deploy.rdk.toolchain import SETUP, Toolchain, find_toolchain, require_toolchain
 from mmcv_overrides.errors import UserError
@@ -47,9 +48,10 @@ class Rdk(Target):
         """Write the ONNX file, the YAML and the calibration set; compile them where the compiler is installed."""
         stem = job.output.name.removesuffix(".bin")
         folder, calibration = job.output.parent, f"{stem}_calibration_f32"
-        graph = onnx.load(job.onnx)
-        graph.ir_version = min(graph.ir_version, IR_VERSION)
-        onnx.save(graph, folder / f"{stem}.onnx")
+        model = onnx.load(job.onnx)
+        model.ir_version = min(model.ir_version, IR_VERSION)
+        give_own_weights(model.graph)
+        onnx.save(model, folder / f"{stem}.onnx")
         count = write_calibration(folder / calibration, job.description, job.calibration(CALIBRATION))
         level = job.settings.get("optimize_level", USUAL_LEVEL)
         config = mapper_config(self.board, job.description, stem, calibration, level)

@@ -34,7 +34,7 @@ class TensorRt(Target):
         """Write the ONNX file and the script; build the engine if this machine can, unless it is a dry run."""
         onnx = _source(job.output)
         if job.precision == "int8":
-            to_int8(job.onnx, onnx, inputs(job), symmetric=True)
+            job.say_float(to_int8(job.onnx, onnx, inputs(job), symmetric=True))
         elif job.precision == "fp16":
             to_fp16(job.onnx, onnx)
         else:

@@ -46,6 +46,12 @@ if "FAKE_SLEEP" in os.environ:
     time.sleep(300)
 if "FAKE_ERROR" in os.environ:
     os.write(2, ("error: " + os.environ["FAKE_ERROR"] + "\\n").encode())  # one write: ranks share the file
+if "FAKE_EXIT" in os.environ:
+    # torchrun ends the other ranks when one has failed: all leave a record first
+    until = time.monotonic() + 30
+    others = [record / f"call{other}.json" for other in range(int(os.environ.get("WORLD_SIZE", "1")))]
+    while time.monotonic() < until and not all(other.exists() for other in others[1:]):
+        time.sleep(0.01)
 sys.exit(int(os.environ.get("FAKE_EXIT", "0")))
 '''.replace("REAL_ROOT", repr(str(ROOT)))
 

@@ -96,6 +96,37 @@ def test_scales_are_those_of_the_largest_values(tmp_path, symmetric, kind, scale
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "int8.onnx"]
 
 
+def _depthwise_then_sum(path):
+    """x [1, 2, 4, 4] -> depthwise by 1 -> ReLU -> the sum of both channels."""
+    node, info, ones = onnx.helper.make_node, onnx.helper.make_tensor_value_info, np.ones((2, 1, 1, 1), np.float32)
+    graph = onnx.helper.make_graph(
+        [
+            node("Conv", ["x", "v"], ["d"], name="depthwise", group=2),
+            node("Relu", ["d"], ["r"]),
+            node("Conv", ["r", "w"], ["y"], name="sum"),
+        ],
+        "g",
+        [info("x", onnx.TensorProto.FLOAT, (1, 2, 4, 4))],
+        [info("y", onnx.TensorProto.FLOAT, (1, 1, 4, 4))],
+        [numpy_helper.from_array(ones, "v"), numpy_helper.from_array(ones.reshape(1, 2, 1, 1), "w")],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+@pytest.mark.parametrize("small, kept", [(1.0, ["depthwise"]), (51.0, [])])
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_a_convolution_whose_channels_differ_too_much_in_range_stays_float(tmp_path, small, kept, method):
+    """Channels of 255 and 1: a step is 1, its rounding 1 / sqrt(12) of the small channel, 0.2 in the quadratic mean of
+    both; with 51 it is 0.004. A convolution that mixes them reads hardly any noise: 1 / sqrt(12) / 180."""
+    _depthwise_then_sum(tmp_path / "float.onnx")
+    value = np.ones((1, 2, 4, 4), np.float32) * np.array([255, small], np.float32).reshape(1, 2, 1, 1)
+    assert to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", [value], method) == kept
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    pairs = {output: node for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    weights = {node.name: node.input[1] in pairs for node in graph.node if node.op_type == "Conv"}
+    assert weights == {"depthwise": not kept, "sum": True}
+
+
 def test_fp16_keeps_the_types_of_input_and_output(tmp_path):
     _one_convolution(tmp_path / "float.onnx")
     to_fp16(tmp_path / "float.onnx", tmp_path / "half.onnx")
@@ -145,10 +176,10 @@ def test_detections_in_int8_are_paired_by_overlap():
 
 
 def test_percentile_leaves_out_rare_values(tmp_path, capsys):
-    """One value of 50 among 96000 between -1 and 1: the whole range has a step of 51 / 255."""
+    """One value of 10 among 96000 between -1 and 1: the whole range has a step of 11 / 255."""
     _one_convolution(tmp_path / "float.onnx")
     values = np.random.default_rng(0).uniform(-1, 1, (2000, 1, 3, 4, 4)).astype(np.float32)
-    values[0, 0, 0, 0, 0] = 50
+    values[0, 0, 0, 0, 0] = 10
     steps = {}
     for method in ("minmax", "percentile"):
         to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", list(values), method)
@@ -156,6 +187,6 @@ def test_percentile_leaves_out_rare_values(tmp_path, capsys):
         node = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "x")
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         steps[method] = float(constants[node.input[1]])
-    assert steps["minmax"] == pytest.approx(51 / 255, rel=0.01)
+    assert steps["minmax"] == pytest.approx(11 / 255, rel=0.01)
     assert steps["percentile"] == pytest.approx(2 / 255, rel=0.1)
     assert capsys.readouterr().out == ""
