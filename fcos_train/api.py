@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from fcos_train.infer.detections import Detections
 from fcos_train.infer.detector import Detector as CheckpointDetector
 from fcos_train.infer.options import DemoOptions
 from mmcv_overrides.errors import UserError
+
+if TYPE_CHECKING:
+    from fcos_train.config.options import TrainOptions
 
 Kind = TypeVar("Kind", bound=Options)
 
@@ -116,19 +119,42 @@ def train(config: str | Path, **options: Any) -> Trained:
         config: a config file, its name within ``configs/``, or ``mmdet::folder/name``.
 
     Raises:
-        UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
+        UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then. With
+            ``devices=2`` or more also a training that failed in one of its processes.
     """
     from mmengine.hooks import CheckpointHook
 
     from fcos_train.config.options import TrainOptions
     from fcos_train.engine import run
-    from fcos_train.report.summary import summarise
+    from fcos_train.launch.batch_size import with_batch_size
 
-    runner = run.train(chosen(TrainOptions, "train", config=config, **options))
+    asked = with_batch_size(chosen(TrainOptions, "train", config=config, **options))
+    if asked.devices is not None and asked.devices > 1:
+        return _trained_by_ranks(asked, asked.devices)
+    runner = run.train(asked)
     hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
     best = getattr(hook, "best_ckpt_path", None) or next(iter(getattr(hook, "best_ckpt_path_dict", {}).values()), None)
-    last = getattr(hook, "last_ckpt", None)
-    folder = Path(runner.work_dir)
+    return _trained(Path(runner.work_dir), getattr(hook, "last_ckpt", None), best)
+
+
+def _trained_by_ranks(options: TrainOptions, ranks: int) -> Trained:
+    """Train in several processes; what they wrote is found in the work dir."""
+    from fcos_train.launch.ranks import run_ranks
+
+    if options.work_dir is None:
+        raise UserError(f"devices={ranks}: give work_dir, the folder in which the processes leave their checkpoints")
+    status = run_ranks("fcos_train.cli.train", replace(options, devices=None), ranks, options.device)
+    if status:
+        raise UserError(f"devices={ranks}: the training ended with status {status}; what it said was printed")
+    folder = Path(options.work_dir)
+    latest = folder / "latest.pth"
+    best = max(folder.glob("best_*.pth"), key=os.path.getmtime, default=None)
+    return _trained(folder, latest.resolve() if latest.exists() else None, best)
+
+
+def _trained(folder: Path, last: str | Path | None, best: str | Path | None) -> Trained:
+    from fcos_train.report.summary import summarise
+
     return Trained(folder, Path(last) if last else None, Path(best) if best else None, summarise(folder).validation)
 
 

@@ -16,11 +16,9 @@ def run(options: TrainOptions) -> int:
     --cfg-options over the config file.
     """
     if options.batch_size == "auto":
-        from fcos_train.launch.batch_size import fitting_batch_size
+        from fcos_train.launch.batch_size import with_batch_size
 
-        size, line = fitting_batch_size(options, options.devices or 1)
-        print(line, flush=True)
-        options = replace(options, batch_size=size)
+        options = with_batch_size(options)
     if options.devices is not None and options.devices > 1:
         from fcos_train.launch.ranks import run_ranks
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 
 import fcos_train
 from fcos_train import Detector, check_data, evaluate, export, train
@@ -16,6 +17,7 @@ from fcos_train.api import chosen
 from fcos_train.config.options import TrainOptions
 from fcos_train.data.shapes import make_shapes
 from fcos_train.infer.detector import Detector as CheckpointDetector
+from fcos_train.launch import batch_size
 from mmcv_overrides.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,7 @@ def test_options_are_those_of_the_command():
         (lambda: train("x", validate="no"), "^--no-validate no: write true or false"),
         (lambda: train("x", seed=-1, device="tpu"), "^--device tpu: .*; --seed -1: must be between 0"),
         (lambda: train("nothing/of/that/name"), "nothing/of/that/name"),
+        (lambda: train("fcos/fcos_tiny_shapes", devices=2, device="cpu"), "^devices=2: give work_dir, the folder in"),
         (lambda: evaluate("none.pth"), "^checkpoint none.pth: no such file"),
         (lambda: export("none.pth"), "none.pth: no such file"),
         (lambda: export(__file__, target="onxx"), "^--target onxx: choose from onnx, caffe"),
@@ -99,6 +102,23 @@ def test_examples_of_the_page(page):
     assert (folder / "drawn.jpg").is_file() and (folder / "drawn_too.jpg").is_file()
     assert len(names["entries"]) == len(names["theirs"]) == len(names["scores"])
     assert [counts["images"] for counts in names["report"].counts.values()] == [8, 4]
+
+
+def test_training_in_two_processes_with_the_largest_batch(page, tmp_path, monkeypatch, capfd):
+    """The batch size, which another test measures, is that for two ranks; what the ranks wrote is returned."""
+    asked = []
+    monkeypatch.setattr(
+        batch_size, "fitting_batch_size", lambda options, ranks: asked.append(ranks) or (3, "batch size 3")
+    )
+    options = dict(data_path=str(page[1] / "shapes"), device="cpu", report=False, max_iters=1, seed=0)
+    done = train("fcos/fcos_tiny_shapes", work_dir=tmp_path, devices=2, batch_size="auto", **options)
+    assert asked == [2] and "batch size 3\n" in capfd.readouterr().out
+    assert Config.fromfile(tmp_path / "config.py").train_dataloader.batch_size == 3
+    assert done.work_dir == tmp_path and done.checkpoint == tmp_path / "iter_1.pth"
+    assert done.best_checkpoint.parent == tmp_path and done.metrics["bbox_mAP"] >= 0
+    with pytest.raises(UserError, match="^devices=2: the training ended with status 2; what it said was printed"):
+        train("fcos/fcos_tiny_shapes", work_dir=tmp_path / "2", devices=2, load_from=tmp_path / "config.py", **options)
+    assert "config.py" in capfd.readouterr().err
 
 
 def test_a_checkpoint_and_its_export(page, capsys):
