@@ -27,6 +27,19 @@ _BYTEARRAY = b"\nbytearray\n"  # the only form in which torch reads names of glo
 _NOT_MADE = "No training writes such a checkpoint; get the file again from its author"
 
 
+def open_archive(file: BinaryIO) -> zipfile.ZipFile:
+    """The zip archive; where torch wrote no checksums (``set_crc32_options(False)``), none are compared.
+
+    Raises:
+        zipfile.BadZipFile: it is not a zip archive.
+    """
+    archive = zipfile.ZipFile(file)
+    if not any(member.CRC for member in archive.infolist()):
+        for member in archive.infolist():
+            del member.CRC  # zipfile compares it if it is there
+    return archive
+
+
 def check_archive(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
     """Refuse zip archives that expand too far, or that two readers may understand differently.
 
@@ -84,7 +97,7 @@ def check_pickles(file: BinaryIO, name: str) -> None:
     """
     file.seek(0)
     if file.read(4) == b"PK\x03\x04":
-        with zipfile.ZipFile(file) as archive:
+        with open_archive(file) as archive:
             named = any(_BYTEARRAY in archive.read(m) for m in archive.namelist() if m.endswith(".pkl"))
     else:
         named = _found_in(file)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import pickletools
-import zipfile
 from typing import BinaryIO
+
+from mmcv_overrides.checkpoint.limits import open_archive
 
 _MAX_PICKLES = 5  # the format of torch < 1.6 is five pickles in a row
 
@@ -21,7 +22,7 @@ def globals_named_in(file: BinaryIO) -> list[str]:
     file.seek(0)
     try:
         if file.read(4) == b"PK\x03\x04":
-            with zipfile.ZipFile(file) as archive:
+            with open_archive(file) as archive:
                 member = next(m for m in archive.namelist() if m.endswith("data.pkl"))
                 _scan(io.BytesIO(archive.read(member)), names)
         else:

@@ -206,6 +206,34 @@ def test_every_fault_of_a_file_has_one_message(tmp_path, make, says):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_every_flipped_bit_of_the_weights_is_noticed(tmp_path):
+    """torch.load takes all of these: the values differ, and a training would go on with them."""
+    path = tmp_path / "it.pth"
+    whole = _good(path)
+    start = whole.index(torch.arange(1000.0).numpy().tobytes())
+    pickled = whole.index(b"state_dict")
+    path.write_bytes(whole[:pickled] + b"X" + whole[pickled + 1 :])
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.load(path)
+    for place in np.random.default_rng(0).integers(start * 8, (start + 4000) * 8, 60).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        assert not torch.equal(torch.load(path)["state_dict"]["w"], torch.arange(1000.0))
+        with pytest.raises(UserError, match=r"it\.pth cannot be read: .*the checksum of archive/data/0 is wrong"):
+            checkpoint.load(path)
+
+
+def test_a_file_without_checksums_is_read(tmp_path):
+    path, before = tmp_path / "it.pth", torch.serialization.get_crc32_options()
+    try:
+        torch.serialization.set_crc32_options(False)
+        torch.save({"w": torch.ones(2)}, path)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert checkpoint.load(path)["w"].tolist() == [1, 1]
+
+
 def test_legacy_truncated(tmp_path):
     path = tmp_path / "old.pth"
     torch.save({"state_dict": {"w": torch.arange(1000.0)}}, path, _use_new_zipfile_serialization=False)
