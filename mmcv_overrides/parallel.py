@@ -27,6 +27,7 @@ from mmcv_overrides.seams import Override
 
 T = TypeVar("T")
 TIMEOUT_S = 600  # of collectives; the environment variable FCOS_DIST_TIMEOUT overrides it
+LONGEST_S = 365 * 86400  # torch keeps deadlines in nanoseconds, which end after 292 years
 
 
 def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) -> None:
@@ -36,8 +37,8 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
     because most configs have ``backend="nccl"``, with which a CPU run could not start.
 
     Raises:
-        UserError: torchrun's environment is missing, this node has more ranks than devices, or the ranks cannot reach
-            each other.
+        UserError: torchrun's environment is missing or has impossible values, this node has more ranks than devices, or
+            the ranks cannot reach each other.
     """
     if init_backend != "torch":
         raise UserError(f"init_backend={init_backend!r} is not supported; use 'torch'")
@@ -47,6 +48,7 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
     if missing:
         raise UserError(f"launcher 'pytorch' needs {', '.join(missing)} in the environment; start with torchrun")
     accelerator = current()
+    _check_environment()
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if accelerator.module is not None and local_size > accelerator.count():
         raise UserError(
@@ -58,7 +60,7 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
     os.environ.setdefault("TORCH_DISTRIBUTED_DEBUG", "INFO")
     timeout = float(os.environ.get("FCOS_DIST_TIMEOUT", TIMEOUT_S))
     kwargs.setdefault("timeout", datetime.timedelta(seconds=timeout))
-    backend = os.environ.get("FCOS_DIST_BACKEND", accelerator.backend)
+    backend = os.environ.get("FCOS_DIST_BACKEND") or accelerator.backend
     interface = choose_interface(backend)
     try:
         dist.init_process_group(backend=backend, **kwargs)
@@ -71,6 +73,43 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
             "give the address that the other machines reach with --local_addr, or the interface with --ifname "
             "(FCOS_LOCAL_ADDR, GLOO_SOCKET_IFNAME)"
         ) from error
+
+
+def _check_environment() -> None:
+    """Check the values that torch would meet one by one, with tracebacks.
+
+    Raises:
+        UserError: with all faults.
+    """
+    faults = []
+    for name, least, most in (
+        ("RANK", 0, None), ("LOCAL_RANK", 0, None), ("WORLD_SIZE", 1, None), ("LOCAL_WORLD_SIZE", 1, None),
+        ("MASTER_PORT", 1, 65535),
+    ):  # fmt: skip
+        text = os.environ.get(name)
+        if text is None:
+            continue
+        if not text.strip().isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            span = f"of at least {least}" if most is None else f"from {least} to {most}"
+            faults.append(f"{name}={text!r}: must be a whole number {span}")
+    if not faults and int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+        faults.append(f"RANK={os.environ['RANK']}: must be below WORLD_SIZE, {os.environ['WORLD_SIZE']}")
+    timeout = os.environ.get("FCOS_DIST_TIMEOUT", str(TIMEOUT_S))
+    try:
+        sound = 0 < float(timeout) <= LONGEST_S
+    except ValueError:
+        sound = False
+    if not sound:
+        faults.append(f"FCOS_DIST_TIMEOUT={timeout!r}: must be seconds, above 0 and at most {LONGEST_S} (a year)")
+    for part in filter(None, os.environ.get("FCOS_DIST_BACKEND", "").split(",")):  # as in cpu:gloo,npu:hccl
+        backend = part.rpartition(":")[2]
+        if backend not in dist.Backend.backend_list:
+            known = ", ".join(name for name in dist.Backend.backend_list if name != "undefined")
+            faults.append(f"FCOS_DIST_BACKEND={part!r}: torch knows {known}")
+        elif not dist.is_backend_available(backend):
+            faults.append(f"FCOS_DIST_BACKEND={part!r}: this torch was built without it")
+    if faults:
+        raise UserError("; ".join(faults))
 
 
 def set_multi_processing(mp_start_method: str = "fork", opencv_num_threads: int = 0, distributed: bool = False) -> None:

@@ -46,3 +46,30 @@ def test_ranks_that_cannot_reach_each_other(monkeypatch, cause):
     kind, text = (UserError, expected) if "Gloo" in cause else (RuntimeError, "^other$")
     with pytest.raises(kind, match=text):
         parallel.init_dist_pytorch("nccl")
+
+
+RANK_1 = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "23333"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"FCOS_DIST_TIMEOUT": "ten"}, "FCOS_DIST_TIMEOUT='ten': must be seconds, above 0 and at most"),
+        ({"FCOS_DIST_TIMEOUT": "0"}, "FCOS_DIST_TIMEOUT='0': must be seconds"),
+        ({"FCOS_DIST_TIMEOUT": "-5"}, "FCOS_DIST_TIMEOUT='-5': must be seconds"),
+        ({"FCOS_DIST_TIMEOUT": "nan"}, "FCOS_DIST_TIMEOUT='nan': must be seconds"),
+        ({"FCOS_DIST_TIMEOUT": "1e300"}, "FCOS_DIST_TIMEOUT='1e300': must be seconds"),
+        ({"FCOS_DIST_BACKEND": "glu"}, "FCOS_DIST_BACKEND='glu': torch knows gloo, "),
+        ({"FCOS_DIST_BACKEND": "cpu:gloo,cpu:glu"}, "FCOS_DIST_BACKEND='cpu:glu': torch knows gloo, "),
+        ({"RANK": "one", "WORLD_SIZE": "0"}, "RANK='one': .* of at least 0; WORLD_SIZE='0': .* of at least 1"),
+        ({"RANK": "2"}, "RANK=2: must be below WORLD_SIZE, 2"),
+        ({"LOCAL_WORLD_SIZE": "-1"}, "LOCAL_WORLD_SIZE='-1': must be a whole number of at least 1"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT='70000': must be a whole number from 1 to 65535"),
+    ],
+)
+def test_impossible_values_of_the_environment(monkeypatch, values, message):
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda **_: pytest.fail("the group was started"))
+    for name, value in (RANK_1 | values).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        parallel.init_dist_pytorch("nccl")
