@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install a wheel into a new environment outside the repository, and train, evaluate, draw and export with it.
+# Install a wheel into a new environment outside the repository, and train (in one process and in two), evaluate, predict,
+# draw, report and export with it.
 #   bash scripts/try_wheel.sh FILE.whl          (a minute of training; TRY_WHEEL_PYTHON selects the Python)
 set -euo pipefail
 wheel=$(realpath "${1:?give a wheel}")
@@ -16,6 +17,10 @@ export PATH="$folder/env/bin:$PATH"
 fcos-train doctor --fix
 fcos-train make-shapes shapes --train 16 --val 8
 fcos-train train fcos/fcos_tiny_shapes --data-path shapes --max-iters 8 --device cpu --work-dir run
+fcos-train train fcos/fcos_tiny_shapes --data-path shapes --max-iters 4 --device cpu --devices 2 --work-dir two
+fcos-train report run two --compare
+fcos-train predict run/latest.pth shapes/val2017 --out predicted --device cpu
+test -s predicted/predictions.json
 fcos-train eval - run/latest.pth --data-path shapes --device cpu
 fcos-train demo run/latest.pth --img shapes/val2017 --show-dir pictures --device cpu
 fcos-train export run/latest.pth --allow-untrained --output-file model.onnx
