@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -124,32 +124,33 @@ def train(config: str | Path, **options: Any) -> Trained:
     """
     from mmengine.hooks import CheckpointHook
 
+    from fcos_train.cli.train import with_batch_size
     from fcos_train.config.options import TrainOptions
     from fcos_train.engine import run
-    from fcos_train.launch.batch_size import with_batch_size
 
-    asked = with_batch_size(chosen(TrainOptions, "train", config=config, **options))
+    asked = chosen(TrainOptions, "train", config=config, **options)
     if asked.devices is not None and asked.devices > 1:
-        return _trained_by_ranks(asked, asked.devices)
-    runner = run.train(asked)
+        return _trained_by_ranks(asked)
+    runner = run.train(with_batch_size(asked))
     hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
     best = getattr(hook, "best_ckpt_path", None) or next(iter(getattr(hook, "best_ckpt_path_dict", {}).values()), None)
     return _trained(Path(runner.work_dir), getattr(hook, "last_ckpt", None), best)
 
 
-def _trained_by_ranks(options: TrainOptions, ranks: int) -> Trained:
+def _trained_by_ranks(options: TrainOptions) -> Trained:
     """Train in several processes; what they wrote is found in the work dir."""
-    from fcos_train.launch.ranks import run_ranks
+    from fcos_train.cli.finished import best_and_last
+    from fcos_train.cli.train import run as command
 
+    asked = f"devices={options.devices}"
     if options.work_dir is None:
-        raise UserError(f"devices={ranks}: give work_dir, the folder in which the processes leave their checkpoints")
-    status = run_ranks("fcos_train.cli.train", replace(options, devices=None), ranks, options.device)
+        raise UserError(f"{asked}: give work_dir, the folder in which the processes leave their checkpoints")
+    status = command(options)
     if status:
-        raise UserError(f"devices={ranks}: the training ended with status {status}; what it said was printed")
+        raise UserError(f"{asked}: the training ended with status {status}; what it said was printed")
     folder = Path(options.work_dir)
-    latest = folder / "latest.pth"
-    best = max(folder.glob("best_*.pth"), key=os.path.getmtime, default=None)
-    return _trained(folder, latest.resolve() if latest.exists() else None, best)
+    best, last = best_and_last(folder)
+    return _trained(folder, last and last.resolve(), best)
 
 
 def _trained(folder: Path, last: str | Path | None, best: str | Path | None) -> Trained:

@@ -26,26 +26,32 @@ def show_finished(folder: Path) -> None:
         console.print(Text.assemble((f"{name:<17}", "bold"), printable(value)), soft_wrap=True)
 
 
+def best_and_last(folder: Path) -> tuple[Path | None, Path | None]:
+    """The checkpoint of the best evaluation and ``latest.pth`` in a work dir; None where there is none."""
+    latest = folder / "latest.pth"
+    return max(folder.glob("best_*.pth"), key=os.path.getmtime, default=None), latest if latest.exists() else None
+
+
 def _rows(folder: Path) -> list[tuple[str, str]]:
     """Name and value of each line."""
     found = summarise(folder)
-    best = max(folder.glob("best_*.pth"), key=os.path.getmtime, default=None)
-    last = folder / "latest.pth"
+    best, last = best_and_last(folder)
     rows = []
     if best is not None:
         score = "" if found.accuracy is None else f"  (bbox_mAP {found.accuracy:.4f}, epoch {found.accuracy_epoch})"
         rows.append(("best checkpoint", _short(best) + score))
-    if last.exists():
+    if last is not None:
         rows.append(("last checkpoint", _short(last)))
     if found.fps is not None:
         rows.append(("images/s", f"{found.fps:.2f}  (without warm-up and evaluation)"))
     if (folder / REPORT).is_file():
         rows.append(("report", _short(folder / REPORT)))
     rows.append(("log and curves", f"{_short(folder)}{os.sep}"))
-    if best is not None or last.exists():
-        checkpoint = shlex.quote(_short(best or last))
-        rows.append(("next", f"fcos-train demo {checkpoint} --img FILE_OR_FOLDER"))
-        rows.append(("", f"fcos-train export {checkpoint}"))
+    checkpoint = best or last
+    if checkpoint is not None:
+        name = shlex.quote(_short(checkpoint))
+        rows.append(("next", f"fcos-train demo {name} --img FILE_OR_FOLDER"))
+        rows.append(("", f"fcos-train export {name}"))
     return rows
 
 

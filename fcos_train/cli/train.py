@@ -15,10 +15,7 @@ def run(options: TrainOptions) -> int:
     Checkpoints, logs and curves go to the work dir; a flag that is given takes precedence over --cfg-options, and
     --cfg-options over the config file.
     """
-    if options.batch_size == "auto":
-        from fcos_train.launch.batch_size import with_batch_size
-
-        options = with_batch_size(options)
+    options = with_batch_size(options)
     if options.devices is not None and options.devices > 1:
         from fcos_train.launch.ranks import run_ranks
 
@@ -28,3 +25,18 @@ def run(options: TrainOptions) -> int:
     runner = train(options)
     show_finished(Path(runner.work_dir))
     return 0
+
+
+def with_batch_size(options: TrainOptions) -> TrainOptions:
+    """The options with a number in the place of ``auto``, which is printed.
+
+    Raises:
+        UserError: that of :func:`fcos_train.launch.batch_size.fitting_batch_size`.
+    """
+    if options.batch_size != "auto":
+        return options
+    from fcos_train.launch.batch_size import fitting_batch_size
+
+    size, line = fitting_batch_size(options, options.devices or 1)
+    print(line, flush=True)
+    return replace(options, batch_size=size)

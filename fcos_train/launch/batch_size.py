@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fcos_train.config.options import TrainOptions
@@ -58,19 +58,6 @@ class Measurements:
     free: int
     rows: tuple[Measured, ...]
     images: int | None = None
-
-
-def with_batch_size(options: TrainOptions) -> TrainOptions:
-    """The options with a number in the place of ``auto``, which is printed.
-
-    Raises:
-        UserError: that of :func:`fitting_batch_size`.
-    """
-    if options.batch_size != "auto":
-        return options
-    size, line = fitting_batch_size(options, options.devices or 1)
-    print(line, flush=True)
-    return replace(options, batch_size=size)
 
 
 def fitting_batch_size(options: TrainOptions, ranks: int = 1) -> tuple[int, str]:

@@ -27,6 +27,12 @@ _BYTEARRAY = b"\nbytearray\n"  # the only form in which torch reads names of glo
 _NOT_MADE = "No training writes such a checkpoint; get the file again from its author"
 
 
+def is_zip(file: BinaryIO) -> bool:
+    """Whether the file begins as torch's zip archives do."""
+    file.seek(0)
+    return file.read(4) == b"PK\x03\x04"
+
+
 def open_archive(file: BinaryIO) -> zipfile.ZipFile:
     """The zip archive; where torch wrote no checksums (``set_crc32_options(False)``), none are compared.
 
@@ -95,8 +101,7 @@ def check_pickles(file: BinaryIO, name: str) -> None:
     Raises:
         UserError: it is named (or a text has exactly this form).
     """
-    file.seek(0)
-    if file.read(4) == b"PK\x03\x04":
+    if is_zip(file):
         with open_archive(file) as archive:
             named = any(_BYTEARRAY in archive.read(m) for m in archive.namelist() if m.endswith(".pkl"))
     else:

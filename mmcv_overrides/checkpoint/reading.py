@@ -126,6 +126,7 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
         RecursionError,
         MemoryError,
         zipfile.BadZipFile,
+        zlib.error,
     ) as error:
         raise UserError(_broken(name, error)) from error
     if reason is None:
@@ -200,10 +201,8 @@ def _check_limits(file: BinaryIO, name: str) -> int:
     if limits.is_tar(file):
         raise UnpicklingError("the tar format of torch < 0.2")
     limits.check_pickles(file, name)
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if file.read(4) != b"PK\x03\x04":
-        return size
+    if not limits.is_zip(file):
+        return file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         return sum(member.file_size for member in archive.infolist())
 
@@ -214,14 +213,10 @@ def _check_sums(file: BinaryIO, name: str) -> None:
     Raises:
         UserError: a part differs, as after a fault of a disk or of a transfer.
     """
-    file.seek(0)
-    if file.read(4) != b"PK\x03\x04":
+    if not limits.is_zip(file):
         return
     with limits.open_archive(file) as archive:
-        try:
-            damaged = archive.testzip()
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
-            raise UserError(_broken(name, error)) from error
+        damaged = archive.testzip()
     if damaged is not None:
         raise UserError(_broken(name, f"the checksum of {damaged} is wrong"))
 

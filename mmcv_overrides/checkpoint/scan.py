@@ -11,7 +11,7 @@ import io
 import pickletools
 from typing import BinaryIO
 
-from mmcv_overrides.checkpoint.limits import open_archive
+from mmcv_overrides.checkpoint.limits import is_zip, open_archive
 
 _MAX_PICKLES = 5  # the format of torch < 1.6 is five pickles in a row
 
@@ -19,9 +19,8 @@ _MAX_PICKLES = 5  # the format of torch < 1.6 is five pickles in a row
 def globals_named_in(file: BinaryIO) -> list[str]:
     """``module.name`` of every global in a file of torch.save (zip or older) or pickle.dump, each once."""
     names: dict[str, None] = {}
-    file.seek(0)
     try:
-        if file.read(4) == b"PK\x03\x04":
+        if is_zip(file):
             with open_archive(file) as archive:
                 member = next(m for m in archive.namelist() if m.endswith("data.pkl"))
                 _scan(io.BytesIO(archive.read(member)), names)

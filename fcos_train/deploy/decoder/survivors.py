@@ -67,7 +67,7 @@ class Survivors:
                 np.greater_equal(logits.reshape(-1), np.asarray(bound, logits.dtype), out=part)
         else:
             for logits, least, part in zip(maps, self._least(maps, scales, bound), parts):
-                shape = (-1, least.size) if not self._nchw else (len(least), -1)
+                shape = (len(least), -1) if self._nchw else (-1, least.size)
                 np.greater_equal(logits.reshape(shape), least, out=part.reshape(shape))
         found = nonzero(flags)
         if bounds_of_points is None or len(found) * _MANY < total:

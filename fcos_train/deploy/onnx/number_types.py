@@ -123,7 +123,7 @@ def _power(model: onnx.ModelProto, names: set[str], inputs: Sequence[np.ndarray]
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in there)
     session = onnxruntime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
     power = dict.fromkeys(names | {entry}, np.zeros(1))
-    for value in track(inputs, "measuring ranges"):
+    for value in track(inputs, "measuring activations"):
         values = session.run(wanted, {entry: value}) if wanted else []  # without names it would return all outputs
         for name, found in zip([entry, *wanted], [value, *values], strict=True):
             power[name] = power[name] + (found.astype(np.float64) ** 2).mean((0, 2, 3)) / len(inputs)
