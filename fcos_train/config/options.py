@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from fcos_train.config.endurance import Endurance
 from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
 from fcos_train.config.launcher import launcher_faults, under_torchrun
-from fcos_train.config.recipe import Recipe
 from fcos_train.config.values import parse_cfg_options
 from fcos_train.progress import MODES
 from fcos_train.weights.index import weights_fault
@@ -146,7 +146,7 @@ Workers = Annotated[
 
 
 @dataclass(frozen=True)
-class TrainOptions(Recipe):
+class TrainOptions(Endurance):
     """Options of ``fcos-train train``.
 
     Raises:
