@@ -79,6 +79,13 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" if address is None else address.is_loopback
 
 
+def resolved(host: str) -> str:
+    """The address that a name has on this machine; the name itself where it has none."""
+    with suppress(OSError):
+        return str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4][0])
+    return host
+
+
 def is_local(host: str) -> bool:
     """Whether a name or an address is one of this machine's; False for names that are unknown here."""
     try:

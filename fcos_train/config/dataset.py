@@ -42,6 +42,12 @@ def _files(leaf: ConfigDict, name: str) -> Split:
     return Split(name, root / leaf.ann_file, root / (leaf.get("data_prefix") or {}).get("img", ""))
 
 
+def files_of_config(cfg: Config) -> list[Split]:
+    """The COCO files that a config names for training and validation; without those of other types."""
+    splits = (_split(cfg.get(f"{name}_dataloader"), name) for name in ("train", "val"))
+    return [split for split in splits if split is not None]
+
+
 def _check_others(cfg: Config, allow_outside: Sequence[str]) -> None:
     """Check the images of data sets that are not checked otherwise: COCO files of other types, several in one.
 
@@ -127,8 +133,7 @@ def data_of_config(
 
 def data_is_there(cfg: Config) -> bool:
     """Whether the annotation files are there that :func:`data_of_config` would read."""
-    splits = [_split(cfg.get(f"{name}_dataloader"), name) for name in ("train", "val")]
-    return all(split is None or split.ann_file.is_file() for split in splits)
+    return all(split.ann_file.is_file() for split in files_of_config(cfg))
 
 
 def point_at_data(cfg: Config, spec: DataSpec) -> list[str]:

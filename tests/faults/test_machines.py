@@ -1,0 +1,181 @@
+"""Several machines: network namespaces joined by a veth pair, gloo ranks in each.
+
+The quick rows are of the check before a training, the slow ones of trainings.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import ROOT, ok, run_script
+from tests.support.namespaces import Machines
+
+MULTI = ROOT / "test" / "train_performance_multinodes.sh"
+TIMEOUT = 6  # s that machines wait for each other
+FAKE_TORCH = """
+import importlib.metadata as metadata
+real = metadata.version
+metadata.version = lambda name: "9.9.9" if name == "torch" else real(name)  # FAKE version
+"""
+FAKE_CODE = "import zlib; real = zlib.crc32; zlib.crc32 = lambda block: real(block) ^ 1  # FAKE: other code"
+FAKE_CLOCK = "import time; real = time.time; time.time = lambda: real() + 90  # FAKE clock"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is different on a node, and what both nodes print.
+
+    Attributes:
+        fault: name of the row. says: a part of the line.
+        one: flags of the check on node 1, which take precedence. training: those of its training.
+        before: Python that node 1 runs first. change: what happens to its copy of the data set.
+        absent: a node that is not started. delay: s by which node 1 comes later. timeout: s to wait for each other.
+        status: of the nodes. also: another part of what they print.
+    """
+
+    fault: str
+    says: str
+    one: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
+    before: str = ""
+    change: str = ""
+    absent: int | None = None
+    delay: float = 0
+    timeout: int = 60
+    status: int = 2
+    also: str = ""
+
+
+NODE1 = "error: node 1 (10.77.0.2): "
+SAME_FLAGS = "start all of them with the same flags"
+HERE = "this machine has 10.77.0.2 (eth0)"
+ROWS = [
+    Row("machines that agree", "2 machines agree: software, code, device, config, data set, flags", status=0,
+        also="fcos_tiny_shapes: node 0 and node 1 (10.77.0.2) share it\n"),
+    Row("another batch size", f"{NODE1}--batch-size is 4, on node 0 it is 2: {SAME_FLAGS}\n",
+        training=("--batch_size=4",)),
+    Row("another seed", f"{NODE1}--seed is 1, on node 0 it is 0: {SAME_FLAGS}\n", training=("--seed=1",)),
+    Row("no validation there", f"{NODE1}--no-validate is given, on node 0 it is not given: {SAME_FLAGS}\n",
+        training=("--no-validate",)),
+    Row("another number of ranks", f"{NODE1}--nproc is 3, on node 0 it is 2: {SAME_FLAGS}\n", one=("--nproc=3",)),
+    Row("another number of nodes", f"{NODE1}--nnodes is 3, on node 0 it is 2: {SAME_FLAGS}\n", one=("--nnodes=3",)),
+    Row("a machine too many", "error: node 2 (10.77.0.2): the nodes of node 0 are 0 to 1: check --nnodes and "
+        "--node_rank\n",
+        one=("--nnodes=3", "--node_rank=2"), before="GRACE"),
+    Row("another value of the config", f"{NODE1}the config differs: optim_wrapper.optimizer.lr is 0.5, on node 0 it is "
+        "0.", training=("--cfg-options", "optim_wrapper.optimizer.lr=0.5")),
+    Row("other annotations", f"{NODE1}the data set differs: train annotations is 1 boxes, ", change="boxes",
+        also=": copy the data set of node 0, or give the right --data_path\n"),
+    Row("an image less", f"{NODE1}the data set differs: train images is 16 listed, 15 present, on node 0 it is 16 "
+        "listed, 16 present: ", change="image"),
+    Row("an empty data folder", f"{NODE1}data path", change="all", also=" is an empty folder\n"),
+    Row("another version of torch, faked", f"{NODE1}the software differs: torch is 9.9.9, on node 0 it is ",
+        before=FAKE_TORCH, also=": install the same versions on all nodes\n"),
+    Row("other code, faked", f"{NODE1}the code of FCOS-Train differs: fcos_train/__init__.py is ", before=FAKE_CODE,
+        also=": bring all nodes to the same commit, without local changes\n"),
+    Row("a flag that does not exist", f"{NODE1}unknown flag --batchsize; did you mean --batch-size?\n",
+        training=("--batchsize=4",)),
+    Row("a device that is absent", f"{NODE1}--device cuda", training=("--device=cuda",)),
+    Row("an address of no machine here", "error: node 1 (10.77.0.9): no interface of this machine has the address "
+        f"10.77.0.9 (--local_addr): {HERE}\n", one=("--local_addr=10.77.0.9",)),
+    Row("the loopback as address", "error: node 1 (127.0.0.1): --local_addr=127.0.0.1 is the loopback, which no other "
+        f"machine can reach: {HERE}\n", one=("--local_addr=127.0.0.1",)),
+    Row("the loopback as master", f"{NODE1}--master_addr=localhost is the loopback on this machine",
+        one=("--master_addr=localhost",), absent=0, timeout=2),
+    Row("two machines that are node 0", "error: node 0 (10.77.0.2): --master_addr=10.77.0.1 is no address of this "
+        f"machine, and node 0 is the master: correct it, or give --node_rank=1 or more; {HERE}\n",
+        one=("--node_rank=0",), absent=0, timeout=2),
+    Row("clocks that differ, faked", "note: node 1 (10.77.0.2): its clock is 90 s ahead of that of node 0", status=0,
+        before=FAKE_CLOCK, also="2 machines agree"),
+    Row("node 0 is absent", "error: node 1: node 0 has not answered at 10.77.0.1:23333 within 2 s (nothing listens "
+        "there yet): start it there with --node_rank=0, or correct --master_addr and --master_port\n", absent=0, timeout=2,
+        also="\nwaiting for node 0 at 10.77.0.1:23333 (1 s of 2 s); nothing listens there yet\n"),
+    Row("node 1 is absent", "error: node 1: it has not come to 10.77.0.1:23333 within 2 s: start it with "
+        "--node_rank=1 and --master_addr=10.77.0.1, and let firewalls pass port 23333\n", absent=1, timeout=2,
+        also="\nwaiting for node 1 (1 s of 2 s); this is node 0, at 10.77.0.1:23333\n"),
+    Row("node 1 comes late", "2 machines agree", delay=4, status=0, also="\nwaiting for node 1 (1 s of 60 s)"),
+]  # fmt: skip
+
+
+def changed(data: Path, change: str, folder: Path) -> Path:
+    """A copy of the data set with a fault, or the data set."""
+    if not change:
+        return data
+    copy = shutil.copytree(data, folder)
+    file = copy / "annotations" / "instances_train2017.json"
+    if change == "boxes":
+        coco = json.loads(file.read_text())
+        file.write_text(json.dumps({**coco, "annotations": coco["annotations"][:1]}))
+    elif change == "image":
+        next((copy / "train2017").iterdir()).unlink()
+    else:
+        shutil.rmtree(copy)
+        copy.mkdir()
+    return copy
+
+
+def check(machines: Machines, row: Row, data: Path, folder: Path) -> list[tuple[int, float, str]]:
+    """Run the check on both machines. Returns status, seconds and output of each."""
+    lines = "import fcos_train.launch.exchange as exchange; exchange.EVERY_S = 1.0\n"
+    if row.before == "GRACE":
+        lines += "import fcos_train.launch.exchange_server as server; server.GRACE_S = 1.0\n"
+    places = [data, changed(data, row.change, folder / "data")]
+    words = []
+    for node, address in enumerate(machines.addresses):
+        flags = [f"--node_rank={node}", f"--local_addr={address}", f"--master_addr={machines.addresses[0]}"]
+        flags += ["--nnodes=2", "--nproc=2", f"--rendezvous_timeout={row.timeout}", *(row.one if node else ())]
+        training = [
+            "fcos/fcos_tiny_shapes",
+            f"--data_path={places[node]}",
+            "--device=cpu",
+            "--seed=0",
+            "--batch_size=2",
+        ]
+        training += row.training if node else ()
+        words.append(["doctor", *flags, "--", *training] if node != row.absent else [])
+    before = [lines, lines + ("" if row.before == "GRACE" else row.before)]
+    task = {
+        "namespaces": machines.names,
+        "words": words,
+        "log": str(folder),
+        "delays": [0, row.delay],
+        "before": before,
+    }
+    done = ok(run_script(ROOT / "tests" / "support" / "two_nodes.py", json.dumps(task)))
+    present = [node for node in (0, 1) if node != row.absent]
+    ends = json.loads(done.stdout.splitlines()[-1])
+    return [(*end, (folder / f"{node}.txt").read_text()) for node, end in zip(present, ends, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def sixteen(tmp_path_factory) -> Path:
+    from fcos_train.data.shapes import make_shapes
+
+    return make_shapes(tmp_path_factory.mktemp("data"), train=16, val=4, size=(96, 80), seed=0)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault.replace(" ", "_"))
+def test_machines_before_a_training(machines, row, sixteen, tmp_path) -> None:
+    for status, seconds, text in check(machines, row, sixteen, tmp_path):
+        assert status == row.status, text
+        assert row.says in text and row.also in text
+        assert text.count("error: ") == (1 if row.status else 0) and "Traceback" not in text
+        assert seconds < row.timeout + 30
+    assert not list((ROOT / "work_dirs").glob(".fcos-train-*")) and not list(ROOT.glob(".fcos-train-*"))
+
+
+def test_the_port_is_taken(machines, sixteen, tmp_path) -> None:
+    program = "import socket, time; s = socket.create_server(('', 23333)); print('ready', flush=True); time.sleep(99)"
+    other = machines.start(0, [sys.executable, "-c", program], tmp_path / "other.txt")
+    other.wait_for("ready")
+    row = Row("", "", timeout=2)
+    (zero, _, first), (one, _, second) = check(machines, row, sixteen, tmp_path)
+    assert (zero, one) == (2, 2)
+    assert "error: node 0 (10.77.0.1): port 23333 is in use here, or not allowed: give another --master_port" in first
+    assert "error: node 1: node 0 has not answered at 10.77.0.1:23333 within 2 s" in second
