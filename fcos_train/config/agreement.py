@@ -20,7 +20,7 @@ from mmcv_overrides.printable import printable
 Section = Mapping[str, str]
 Facts = Mapping[str, Section]
 
-FLAGS, CONFIG = "flags", "config"
+FLAGS, CONFIG, DATA = "flags", "config", "data set"
 # What each machine may choose for itself: places, its devices, how much it prints; --cfg-options are in the config.
 OWN = frozenset(
     ("config", "checkpoint", "data_path", "work_dir", "device", "devices", "npu_ids", "workers", "progress",
@@ -33,6 +33,7 @@ LONGEST, NAMED = 60, 3
 REMEDIES = {
     FLAGS: "start all of them with the same flags",
     CONFIG: "give all of them the same config and --cfg-options",
+    DATA: "copy the data set of node 0, or give the right --data_path",
 }
 
 

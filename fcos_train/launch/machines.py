@@ -11,7 +11,7 @@ from fcos_train.config.options import TrainOptions
 from fcos_train.launch.exchange import Place, Said, Say, Verdict, ask_node_0
 from fcos_train.launch.exchange_server import serve_nodes
 from fcos_train.launch.network import port_is_free
-from fcos_train.launch.node_facts import CODE, DATA, DEVICE, SOFTWARE, marked, node_facts
+from fcos_train.launch.node_facts import CODE, DEVICE, SOFTWARE, marked, node_facts
 from mmcv_overrides.printable import printable
 
 MIB = 1 << 20
@@ -19,7 +19,6 @@ LEAST, LITTLE = 100 * MIB, 2048 * MIB  # bytes free for checkpoints: refused bel
 CLOCKS_S = 5.0
 WHAT_TO_DO = {
     **REMEDIES,
-    DATA: "copy the data set of node 0, or give the right --data_path",
     SOFTWARE: "install the same versions on all nodes",
     CODE: "bring all nodes to the same commit, without local changes",
     DEVICE: "train on devices of one kind (--device)",

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 import fcos_train
 import mmcv_overrides
-from fcos_train.config.agreement import CONFIG, FLAGS, config_facts, flags_of
+from fcos_train.config.agreement import CONFIG, DATA, FLAGS, config_facts, flags_of
 from fcos_train.config.options import TrainOptions
 from fcos_train.launch.exchange import Place, Said
 from fcos_train.launch.network import port_is_free
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.network import is_local, is_loopback, own_addresses, resolved
 
-DATA, SOFTWARE, CODE, DEVICE = "data set", "software", "code of FCOS-Train", "device"
+SOFTWARE, CODE, DEVICE = "software", "code of FCOS-Train", "device"
 PACKAGES = {
     "torch": ("torch",),
     "torch_npu": ("torch-npu",),
