@@ -160,8 +160,9 @@ def _ask(connection: socket.socket, place: Place, mine: Said, clock: Clock, say:
     connection.settimeout(ANSWER_S)
     connection.sendall(encoded({**mine, "greeting": GREETING, "node": place.node, "time": time.time()}))
     verdict, waiting = Verdict(), "node 0"
-    # Node 0 has the same deadline, and its verdict names who is absent.
-    for said in messages(connection, lambda: min(SILENCE_S, clock.left + ANSWER_S)):
+    heard: list[Said] = []  # if anything, it is node 0, which has the same deadline and will name who is absent
+    for said in messages(connection, lambda: min(SILENCE_S, clock.left + (ANSWER_S if heard else 0))):
+        heard.append(said)
         if "waiting" in said:
             waiting = printable(said["waiting"])
             if not clock.left:

@@ -186,7 +186,8 @@ class _Server:
         twin = next((other for other in self.nodes() if other.node == node), None)
         if twin is None and 0 < node < self.place.nodes:
             ahead = clock - time.time() if isinstance(clock, (int, float)) else 0.0
-            connection.node, connection.said = node, {**said, "ahead": ahead, "from": connection.address}
+            connection.node, connection.said = node, {**said, "ahead": ahead}
+            connection.tell({"received": node})
             return True
         reason = (
             f"the nodes of node 0 are 0 to {self.place.nodes - 1}: check --nnodes and --node_rank"
