@@ -61,6 +61,9 @@ def on_each_node(action: Callable[[], T]) -> dict[int, T]:
     size = get_world_size()
     if size == int(os.environ.get("LOCAL_WORLD_SIZE", size)):
         return {node(): on_master(action)}
-    leads = os.environ.get("LOCAL_RANK", "0") == "0"
+    local = (
+        "LOCAL_RANK" if "GROUP_RANK" in os.environ else "SLURM_LOCALID"
+    )  # with a card per task all LOCAL_RANKs are 0
+    leads = os.environ.get(local, os.environ.get("LOCAL_RANK", "0")) == "0"
     found = from_all_ranks(lambda: (node(), [action()] if leads else []))
     return {where: results[0] for _, (where, results) in reversed(found) if results}

@@ -60,4 +60,4 @@ def test_machines_with_data_of_their_own(shapes, tmp_path) -> None:
     next((copies[1] / "train2017").iterdir()).unlink()
     done = start(copies[0], tmp_path, where="machines", other_data=copies[1])
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search("node 1: the data set differs: train images is 23, on node 0 it is 24; ", done.stderr), done.stderr
+    assert re.search("node 1: the data set differs: train images is 23, on node 0 it is 24", done.stderr), done.stderr

@@ -185,6 +185,16 @@ def test_the_port_is_taken(machines, sixteen, tmp_path) -> None:
     assert "error: node 1: node 0 has not answered at 10.77.0.1:23333 within 2 s" in second
 
 
+def test_a_cut_link(machines, sixteen, tmp_path) -> None:
+    machines.cut(0)
+    (zero, _, first), (one, _, second) = check(machines, Row("", "", timeout=4), sixteen, tmp_path)
+    assert (zero, one) == (2, 2)
+    assert "error: node 1: it has not come to 10.77.0.1:23333 within 4 s" in first
+    assert (
+        "error: node 1: node 0 has not answered at 10.77.0.1:23333 within 4 s (no answer: is the machine on" in second
+    )
+
+
 TRAIN = ("--opt-level", "O0", "--workers", "0", "--no-report", "--no-check", "--no-validate", "--seed", "0")
 TRAIN += ("--device", "cpu", "--batch-size", "1", "--max-iters", "4")
 SCRIPT = ("bash", ROOT / "test" / "train_performance_multinodes.sh")
