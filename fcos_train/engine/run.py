@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mmengine.dist as dist
 import torch
@@ -32,6 +33,7 @@ from fcos_train.engine.process_state import loaders_closed, process_state_kept
 from fcos_train.engine.report_hook import ReportHook
 from fcos_train.engine.run_facts import Origin
 from fcos_train.engine.runner import build_runner, shown
+from fcos_train.engine.same_options import read_alike
 from fcos_train.models import describe_norms, use_level_norms
 from fcos_train.start import start
 from mmcv_overrides import checkpoint as checkpoints
@@ -133,6 +135,13 @@ def _resume_from(wanted: str | None, folder: Path) -> str | None:
     return str(newest)
 
 
+def _read(options: TrainOptions) -> tuple[Config, tuple[dict[str, Any], list[str]]]:
+    """The config with --cfg-options, what these say instead of flags, and lines for the log."""
+    cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
+    require_sections(cfg, options.config, TRAINING)
+    return cfg, (special, notes)
+
+
 def train(options: TrainOptions) -> Runner:
     """Train as the options say. What this sets in the process is put back at the end.
 
@@ -145,8 +154,7 @@ def train(options: TrainOptions) -> Runner:
     progress.choose(options.progress)
     options = launched(_alone(options))
     with _processes(options) as (accelerator, reason):
-        cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
-        require_sections(cfg, options.config, TRAINING)
+        cfg, (special, notes) = read_alike(options, lambda: _read(options))
         origin = Origin(options, cfg.to_dict())
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -185,6 +193,12 @@ def _config_of(options: EvalOptions) -> tuple[str | Config, list[str]]:
     return config, [*found.notes, f"config: that of {options.checkpoint}"]
 
 
+def _read_for_evaluation(options: EvalOptions, config: str | Config) -> tuple[Config, tuple[dict[str, Any], list[str]]]:
+    cfg, special, notes = configured(config, options.cfg_options, options.safe_config)
+    require_sections(cfg, options.config or options.checkpoint, ("model", "test_dataloader"))
+    return cfg, (special, notes)
+
+
 def evaluate(options: EvalOptions) -> dict[str, float]:
     """Evaluate a checkpoint on the validation images, or on another split.
 
@@ -199,8 +213,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
     with _processes(options) as (accelerator, reason):
         config, said = _config_of(options)
         _say(said)
-        cfg, special, notes = configured(config, options.cfg_options, options.safe_config)
-        require_sections(cfg, options.config or options.checkpoint, ("model", "test_dataloader"))
+        cfg, (special, notes) = read_alike(options, lambda: _read_for_evaluation(options, config))
         origin = Origin(options, cfg.to_dict())
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))

@@ -44,6 +44,7 @@ class Recipe:
     master_port: str = ""
     local_addr: str = ""
     ifname: str = ""
+    rendezvous_timeout: str = ""
     port: str = ""
     device: str = "auto"
     data_path: str = ""
@@ -216,6 +217,20 @@ def _with_learning_rate(rate: str, extra: list[str]) -> list[str]:
     return ["--no-auto-lr", *extra[:at], setting, *extra[at:]]
 
 
+def check_machines(recipe: Recipe, port: str, words: Sequence[str]) -> int:
+    """The first step on several machines: ``fcos-train doctor --nnodes``. Returns its status.
+
+    Args:
+        words: the command of the training.
+    """
+    doctor = [sys.executable, "-m", "fcos_train", "doctor", "--nnodes", recipe.nnodes, "--node-rank", str(recipe.node)]
+    doctor += ["--master-addr", recipe.master, "--master-port", port, "--nproc", recipe.nproc]
+    doctor += ["--local-addr", os.environ["FCOS_LOCAL_ADDR"]]
+    if recipe.rendezvous_timeout:
+        doctor += ["--rendezvous-timeout", recipe.rendezvous_timeout]
+    return run_supervised([*doctor, "--", *words[list(words).index("train") + 1 :]], None)
+
+
 def link_data(path: str) -> None:
     """Link data/<name> to the data, for other programs that read data/coco. The training itself uses --data-path."""
     place = Path("data").absolute()
@@ -257,6 +272,8 @@ def run(recipe: Recipe, extra: Sequence[str]) -> int:
 
         os.environ.update(rank_environment("cpu" if kind == "auto" else kind, int(recipe.nproc), recipe.nodes))
     words = command(recipe, port, extra)
+    if recipe.nodes > 1 and (status := check_machines(recipe, port, words)):
+        return status
     link_data(recipe.data_path)
     if recipe.plain:
         return run_supervised(words, None)
