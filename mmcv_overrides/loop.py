@@ -191,6 +191,20 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def _validates_now(self) -> bool:
         return self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
 
+    def validation_due(self) -> bool:
+        """Whether a validation belongs after the iterations that are done, for a loop that is about to run.
+
+        A checkpoint that was saved by iteration at the end of an epoch has the index of that epoch; the epoch is
+        counted here, as the run that saved it did before it validated.
+        """
+        epochs, rest = divmod(self._iter, len(self.dataloader))
+        if not rest and epochs == self._epoch + 1:
+            self._epoch = epochs
+        if not self._iter or self.done:
+            return self._iter > 0
+        self._decide_current_val_interval()
+        return not rest and epochs == self._epoch and self._validates_now()
+
     def run_epoch(self) -> None:
         """One epoch, or the rest of it after a resume."""
         length = len(self.dataloader)
