@@ -1,10 +1,11 @@
 """Checkpoints: atomic writing, reading that executes nothing, exact resume, weights matched by name and class.
 
-Modules: ``writing`` (save), ``reading``, ``limits``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may
-hold), ``embedded_config`` (the configuration in a checkpoint), ``newest``, ``resume`` and ``schedule`` (resume),
-``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into a model), ``hook`` (during training),
-``background`` and ``host_copy`` (writing beside the training), ``missed_validation`` (after a kill), ``rng`` (random
-states), ``values`` (weights that are not numbers), ``mmengine_functions`` (replacements of mmengine's functions).
+Modules: ``writing`` (save), ``background`` and ``host_copy`` (beside the training), ``reading``, ``limits``,
+``unpickle`` and ``scan`` (load), ``plain`` (what a file may hold), ``values`` (weights that are not numbers),
+``embedded_config`` (the configuration in a checkpoint), ``newest``, ``links``, ``resume``, ``schedule`` and
+``missed_validation`` (resume), ``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into a
+model), ``hook`` (during training), ``rng`` (random states), ``mmengine_functions`` (replacements of mmengine's
+functions).
 """
 
 from mmcv_overrides.checkpoint.background import train

@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from mmcv_overrides.checkpoint.host_copy import HostCopy
 from mmcv_overrides.checkpoint.plain import plain
 from mmcv_overrides.checkpoint.writing import check_finite, prepare, write
+from mmcv_overrides.errors import UserError
 
 Job = Callable[[], object]
 _upstream_train = Runner.train
@@ -112,7 +113,15 @@ class BackgroundWriter:
             write(content, place)
             then()
 
-        self.after(job)
+        def again() -> None:
+            try:
+                job()
+            except UserError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                job()  # somebody has removed the folder meanwhile
+
+        self.after(again)
 
 
 def captured(state: Mapping, path: str | Path) -> bool:

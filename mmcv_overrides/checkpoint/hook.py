@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -18,6 +16,7 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmcv_overrides import run_folder
 from mmcv_overrides.checkpoint.background import BackgroundWriter
+from mmcv_overrides.checkpoint.links import point_latest, remove_expired
 from mmcv_overrides.checkpoint.missed_validation import MissedValidationHook
 from mmcv_overrides.checkpoint.mmengine_functions import is_local
 from mmcv_overrides.checkpoint.rng import RandomStates
@@ -25,7 +24,7 @@ from mmcv_overrides.checkpoint.schedule import keep_config
 from mmcv_overrides.checkpoint.weights import bare, state_dict_of
 from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove_leftovers, temporary_suffix
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import replacing, sync_folder, unguessable, written
+from mmcv_overrides.files import replacing, written
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.timer import paused
 
@@ -77,6 +76,8 @@ class SafeCheckpointHook(CheckpointHook):
         """Take the work folder and finish a resume."""
         super().before_train(runner)
         self._resumed = self._resumes(runner)
+        if self._resumed:  # upstream forgets it, and would not save it again with the best score
+            self.last_ckpt = runner.message_hub.get_info("last_ckpt", None)
         self._record = on_master(lambda: self._begin_run(runner))
         self._continue(runner)
         self._random.separate_loader(runner)
@@ -97,7 +98,18 @@ class SafeCheckpointHook(CheckpointHook):
         name_run(record.run)
         for place in {folder, apart or folder}:
             remove_leftovers(place, record.runs() + (before.runs() if before else []))
+        if resumed is not None and self._local:
+            remove_expired(out_dir, self.filename_tmpl, list(getattr(self, "keep_ckpt_ids", [])), record)
+            self._point_to_resumed(runner, out_dir, before)
         return record
+
+    def _point_to_resumed(self, runner: Runner, out_dir: Path, before: run_folder.Record | None) -> None:
+        """Finish what a kill may have interrupted: the links name the checkpoint that this training goes on from."""
+        name = Path(str(self.last_ckpt or "")).name
+        if name and before is not None and self._loaded is not None and (out_dir / name).is_file():
+            link = out_dir / "latest.pth"
+            if before.owns(self._loaded["run"], self._loaded["iter"]) and link.resolve().name != name:
+                self._point_to_latest(runner, self.file_backend.join_path(self.out_dir, name), name)
 
     def _resumes(self, runner: Runner) -> bool:
         """Whether the loop is where the loaded checkpoint was: on resume, but not after ``load_from``."""
@@ -374,20 +386,6 @@ class SafeCheckpointHook(CheckpointHook):
             self.best_ckpt_path = path
         else:
             self.best_ckpt_path_dict[key] = path
-
-
-def point_latest(folder: Path, name: str) -> None:
-    """Atomically make ``folder/latest.pth`` a relative link to ``name``, or a copy where links are not supported."""
-    latest = folder / "latest.pth"
-    link = unguessable(latest, temporary_suffix())
-    try:
-        os.symlink(name, link)
-    except OSError:
-        with open(folder / name, "rb") as source, replacing(latest, temporary_suffix()) as copy:
-            shutil.copyfileobj(source, copy)
-    else:
-        os.replace(link, latest)
-        sync_folder(folder)
 
 
 def _name_classes(runner: Runner) -> None:

@@ -92,7 +92,7 @@ def write(content: Any, path: Path) -> None:
 def check_finite(state: Mapping) -> None:
     """Raise :class:`NonFiniteWeights` if a state dict in ``state``, or ``state`` itself, is not finite."""
     dicts = {k: v for k, v in state.items() if str(k).endswith("state_dict") and isinstance(v, Mapping)}
-    bad = [name for d in (dicts.values() if dicts else [state]) for name, t in d.items() if not _finite(t)]
+    bad = [name for d in (dicts.values() if dicts else [state]) for name, t in d.items() if not is_finite(t)]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise NonFiniteWeights(
@@ -101,7 +101,8 @@ def check_finite(state: Mapping) -> None:
         )
 
 
-def _finite(tensor: Any) -> bool:
+def is_finite(tensor: Any) -> bool:
+    """Whether a tensor has neither inf nor nan; True for what is no tensor, or none of floating-point numbers."""
     if not isinstance(tensor, torch.Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     if tensor.is_floating_point() and tensor.element_size() == 1:  # float8 has no isfinite

@@ -99,7 +99,6 @@ class CommandServer:
             texts = {name: path.read_text() for name, path in outputs.items()}
         return subprocess.CompletedProcess(arguments, status, **texts)
 
-
     def begin(
         self, arguments: list[str], log: Path, extra: dict[str, str], program: Path | str = COMMAND, ranks: int = 1
     ) -> list[int]:
