@@ -68,10 +68,10 @@ class RunConfig(Config):
     def pretty_text(self) -> str:
         """The config as a program."""
         content = repr(self._cfg_dict)
-        known = vars(self).get("_known_text")
+        known = self.__dict__.get("_known_text")
         if known is None or known[0] != content:
             known = content, super().pretty_text
-            vars(self)["_known_text"] = known
+            self.__dict__["_known_text"] = known
         return known[1]
 
 
