@@ -178,18 +178,43 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def _run(self) -> torch.nn.Module:
         self.runner.call_hook("before_train")
-        if self.done:
+        if self._epoch_open():
+            self._finish_epoch()
+            self._validate()
+        elif self.done:
             print_log(f"nothing to do: {self._iter} of {self._max_iters} iterations are already done", "current")
         while not self.done:
             self.run_epoch()
-            self._decide_current_val_interval()
-            if self.runner.val_loop is not None and (self.done or self._validates_now()):
-                self.runner.val_loop.run()
+            self._validate()
         self.runner.call_hook("after_train")
         return self.runner.model
 
     def _validates_now(self) -> bool:
         return self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
+
+    def validation_due(self) -> bool:
+        """Whether a validation belongs after the iterations that are done, for a loop that is about to run."""
+        epochs, rest = divmod(self._iter, len(self.dataloader))
+        if not self._iter or self._epoch_open():
+            return False
+        if self.done:
+            return True
+        self._decide_current_val_interval()
+        return not rest and epochs == self._epoch and self._validates_now()
+
+    def _epoch_open(self) -> bool:
+        """Whether only the end of an epoch is missing: the state was saved by iteration, at its last one."""
+        return self._iter == (self._epoch + 1) * len(self.dataloader)
+
+    def _finish_epoch(self) -> None:
+        """What follows the last iteration of an epoch: schedulers that step by epoch, for one."""
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def _validate(self) -> None:
+        self._decide_current_val_interval()
+        if self.runner.val_loop is not None and (self.done or self._validates_now()):
+            self.runner.val_loop.run()
 
     def run_epoch(self) -> None:
         """One epoch, or the rest of it after a resume."""
@@ -208,8 +233,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         if idx + 1 < length:
             self.runner.call_hook("after_partial_epoch")
         else:
-            self.runner.call_hook("after_train_epoch")
-            self._epoch += 1
+            self._finish_epoch()
 
     def _after_hooks_changed_the_model(self) -> None:
         """Weights may have been written through ``.data``, and parameters unfrozen."""
@@ -231,9 +255,6 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def _start_position(self, length: int) -> int:
         start = self._iter - self._epoch * length
-        if start == length:  # saved by iteration at the very end of an epoch
-            self._epoch += 1
-            start = 0
         if 0 <= start < length:
             return start
         print_log(

@@ -40,6 +40,7 @@ from mmcv_overrides import checkpoint as checkpoints
 from mmcv_overrides import device, run_folder
 from mmcv_overrides.checkpoint.reading import peek
 from mmcv_overrides.checkpoint.resume import check_resumable
+from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable_lines
@@ -243,10 +244,19 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             start = time.perf_counter()
             with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
                 metrics = runner.test()
+            on_master(lambda: _require_files(runner))
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             if options.report:
                 report.write(runner)
             return metrics
+
+
+def _require_files(runner: Runner) -> None:
+    """Refuse an evaluation of its own whose results, printed by now, are not in their files."""
+    for metric in runner.test_loop.evaluator.metrics:
+        files = getattr(metric, "files", None)
+        if isinstance(files, Dispensable) and files.fault is not None:
+            raise UserError(files.fault)
 
 
 TRAINING_KEYS = (

@@ -19,6 +19,7 @@ from mmcv_overrides.checkpoint import limits
 from mmcv_overrides.checkpoint.plain import revive
 from mmcv_overrides.checkpoint.scan import globals_named_in
 from mmcv_overrides.checkpoint.unpickle import ALLOWED, placeholders
+from mmcv_overrides.checkpoint.values import check_values
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import special
 
@@ -56,7 +57,8 @@ def load(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False
         trust: allow unpickling, and so any code in the file, if ``weights_only=True`` fails.
 
     Raises:
-        UserError: the file is missing, empty, truncated, not a checkpoint, or needs unpickling and is not trusted.
+        UserError: the file is missing, empty, truncated, not a checkpoint, or needs unpickling and is not trusted; its
+            weights are not finite, or complex (:func:`.values.check_values`).
     """
     path = Path(path).expanduser()
     check_there(path)
@@ -112,7 +114,7 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             found = torch.load(file, map_location=map_location, weights_only=True)
         limits.check_tree(found, held, name)
-        return revive(found)
+        found = revive(found)
     except UnpicklingError as error:
         reason = _reason(file, error)
     except (
@@ -129,6 +131,10 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
         zlib.error,
     ) as error:
         raise UserError(_broken(name, error)) from error
+    else:
+        if isinstance(found, dict):
+            check_values(found, name)
+        return found
     if reason is None:
         raise UserError(_broken(name, "it is not in a format of torch.save"))
     if not trust:
