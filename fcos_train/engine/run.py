@@ -24,9 +24,11 @@ from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import TRAINING, make_buildable, require_sections
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.config.packages import missing_packages_named
+from fcos_train.config.part_named import parts_named
 from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
+from fcos_train.engine.first_step import first_step_named
 from fcos_train.engine.memory import memory_explained
 from fcos_train.engine.process_state import loaders_closed, process_state_kept
 from fcos_train.engine.report_hook import ReportHook
@@ -106,6 +108,13 @@ def _folder(claim: Callable[[], tuple[Path, list[str]]]) -> Iterator[tuple[Path,
             run_folder.release(folder)
 
 
+@contextmanager
+def _explained(runner: Runner) -> Iterator[None]:
+    """Exceptions that a user can do something about are user errors, and say what."""
+    with missing_packages_named(), first_step_named(runner), parts_named(runner.cfg), memory_explained(runner):
+        yield
+
+
 def _say_norms(runner: Runner) -> None:
     lines, warnings = describe_norms(runner.model)
     for line in lines:
@@ -156,14 +165,16 @@ def train(options: TrainOptions) -> Runner:
         wanted = Path(given or Path("work_dirs") / name)
         with _folder(lambda: work_dir.claim(wanted, bool(given), resume, options.overwrite)) as (folder, where):
             _say([*where, reason, *notes])
-            _say(prepare(cfg, options, accelerator, folder, _resume_from(resume, folder)))
+            start_from = _resume_from(resume, folder)
+            with parts_named(cfg):  # to choose the step, parts of the model are built on trial
+                _say(prepare(cfg, options, accelerator, folder, start_from))
             stale = work_dir.stale_files(folder, cfg.load_from) if options.overwrite else []
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
             if options.report:
                 runner.register_hook(ReportHook(origin))
-            with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
+            with _explained(runner), loaders_closed(runner), shown(runner):
                 runner.train()
             return runner
 
@@ -228,7 +239,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             if options.report:
                 runner.register_hook(report)
             start = time.perf_counter()
-            with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
+            with _explained(runner), loaders_closed(runner), shown(runner):
                 metrics = runner.test()
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             if options.report:

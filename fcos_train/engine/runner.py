@@ -18,6 +18,7 @@ import mmcv_overrides
 from fcos_train import progress
 from fcos_train.config.keys.check import check_keys
 from fcos_train.config.packages import missing_packages_named, require_packages_of_run
+from fcos_train.config.part_named import parts_named
 from fcos_train.engine.fixed_step import FixedStepHook
 from fcos_train.start import MODULES
 from mmcv_overrides import device, precision
@@ -182,5 +183,5 @@ def build_runner(cfg: Config, name: str) -> DetectionRunner:
     check_keys(cfg)
     cfg = Config(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
     cfg["experiment_name"] = f"{name}_{secrets.token_hex(4)}"
-    with missing_packages_named():
+    with missing_packages_named(), parts_named(cfg):
         return DetectionRunner.from_cfg(cfg)
