@@ -19,7 +19,7 @@ class Endurance(Recipe):
     max_bad_samples: Annotated[
         int | None,
         Option(
-            "go on when training images cannot be read: up to so many are replaced by others, and listed at the end",
+            "go on while no more than so many training images cannot be read; others take their place, all are listed",
             metavar="N",
             default="0: the first one ends the training",
             least=0,
