@@ -32,6 +32,7 @@ from fcos_train.engine.first_step import first_step_named
 from fcos_train.engine.memory import memory_explained
 from fcos_train.engine.process_state import loaders_closed, process_state_kept
 from fcos_train.engine.report_hook import ReportHook
+from fcos_train.engine.resources import ResourcesHook
 from fcos_train.engine.run_facts import Origin
 from fcos_train.engine.runner import build_runner, shown
 from fcos_train.models import describe_norms, use_level_norms
@@ -142,6 +143,12 @@ def _resume_from(wanted: str | None, folder: Path) -> str | None:
     return str(newest)
 
 
+def _look_at_weights(given: str | None) -> None:
+    """A file of weights that cannot be read is an error before the data are read and the model is built."""
+    if given is not None and Path(given).is_file():
+        on_master(lambda: bool(peek(Path(given))))
+
+
 def train(options: TrainOptions) -> Runner:
     """Train as the options say. What this sets in the process is put back at the end.
 
@@ -165,6 +172,7 @@ def train(options: TrainOptions) -> Runner:
         wanted = Path(given or Path("work_dirs") / name)
         with _folder(lambda: work_dir.claim(wanted, bool(given), resume, options.overwrite)) as (folder, where):
             _say([*where, reason, *notes])
+            _look_at_weights(options.load_from)
             start_from = _resume_from(resume, folder)
             with parts_named(cfg):  # to choose the step, parts of the model are built on trial
                 _say(prepare(cfg, options, accelerator, folder, start_from))
@@ -172,6 +180,7 @@ def train(options: TrainOptions) -> Runner:
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
+            runner.register_hook(ResourcesHook())
             if options.report:
                 runner.register_hook(ReportHook(origin))
             with _explained(runner), loaders_closed(runner), shown(runner):

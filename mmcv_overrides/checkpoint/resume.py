@@ -56,7 +56,8 @@ def resume(
             raise
         said = printable(" ".join(str(error).split()))
         raise _LOAD.error(
-            f"checkpoint {printable(filename)}: its {part} is of another model or config ({type(error).__name__}: {said})"
+            f"checkpoint {printable(filename)}: its {part} is of another model or config "
+            f"({type(error).__name__}: {said})"
         ) from error
     finally:
         del self.load_checkpoint
@@ -105,9 +106,9 @@ def check_resumable(checkpoint: dict, where: str) -> None:
             raise _LOAD.error(
                 f"checkpoint {where} has no training state ({fault if part in checkpoint else 'no ' + part})"
             )
-    fault = form_fault(checkpoint)
-    if fault is not None:
-        raise _LOAD.error(f"checkpoint {where}: its training state is damaged ({fault})")
+    damage = form_fault(checkpoint)
+    if damage is not None:
+        raise _LOAD.error(f"checkpoint {where}: its training state is damaged ({damage})")
     if "config" not in state:
         return
     if not isinstance(state["config"], str):
@@ -126,4 +127,3 @@ def _check_optimizer(checkpoint: dict, where: str, wrapper: Any) -> None:
         check_same_optimizer(checkpoint["optimizer"], optimizer, checkpoint["optimizer"].get("optimizer_type"))
     except UserError as error:
         raise UserError(f"checkpoint {where}: {error}", setting=error.setting) from error
-

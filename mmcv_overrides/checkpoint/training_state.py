@@ -1,4 +1,4 @@
-"""The form of the training state in a checkpoint: weights, optimizer and schedulers, before anything is built for them."""
+"""The form of the training state in a checkpoint (weights, optimizer, schedulers), before anything is built for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _optimizer_faults(state: Any) -> Iterator[str]:
     if not isinstance(state, Mapping):
         return  # absent, or refused as such
     several = "param_groups" not in state and "state" not in state and state
-    for name, one in (state.items() if several else [("", state)]):
+    for name, one in state.items() if several else [("", state)]:
         if several and not (isinstance(one, Mapping) and "param_groups" in one):
             continue  # what else a wrapper keeps
         place = f"optimizer.{name}" if name else "optimizer"
@@ -53,5 +53,7 @@ def _scheduler_faults(states: Any) -> Iterator[str]:
     if states is None:
         return
     lists = list(states.values()) if isinstance(states, Mapping) else [states]
-    if not all(isinstance(one, (list, tuple)) and all(isinstance(state, Mapping) and state for state in one) for one in lists):
+    if not all(
+        isinstance(one, (list, tuple)) and all(isinstance(state, Mapping) and state for state in one) for one in lists
+    ):
         yield "param_schedulers is no list of states"

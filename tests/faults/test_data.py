@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fcos_train.data.shapes import make_shapes
-from tests.support.commands import exact, ok, refused, run, run_ranks
+from tests.support.commands import exact, log_records, ok, refused, run, run_ranks
 
 CONFIG = "tests/support/data_fault.py"
 WORDS = ("--opt-level", "O0", "--no-report", "--no-check", "--no-validate", "--device", "cpu", "--seed", "0")
@@ -130,3 +130,18 @@ def test_a_killed_loader_process_is_one_line_after_a_checkpoint(dozen, tmp_path)
     (saved,) = (tmp_path / "w").glob("iter_*.pth")
     steps = torch.load(saved, weights_only=True)["meta"]["iter"]
     assert 1 <= steps < STEPS
+
+
+@pytest.mark.slow_fault
+def test_private_memory_descriptors_and_threads_are_flat_from_the_third_epoch(dozen, tmp_path):
+    """With two loader processes and validation; the mean of three epochs, because C's allocator moves by some MiB."""
+    work_dir = tmp_path / "w"
+    words = [word for word in WORDS if word != "--no-validate"]
+    place = ("--data-path", dozen, "--work-dir", work_dir, "--batch-size", 2, "--workers", 2)
+    ok(run("train", CONFIG, *place, *words, "--max-epochs", 10, "--eval-every", 1))
+    records = log_records(work_dir, "process")
+    assert [record["epoch"] for record in records] == list(range(1, 11))
+    assert all(record["workers"] == 4 for record in records[2:])
+    for name in ("main_mb", "workers_mb", "files", "threads"):
+        early, late = (sum(record[name] for record in part) / 3 for part in (records[2:5], records[7:]))
+        assert abs(late - early) <= 0.02 * early, f"{name}: {[record[name] for record in records]}"

@@ -1,7 +1,7 @@
 """Tables of malformed input: each case is a command line, files that it reads, and what the one message must name.
 
-A module per group: :mod:`.flags` (with the environment), :mod:`.data_sets` (annotations and images), :mod:`.configs` and
-:mod:`.checkpoints`.
+A module per group: :mod:`.flags` (with the environment), :mod:`.data_sets` (annotations and images), :mod:`.configs`
+and :mod:`.checkpoints`.
 """
 
 from __future__ import annotations

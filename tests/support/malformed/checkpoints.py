@@ -127,6 +127,7 @@ WEIGHTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     "weights of another shape": (_weights(lambda v: torch.zeros(3, 5, 7)), NAME),
     "weights of other names": (lambda c: c.update(state_dict={f"x.{k}": v for k, v in c["state_dict"].items()}), NAME),
 }
+EARLY = ("an empty state_dict", "a list as state_dict", "numbers as weights")  # what --resume finds at once
 PENDING = ("NaN in all weights", "complex weights")  # refused once checkpoint.reading does
 
 
@@ -152,7 +153,7 @@ def _case(verb: str, name: str, write: Callable[[Path, Room], Any], says: str) -
 CASES = [
     *(_case("resume", name, write, NAME) for name, write in {**WRITERS, **RUNS}.items()),
     *(_case("resume", f"has {name}", _content(change), says) for name, (change, says) in STATES.items()),
-    *(_case("resume", f"has {name}", _content(change), says) for name, (change, says) in WEIGHTS.items()),
+    *(_case("resume", f"has {name}", _content(WEIGHTS[name][0]), NAME) for name in EARLY),
     *(_case("eval", f"has {name}", _content(change), says) for name, (change, says) in WEIGHTS.items()),
     *(
         _case(verb, name, {**WRITERS, **RUNS}[name], NAME)

@@ -78,7 +78,8 @@ VALUES: tuple[tuple[str, str], ...] = (
     ("load_from=5", "load_from"),
 )
 V2 = """
-model = dict(type='FCOS', backbone=dict(type='ResNet', depth=18), neck=dict(type='FPN'), bbox_head=dict(type='FCOSHead'))
+model = dict(type='FCOS', backbone=dict(type='ResNet', depth=18), neck=dict(type='FPN'),
+    bbox_head=dict(type='FCOSHead'))
 data = dict(samples_per_gpu=2, train=dict(type='CocoDataset', ann_file='a.json', img_prefix='a',
     pipeline=[dict(type='LoadImageFromFile')]))
 optimizer = dict(type='SGD', lr=0.1)

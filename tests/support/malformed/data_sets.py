@@ -39,7 +39,10 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {
     "category name a list": (put("categories", name=["a"]), "the name of categories[0]"),
     "class name with control characters": (put("categories", name=FORGED), r"x\n2026"),
     "two names of one category id": (put("categories", id=2), "category id 2 is both"),
-    "an annotation that is a list": (lambda c: c["annotations"].insert(0, [1]), "annotations holds entries that are not"),
+    "an annotation that is a list": (
+        lambda c: c["annotations"].insert(0, [1]),
+        "annotations holds entries that are not",
+    ),
     "images a text": (lambda c: c.update(images="abc"), "it has no list named images"),
     "annotations null": (lambda c: c.update(annotations=None), "it has no list named annotations"),
     "no categories": (lambda c: c.pop("categories"), "it has no list named categories"),

@@ -113,8 +113,6 @@ CASES = [
     *(Case(f"fcos-train {words}", lambda room, words=words: words.split(), (says,)) for words, says in OTHERS),
 ]
 ENVIRONMENT = [
-    Case(
-        " ".join(f"{key}={value}" for key, value in given.items()), _as_rank, (says,), environment={**RANK, **given}
-    )
+    Case(" ".join(f"{key}={value}" for key, value in given.items()), _as_rank, (says,), environment={**RANK, **given})
     for given, says in ENVIRONMENTS
 ]
