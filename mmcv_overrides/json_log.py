@@ -84,6 +84,10 @@ class ContractLoggerHook(LoggerHook):
             numbers = {k if k.startswith(f"{mode}/") else f"{mode}/{k}": v for k, v in numbers.items()}
         runner.visualizer.add_scalars(numbers, step=step, file_path=self.json_log_path)
 
+    def write_record(self, runner: Runner, tag: dict, mode: str, position: dict) -> None:
+        """Another hook's numbers: a record of this ``mode`` in the JSON log, and curves under its name."""
+        self._write(runner, tag, mode, position)
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
     ) -> None:

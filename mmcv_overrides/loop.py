@@ -19,8 +19,10 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from mmcv_overrides.fetching import DataFault, Fetching
 from mmcv_overrides.optimizer import StepOptimWrapper
 from mmcv_overrides.parallel import slowest_ranks
+from mmcv_overrides.printable import printable
 from mmcv_overrides.seams import Override
 
 
@@ -137,6 +139,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         dynamic_intervals: (first epoch, interval) pairs, as in upstream's loop.
         max_iters: total number of iterations after which to stop, even in mid-epoch; the last state is validated and
             saved nevertheless. Default: ``max_epochs`` decides.
+        max_bad_samples: different samples that may be replaced by others, where the pipeline can do that.
     """
 
     _iter: int
@@ -153,9 +156,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
         max_iters: int | None = None,
+        max_bad_samples: int = 0,
     ) -> None:
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
         seed_batches(self.dataloader, runner.seed or 0)
+        self._fetching = Fetching(self.dataloader, max_bad_samples)
         self._lost: list[str] = []
         if max_iters is not None:
             self._max_iters = int(max_iters)
@@ -177,6 +182,24 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             raise error
 
     def _run(self) -> torch.nn.Module:
+        try:
+            model = self._train()
+        except DataFault as fault:
+            # Before the first step there is nothing to save.
+            if self._iter:
+                self.runner.call_hook("before_failure")
+            raise fault.error() from None
+        if self._fetching.left_out:
+            print_log(
+                f"{len(self._fetching.left_out)} samples cannot be loaded; others took their place:"
+                + "".join(f"\n  {times} x {printable(one)}" for one, times in self._fetching.left_out.items()),
+                "current",
+                logging.WARNING,
+            )
+        self._fetching.close()
+        return model
+
+    def _train(self) -> torch.nn.Module:
         self.runner.call_hook("before_train")
         if self._epoch_open():
             self._finish_epoch()
@@ -226,7 +249,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         batches = self.dataloader.batch_sampler
         if isinstance(batches, SeededBatches):
             batches.epoch, batches.start = self._epoch, start
-        for idx, data_batch in enumerate(self.dataloader, start):
+        for idx, data_batch in enumerate(self._fetching, start):
             self.run_iter(idx, data_batch)
             if self._iter >= self._max_iters:
                 break

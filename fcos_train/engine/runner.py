@@ -8,6 +8,7 @@ import secrets
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -19,13 +20,15 @@ import mmcv_overrides
 from fcos_train import progress
 from fcos_train.config.keys.check import check_keys
 from fcos_train.config.packages import missing_packages_named, require_packages_of_run
+from fcos_train.config.part_named import parts_named
 from fcos_train.engine.fixed_step import FixedStepHook
 from fcos_train.start import MODULES
 from mmcv_overrides import device, precision
 from mmcv_overrides.dispensable import guard_curves, guard_log
+from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
 from mmcv_overrides.parallel import on_master
-from mmcv_overrides.printable import printable_lines
+from mmcv_overrides.printable import printable, printable_lines
 
 MAX_CONSOLE_LINES = 3
 
@@ -154,6 +157,19 @@ class DetectionRunner(Runner):
         """Upstream's list of hooks, long enough for :class:`ShortRecords` to keep it in the log file."""
         return super().get_hooks_info() + "\n" * MAX_CONSOLE_LINES
 
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
+        """Upstream's, whose every refusal names the file.
+
+        Raises:
+            UserError: the file cannot be read, or its weights are of another model.
+        """
+        try:
+            return super().load_checkpoint(filename, *args, **kwargs)
+        except UserError as error:
+            if str(filename) in str(error):
+                raise
+            raise UserError(f"checkpoint {printable(filename)}: {error}", error.setting) from error
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
         """Set the memory format before wrapping: DDP lays out its buckets by the strides of the weights.
 
@@ -208,5 +224,5 @@ def build_runner(cfg: Config, name: str) -> DetectionRunner:
     check_keys(cfg)
     cfg = RunConfig(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
     cfg["experiment_name"] = f"{name}_{secrets.token_hex(4)}"
-    with missing_packages_named():
+    with missing_packages_named(), parts_named(cfg):
         return DetectionRunner.from_cfg(cfg)

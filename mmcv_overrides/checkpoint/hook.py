@@ -237,6 +237,15 @@ class SafeCheckpointHook(CheckpointHook):
             self._partial = True
             self._save_last(runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
 
+    def before_failure(self, runner: Runner) -> None:
+        """Save the state of the steps so far as iter_N.pth before a fault of the data ends the training."""
+        name = f"iter_{runner.iter}.pth"
+        if not self.by_epoch and Path(str(self.last_ckpt)).name == name:
+            return
+        self._partial = True
+        if self._save_last(runner, name, meta=dict(epoch=runner.epoch, iter=runner.iter)):
+            runner.logger.info(f"saved {self.last_ckpt} after {runner.iter} iterations; --resume continues from there")
+
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
 

@@ -80,7 +80,8 @@ def peek(path: Path) -> dict:
             _check_format(file, str(path))
             _check_limits(file, str(path))
         with placeholders():
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+            found = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        return found if isinstance(found, dict) else load(path)  # which refuses it
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile):
         return load(path)
 
