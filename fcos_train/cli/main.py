@@ -20,6 +20,7 @@ from fcos_train.cli.help_text import group_help
 from fcos_train.cli.words import HELP_FLAGS, asks_for_help, nearest
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.printable import printable_lines
+from mmcv_overrides.signals import Stopped, note
 
 # verb -> (module, one line of help)
 VERBS = {
@@ -57,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted, 141 if nobody reads the
-        output any more; a verb may return others, and other exceptions pass through with their traceback.
+        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted, 128 + n for a training
+        that signal n has stopped (0 for SIGUSR1), 141 if nobody reads the output any more; a verb may return others,
+        and other exceptions pass through with their traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # An installed torch_npu would come with `import torch`, which then fails where CANN's set_env.sh is not sourced:
@@ -71,12 +73,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error{_rank()}: {message_of(error)}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        return status_of(stopped)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
         return 141
+
+
+def status_of(stopped: Stopped) -> int:
+    """The exit status after a signal, noted for an agent. Where the log has no line about it one is printed."""
+    note(stopped)
+    if not stopped.together:
+        print(f"stopped by {stopped.signal.name}", file=sys.stderr)
+    return int(str(stopped.code))
 
 
 def message_of(error: UserError) -> str:

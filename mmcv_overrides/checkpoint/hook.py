@@ -23,9 +23,11 @@ from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import replacing, sync_folder, unguessable
 from mmcv_overrides.parallel import on_master
+from mmcv_overrides.stopping import Stop
 from mmcv_overrides.timer import paused
 
 _RNG_KEY = "rng"
+_STOPPED = "ckpt_of_stop"  # in the message hub
 
 
 class SafeCheckpointHook(CheckpointHook):
@@ -52,6 +54,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._random = RandomStates()
         self._loaded: dict | None = None
         self._partial = False
+        self._saved_at: tuple[int, int] | None = None
         self._run: str | None = None
         self._locked = False
 
@@ -166,6 +169,16 @@ class SafeCheckpointHook(CheckpointHook):
             self._partial = True
             self._save_last(runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
 
+    def before_stop(self, runner: Runner, stop: Stop) -> None:
+        """Save the state as iter_N.pth before a signal ends the training, unless the newest checkpoint has it."""
+        if self._saved_at != (runner.epoch, runner.iter):
+            name = f"iter_{runner.iter}.pth"
+            runner.message_hub.update_info(_STOPPED, name)
+            self._partial = True
+            if not self._save_last(runner, name, meta=dict(epoch=runner.epoch, iter=runner.iter)):
+                return
+        stop.saved = self.last_ckpt
+
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
 
@@ -176,8 +189,8 @@ class SafeCheckpointHook(CheckpointHook):
         kept = list(getattr(self, "keep_ckpt_ids", []))
         expired = self._enlist(runner, step)
         if self._save_last(runner, self._name(step, runner), meta):
-            for old in expired:
-                self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+            for old in [*map(self.filename_tmpl.format, expired), *self._after_stop(runner)]:
+                self._remove(self.file_backend.join_path(self.out_dir, old))
         else:
             self._set_kept(runner, kept)
 
@@ -187,6 +200,7 @@ class SafeCheckpointHook(CheckpointHook):
         options = dict(save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler)
         if self._save(runner, name, meta=meta, by_epoch=self.by_epoch, **options, **self.args):
             self._point_to_latest(runner, name)
+            self._saved_at = meta["epoch"], meta["iter"]
             return True
         self._set_last(runner, before)
         return False
@@ -214,6 +228,14 @@ class SafeCheckpointHook(CheckpointHook):
         ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
         self._set_kept(runner, ids[-self.max_keep_ckpts :])
         return ids[: -self.max_keep_ckpts]
+
+    def _after_stop(self, runner: Runner) -> list[str]:
+        """The checkpoint that was written when a signal stopped this training; it does not count as one to keep."""
+        name = runner.message_hub.get_info(_STOPPED)
+        if self.max_keep_ckpts <= 0 or not name:
+            return []
+        runner.message_hub.update_info(_STOPPED, "")
+        return [name] if name != Path(str(self.last_ckpt)).name else []
 
     def _set_kept(self, runner: Runner, ids: list[int]) -> None:
         if self.max_keep_ckpts > 0:
