@@ -128,7 +128,7 @@ def seed_batches(loader: DataLoader, seed: int) -> None:
 
 
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """Upstream's loop, plus: resume in mid-epoch, stop after ``max_iters`` or at a signal, name the ranks that are behind.
+    """Upstream's loop, plus: resume in mid-epoch, stop after ``max_iters`` or at a signal, name ranks that are behind.
 
     Args:
         runner: mmengine's Runner.

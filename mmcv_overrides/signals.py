@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Stopped(SystemExit):
-    """A signal has ended a training. A program that does not catch it ends with the status ``code``, without a traceback.
+    """A signal has ended a training. A program that does not catch it ends with status ``code`` and no traceback.
 
     Args:
         number: of the signal. code: exit status. together: all ranks have agreed to stop.
@@ -113,9 +113,7 @@ class _Listener:
                     end_at_once(self.requested)
                 if self.deferred and not told:
                     told = True
-                    _say(
-                        f"{name_of(self.requested)}: the training stops after this step; a second signal ends it at once"
-                    )
+                    _say(f"{name_of(self.requested)}: stopping after this step; a second signal ends it at once")
 
 
 _listener: _Listener | None = None

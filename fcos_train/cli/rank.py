@@ -21,7 +21,8 @@ def main(folder: Path) -> int:
     """Run the verb of the options in the folder.
 
     Returns:
-        the status of the verb; that of a signal which has stopped it; 2 for a user error, whose text is then in ``<rank>.error``.
+        the status of the verb, or of a signal that has stopped it; 2 for a user error, whose text is then in
+        ``<rank>.error``.
     """
     rank = os.environ["RANK"]
     (folder / f"{rank}.pid").write_text(str(os.getpid()))

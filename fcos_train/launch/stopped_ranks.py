@@ -1,7 +1,8 @@
 """Signals that stop the ranks of an agent: which of them it takes, and how the ranks have ended then.
 
 The agent of torchrun passes a signal on to its ranks, waits up to 30 s for them, and then knows neither their exit
-codes nor whether they have saved. So a rank that a signal has stopped leaves a note (:func:`mmcv_overrides.signals.note`).
+codes nor whether they have saved. So a rank that a signal has stopped leaves a note
+(:func:`mmcv_overrides.signals.note`).
 """
 
 from __future__ import annotations
