@@ -11,6 +11,7 @@ import atexit
 import datetime
 import multiprocessing
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from mmcv_overrides.network import choose_interface
 from mmcv_overrides.parallel import TIMEOUT_S
 from mmcv_overrides.seams import Override
 
+DAEMONS_S = 2.0  # that daemons have to end at the end of the program
 _build_dataloader = Runner.build_dataloader
 
 
@@ -172,7 +174,8 @@ class StoppableValLoop(ValLoop):
         Raises:
             Stopped: within a training that was asked to stop. The validation that was missed is not in the checkpoint.
         """
-        points: StopPoints | None = getattr(self.runner._train_loop, "stop_points", None)
+        found = getattr(self.runner._train_loop, "stop_points", None)
+        points = found if isinstance(found, StopPoints) else None  # a training by another loop is not stopped here
         self.runner.call_hook("before_val")
         self.runner.call_hook("before_val_epoch")
         self.runner.model.eval()
@@ -211,14 +214,18 @@ def build_dataloader(
     return loader
 
 
-def _kill_daemons() -> None:
-    """At the end of the program, which otherwise waits for loader processes that ignore its SIGTERM."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
+def _end_daemons() -> None:
+    """At the end of the program, which would wait for ever for a loader process that hangs and ignores SIGTERM."""
+    daemons = [process for process in multiprocessing.active_children() if process.daemon]
+    for process in daemons:
+        process.terminate()
+    end = time.monotonic() + DAEMONS_S
+    for process in daemons:
+        process.join(max(0.0, end - time.monotonic()))
+        process.kill()
 
 
-atexit.register(_kill_daemons)
+atexit.register(_end_daemons)
 
 OVERRIDES = [
     Override("LOOPS:IterBasedTrainLoop", StoppableIterLoop, "a signal ends a training after a step, with a checkpoint"),

@@ -200,3 +200,42 @@ def losses_of(text: str) -> dict:
     from types import SimpleNamespace
 
     return exact(SimpleNamespace(stdout=text))
+
+
+@pytest.mark.slow_fault
+def test_a_validation_of_two_ranks_ends_at_its_next_batch(shapes, tmp_path) -> None:
+    """Batches of 6 s; the rank that gets no signal learns of it from the other one."""
+    config = tmp_path / "slow.py"
+    config.write_text(
+        f"_base_ = {str(EXACT)!r}\n"
+        "custom_hooks = [dict(type='PrintExactLosses'), dict(type='SlowValidation', seconds=6)]\n"
+        "train_cfg = dict(val_interval=1)\n"
+        "default_hooks = dict(checkpoint=dict(interval=9))\n"
+    )
+    words = [word for word in options(2, shapes, tmp_path / "run") if word != "--no-validate"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fcos_train", "train"]
+    training = Process(
+        [
+            sys.executable,
+            *launch,
+            config,
+            *words,
+            "--launcher",
+            "pytorch",
+            "--cfg-options",
+            "val_dataloader.batch_size=1",
+        ],
+        tmp_path / "out.txt",
+    )
+    try:
+        training.wait_for(r"(?m)^validating 0 0")
+        family = processes(training)
+        begin = time.monotonic()
+        os.kill(targets(Row("rank 1", USR1, TORCHRUN, 0), training)[0], USR1)
+        assert training.status(timeout=30) == 0, training.text[-3000:]
+        assert living(family) == [] and time.monotonic() - begin < 30
+    finally:
+        training.end()
+    assert "Traceback" not in training.text and "validating 0 2" not in training.text
+    assert "stopped by SIGUSR1 after iteration 6 of " in training.text and "bbox_mAP:" not in training.text
+    assert (tmp_path / "run" / "iter_6.pth").is_file()

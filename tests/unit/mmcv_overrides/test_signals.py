@@ -71,7 +71,7 @@ def test_status(number, saved, code) -> None:
 @pytest.mark.parametrize("step", [1, 4, 6, 8])
 @pytest.mark.parametrize("number", [TERM, INT])
 def test_a_training_stops_after_its_step_and_resumes_with_the_same_losses(tmp_path, step, number) -> None:
-    """Four steps an epoch: in the middle of one, at its end (where the schedulers by epoch step first), in the second."""
+    """Four steps an epoch: in the middle, at the end, where schedulers by epoch step before, and in the second."""
     straight = run(tmp_path / "straight")
     with pytest.raises(Interrupted if number == INT else Stopped) as caught:
         run(tmp_path / "a", SignalAt(number, step))
