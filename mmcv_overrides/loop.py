@@ -19,11 +19,13 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from mmcv_overrides import signals
 from mmcv_overrides.fetching import DataFault, Fetching
 from mmcv_overrides.optimizer import StepOptimWrapper
 from mmcv_overrides.parallel import slowest_ranks
 from mmcv_overrides.printable import printable
 from mmcv_overrides.seams import Override
+from mmcv_overrides.stopping import StopPoints
 
 
 class SeededBatch(list):
@@ -128,7 +130,7 @@ def seed_batches(loader: DataLoader, seed: int) -> None:
 
 
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """Upstream's loop, plus: resume in mid-epoch, stop after ``max_iters``, name the ranks that are behind.
+    """Upstream's loop, plus: resume in mid-epoch, stop after ``max_iters`` or at a signal, name ranks that are behind.
 
     Args:
         runner: mmengine's Runner.
@@ -172,9 +174,13 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         return self._iter >= self._max_iters or self._epoch >= self._max_epochs or self.stop_training
 
     def run(self) -> torch.nn.Module:
-        """Train to the end; if a rank fails, log which ranks were behind."""
+        """Train to the end or to a signal; if a rank fails, log which ranks were behind."""
+        self.stop_points = StopPoints(self.runner)
         try:
-            return self._run()
+            with signals.deferred():
+                model = self._run()
+                self.stop_points.close()
+                return model
         except RuntimeError as error:
             behind = slowest_ranks()
             if behind:
@@ -208,6 +214,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             print_log(f"nothing to do: {self._iter} of {self._max_iters} iterations are already done", "current")
         while not self.done:
             self.run_epoch()
+            self.stop_points.now()
             self._validate()
         self.runner.call_hook("after_train")
         return self.runner.model
@@ -238,6 +245,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self._decide_current_val_interval()
         if self.runner.val_loop is not None and (self.done or self._validates_now()):
             self.runner.val_loop.run()
+            self.stop_points.now()
 
     def run_epoch(self) -> None:
         """One epoch, or the rest of it after a resume."""
@@ -253,6 +261,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             self.run_iter(idx, data_batch)
             if self._iter >= self._max_iters:
                 break
+            if idx + 1 < length:  # an epoch is finished before a signal stops the training
+                self.stop_points.after_step()
         if idx + 1 < length:
             self.runner.call_hook("after_partial_epoch")
         else:

@@ -20,6 +20,7 @@ from mmengine.utils.dl_utils import set_multi_processing as _upstream_multi_proc
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmcv_overrides import signals
 from mmcv_overrides.device import current
 from mmcv_overrides.errors import UserError, system_error
 from mmcv_overrides.network import choose_interface
@@ -27,6 +28,7 @@ from mmcv_overrides.seams import Override
 
 T = TypeVar("T")
 TIMEOUT_S = 600  # of collectives; the environment variable FCOS_DIST_TIMEOUT overrides it
+STORE_LOST_S = 1.0  # until the kernel has told this rank that its agent has ended
 LONGEST_S = 365 * 86400  # torch keeps deadlines in nanoseconds, which end after 292 years
 
 
@@ -180,7 +182,11 @@ _PHASES = ("before the forward pass", "in the forward pass", "in the backward pa
 
 def _note(step: int, phase: int) -> None:
     """Record in the process group's store how far this rank is."""
-    dist.distributed_c10d._get_default_store().set(f"{_NOTE}{dist.get_rank()}", f"{step} {phase}")
+    try:
+        dist.distributed_c10d._get_default_store().set(f"{_NOTE}{dist.get_rank()}", f"{step} {phase}")
+    except RuntimeError:
+        if not signals.awaited(STORE_LOST_S):  # the agent that served it has been killed: the ranks save and leave
+            raise
 
 
 def slowest_ranks() -> str:

@@ -21,6 +21,7 @@ from fcos_train.cli.help_text import group_help
 from fcos_train.cli.words import HELP_FLAGS, asks_for_help, nearest
 from mmcv_overrides.errors import DISK_FAULTS, UserError, system_error
 from mmcv_overrides.printable import printable_lines
+from mmcv_overrides.signals import Stopped, note
 
 # verb -> (module, one line of help)
 VERBS = {
@@ -58,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted, 141 if nobody reads the
-        output any more; a verb may return others, and other exceptions pass through with their traceback.
+        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted, 128 + n for a training
+        that signal n has stopped (0 for SIGUSR1), 141 if nobody reads the output any more; a verb may return others,
+        and other exceptions pass through with their traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # An installed torch_npu would come with `import torch`, which then fails where CANN's set_env.sh is not sourced:
@@ -71,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UserError as error:
         return _refuse(message_of(error))
+    except Stopped as stopped:
+        return status_of(stopped)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -88,6 +92,14 @@ def _refuse(message: str) -> int:
     with suppress(OSError):
         print(f"error{_rank()}: {message}", file=sys.stderr)
     return 2
+
+
+def status_of(stopped: Stopped) -> int:
+    """The exit status after a signal, noted for an agent. Where the log has no line about it one is printed."""
+    note(stopped)
+    if not stopped.together:
+        print(f"stopped by {stopped.signal.name}", file=sys.stderr)
+    return int(str(stopped.code))
 
 
 def message_of(error: UserError) -> str:

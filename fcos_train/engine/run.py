@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from fcos_train.engine.same_options import read_alike
 from fcos_train.models import describe_norms, use_level_norms
 from fcos_train.start import start
 from mmcv_overrides import checkpoint as checkpoints
-from mmcv_overrides import device, run_folder
+from mmcv_overrides import device, run_folder, signals
 from mmcv_overrides.checkpoint.reading import peek
 from mmcv_overrides.checkpoint.resume import check_resumable
 from mmcv_overrides.dispensable import Dispensable
@@ -86,12 +86,24 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
         elif options.launcher == "none":
             accelerator.set_device(0)
         init_default_scope("mmdet")
-        yield accelerator, reason
+        try:
+            yield accelerator, reason
+        except signals.Stopped as stopped:
+            if joins and stopped.together:
+                with suppress(RuntimeError):  # the state is saved; another rank may have been killed since
+                    _part()
+            raise
         if joins:
-            # Together, so that none closes connections that another still reads. After an error there is nobody to
-            # wait for: the process ends as it is (see __main__).
-            dist.barrier()
-            torch.distributed.destroy_process_group()
+            _part()
+
+
+def _part() -> None:
+    """Leave the process group together, so that no rank closes connections that another still reads.
+
+    After an error there is nobody to wait for: the process ends as it is (see __main__).
+    """
+    dist.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def _say(lines: list[str]) -> None:
@@ -167,10 +179,11 @@ def train(options: TrainOptions) -> Runner:
 
     Raises:
         UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
+        Stopped: a signal asked the training to stop; its state is saved. For Ctrl-C a KeyboardInterrupt too.
     """
     progress.choose(options.progress)
     options = launched(_alone(options))
-    with _processes(options) as (accelerator, reason):
+    with signals.handled(), _processes(options) as (accelerator, reason):
         cfg, (special, notes) = read_alike(options, lambda: _read(options))
         origin = Origin(options, cfg.to_dict())
         options = fill(options, special)

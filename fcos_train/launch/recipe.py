@@ -7,6 +7,7 @@ The keys are the launcher's flags and what it has derived from them (:class:`Rec
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from fcos_train.launch.output import Output, explain_failure, rank_status
-from fcos_train.launch.supervised import Stopped, run_supervised, stop_on_signals
+from fcos_train.launch.output import Output, explain_failure, rank_status, stopped_line
+from fcos_train.launch.supervised import USER_ERROR, run_supervised, stop_on_signals
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.signals import STOPPING, Stopped
 
 LOOPBACK = ("localhost", "::1")
 PORT = "23333"  # of several nodes, where none is given
@@ -175,7 +177,7 @@ def command(recipe: Recipe, port: str, extra: Sequence[str]) -> list[str]:
     """Plain Python for one rank, torchrun for more."""
     words = [sys.executable]
     if recipe.world > 1:
-        words += ["-m", "torch.distributed.run", "--nnodes", str(recipe.nodes), "--node_rank", str(recipe.node)]
+        words += ["-m", "fcos_train.launch.agent", "--nnodes", str(recipe.nodes), "--node_rank", str(recipe.node)]
         words += ["--nproc_per_node", recipe.nproc, "--master_addr", recipe.master, "--master_port", port]
     words += ["-m", "fcos_train", "train", recipe.config]
     words += ["--launcher", "pytorch"] if recipe.world > 1 else []
@@ -258,10 +260,11 @@ def run(recipe: Recipe, extra: Sequence[str]) -> int:
     """Check everything, then train. Nothing is written before every check has passed.
 
     Returns:
-        0, or the status of the training; 128 + n if signal n has stopped it.
+        0, or the status of the training, also of one that a signal has stopped.
 
     Raises:
         UserError: a check has failed.
+        Stopped: a signal has stopped this launcher, and with it the training.
     """
     kind = device_kind(recipe)
     if recipe.nnodes:
@@ -280,7 +283,19 @@ def run(recipe: Recipe, extra: Sequence[str]) -> int:
     output = Output.claimed(recipe.device_id, bool(recipe.speed_run), recipe.node)
     say(f"training log: {output.log.absolute()}")
     start = time.monotonic()
-    status = run_supervised(words, output.log, keep=output.lock)
+    try:
+        status = run_supervised(words, output.log, keep=output.lock)
+    except Stopped as end:
+        if end.code == USER_ERROR:
+            explain_failure(output.log, USER_ERROR, several=recipe.world > 1)
+        say(stopped_line(output.log) or f"stopped by {end.signal.name}; no step since the start was saved")
+        raise
+    line = stopped_line(output.log)
+    if line is None and status - 128 in STOPPING:  # the log is on the first node
+        line = f"stopped by {signal.Signals(status - 128).name}"
+    if line is not None:  # a signal to the training itself
+        say(line)
+        return status
     if status:
         status = rank_status(output.log, status) if recipe.world > 1 and status == 1 else status
         explain_failure(output.log, status, several=recipe.world > 1)
@@ -317,7 +332,7 @@ def main(words: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        return 128 + stopped.signal
+        return int(str(stopped.code))
     except subprocess.CalledProcessError as error:
         return error.returncode
 

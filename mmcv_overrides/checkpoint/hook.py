@@ -26,9 +26,11 @@ from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import replacing, written
 from mmcv_overrides.parallel import on_master
+from mmcv_overrides.stopping import Stop
 from mmcv_overrides.timer import paused
 
 _RNG_KEY = "rng"
+_STOPPED = "ckpt_of_stop"  # in the message hub
 
 
 class SafeCheckpointHook(CheckpointHook):
@@ -63,6 +65,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._random = RandomStates()
         self._loaded: dict | None = None
         self._partial = False
+        self._saved_at: tuple[int, int] | None = None
         self._locked = False
 
     # The folder of the run
@@ -237,14 +240,26 @@ class SafeCheckpointHook(CheckpointHook):
             self._partial = True
             self._save_last(runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
 
+    def before_stop(self, runner: Runner, stop: Stop) -> None:
+        """Save the state as iter_N.pth before a signal ends the training, unless the newest checkpoint has it."""
+        if self._save_now(runner):
+            self.finish()
+            stop.saved = self.last_ckpt
+
     def before_failure(self, runner: Runner) -> None:
         """Save the state of the steps so far as iter_N.pth before a fault of the data ends the training."""
-        name = f"iter_{runner.iter}.pth"
-        if not self.by_epoch and Path(str(self.last_ckpt)).name == name:
-            return
-        self._partial = True
-        if self._save_last(runner, name, meta=dict(epoch=runner.epoch, iter=runner.iter)):
+        if self._save_now(runner):
+            self.finish()
             runner.logger.info(f"saved {self.last_ckpt} after {runner.iter} iterations; --resume continues from there")
+
+    def _save_now(self, runner: Runner) -> bool:
+        """Save in mid-epoch, unless the newest checkpoint has this state already. Returns whether one has it."""
+        if self._saved_at == (runner.epoch, runner.iter):
+            return True
+        name = f"iter_{runner.iter}.pth"
+        runner.message_hub.update_info(_STOPPED, name)
+        self._partial = True
+        return self._save_last(runner, name, meta=dict(epoch=runner.epoch, iter=runner.iter))
 
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
@@ -255,8 +270,11 @@ class SafeCheckpointHook(CheckpointHook):
             return
         kept = list(getattr(self, "keep_ckpt_ids", []))
         expired = self._enlist(runner, step)
-        names = [self.filename_tmpl.format(old) for old in expired]
-        if not self._save_last(runner, self._name(step, runner), meta, names):
+        name = self._name(step, runner)
+        names = [*map(self.filename_tmpl.format, expired), *self._after_stop(runner, name)]
+        if self._save_last(runner, name, meta, names):
+            runner.message_hub.update_info(_STOPPED, "")
+        else:
             self._set_kept(runner, kept)
 
     def _save_last(self, runner: Runner, name: str, meta: dict, expired: Sequence[str] = ()) -> bool:
@@ -271,6 +289,7 @@ class SafeCheckpointHook(CheckpointHook):
                 self._remove(self.file_backend.join_path(self.out_dir, old))
 
         if self._save(runner, name, then, meta=meta, by_epoch=self.by_epoch, **options, **self.args):
+            self._saved_at = meta["epoch"], meta["iter"]
             return True
         self._set_last(runner, before)
         return False
@@ -318,6 +337,11 @@ class SafeCheckpointHook(CheckpointHook):
         ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
         self._set_kept(runner, ids[-self.max_keep_ckpts :])
         return ids[: -self.max_keep_ckpts]
+
+    def _after_stop(self, runner: Runner, newer: str) -> list[str]:
+        """The checkpoint that was written when this training was stopped; it does not count as one to keep."""
+        name = runner.message_hub.get_info(_STOPPED)
+        return [name] if name and name != newer and self.max_keep_ckpts > 0 else []
 
     def _set_kept(self, runner: Runner, ids: list[int]) -> None:
         if self.max_keep_ckpts > 0:
