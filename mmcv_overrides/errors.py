@@ -1,7 +1,11 @@
-"""The one exception for faults that the user can correct."""
+"""The exceptions for faults that the user can correct and for ranks that cannot go on; torchrun's file for both."""
 
 from __future__ import annotations
 
+import json
+import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -35,3 +39,16 @@ class Advice:
     def error(self, message: str) -> UserError:
         """The error to raise: ``message``, a sentence without its full stop, then the advice."""
         return UserError(f"{message}. {self.text}", self.setting)
+
+
+class Stalled(RuntimeError):
+    """The ranks cannot go on together: one of them does not move, has failed, or cannot be reached."""
+
+
+def tell_torchrun(text: str) -> None:
+    """Leave the cause of a rank's end for torchrun's summary, in the file and form that it reads; the first counts."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file and not os.path.exists(file):
+        extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        with suppress(OSError), open(file, "w", encoding="utf-8") as target:
+            json.dump({"message": {"message": text, "extraInfo": extra}}, target)

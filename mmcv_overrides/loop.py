@@ -20,8 +20,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mmcv_overrides.optimizer import StepOptimWrapper
-from mmcv_overrides.parallel import slowest_ranks
 from mmcv_overrides.seams import Override
+from mmcv_overrides.stalls import place, stalls_named
 
 
 class SeededBatch(list):
@@ -167,14 +167,13 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         return self._iter >= self._max_iters or self._epoch >= self._max_epochs or self.stop_training
 
     def run(self) -> torch.nn.Module:
-        """Train to the end; if a rank fails, log which ranks were behind."""
-        try:
+        """Train to the end.
+
+        Raises:
+            Stalled: another rank has failed, or does not move; the message names it.
+        """
+        with stalls_named():
             return self._run()
-        except RuntimeError as error:
-            behind = slowest_ranks()
-            if behind:
-                print_log(f"training stopped while waiting for {behind}", "current", logging.ERROR)
-            raise error
 
     def _run(self) -> torch.nn.Module:
         self.runner.call_hook("before_train")
@@ -184,7 +183,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             self.run_epoch()
             self._decide_current_val_interval()
             if self.runner.val_loop is not None and (self.done or self._validates_now()):
-                self.runner.val_loop.run()
+                with place("a validation"):
+                    self.runner.val_loop.run()
         self.runner.call_hook("after_train")
         return self.runner.model
 

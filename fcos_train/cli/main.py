@@ -18,7 +18,7 @@ from fcos_train import __version__
 from fcos_train.cli.generate import command
 from fcos_train.cli.help_text import group_help
 from fcos_train.cli.words import HELP_FLAGS, asks_for_help, nearest
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import Stalled, UserError, tell_torchrun
 from mmcv_overrides.printable import printable_lines
 
 # verb -> (module, one line of help)
@@ -57,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted, 141 if nobody reads the
-        output any more; a verb may return others, and other exceptions pass through with their traceback.
+        0 done, 1 ranks that cannot go on, 2 an error of the user's (one ``error: ...`` line on stderr each), 130
+        interrupted, 141 if nobody reads the output any more; a verb may return others, and other exceptions pass
+        through with their traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # An installed torch_npu would come with `import torch`, which then fails where CANN's set_env.sh is not sourced:
@@ -69,8 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
+        tell_torchrun(message_of(error))
         print(f"error{_rank()}: {message_of(error)}", file=sys.stderr)
         return 2
+    except Stalled as error:
+        tell_torchrun(str(error))
+        print(f"error{_rank()}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from fcos_train import progress
 from fcos_train.config import of_checkpoint
 from fcos_train.config.dataset import checked_data, loader_of_split, point_at_data, use_clear_loading
+from fcos_train.config.endurance import IF_ANY
 from fcos_train.config.input_sizes import check_input_sizes
 from fcos_train.config.launcher import Launchable, launched
 from fcos_train.config.load import configured, fill, stem
@@ -39,8 +40,12 @@ from mmcv_overrides import device, run_folder
 from mmcv_overrides.checkpoint.reading import peek
 from mmcv_overrides.checkpoint.resume import check_resumable
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.parallel import on_master
+from mmcv_overrides.parallel import leave_process_group, on_master
 from mmcv_overrides.printable import printable_lines
+from mmcv_overrides.rendezvous import remember, remembered
+from mmcv_overrides.stalls import place, stalls_named
+
+FOLDER = "work_dir"  # what a job remembers from one start to the next
 
 
 def _alone(options: Launchable) -> Launchable:
@@ -74,18 +79,18 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
     ):
         if isinstance(options, TrainOptions) and options.npu_ids is not None:
             os.environ["NPUID"] = str(options.npu_ids)
+        if isinstance(options, TrainOptions):
+            os.environ.update(options.deadlines())
         joins = options.launcher != "none" and not dist.is_distributed()
         if joins:
             dist.init_dist(options.launcher)
         elif options.launcher == "none":
             accelerator.set_device(0)
         init_default_scope("mmdet")
-        yield accelerator, reason
-        if joins:
-            # Together, so that none closes connections that another still reads. After an error there is nobody to
-            # wait for: the process ends as it is (see __main__).
-            dist.barrier()
-            torch.distributed.destroy_process_group()
+        with stalls_named(), place("preparing the data"):
+            yield accelerator, reason
+        if joins:  # After an error there is nobody to wait for: the process ends as it is (see __main__).
+            leave_process_group()
 
 
 def _say(lines: list[str]) -> None:
@@ -121,8 +126,20 @@ def _wanted_resume(options: TrainOptions, cfg: Config) -> str | None:
     return options.resume
 
 
-def _resume_from(wanted: str | None, folder: Path) -> str | None:
-    """The checkpoint to resume from; one that is named is looked at before the data are read."""
+def _resume_from(wanted: str | None, folder: Path, restarted: bool) -> str | None:
+    """The checkpoint to resume from; one that is named is looked at before the data are read.
+
+    Args:
+        restarted: an earlier start of this job has trained in the folder.
+
+    Raises:
+        UserError: there is none to resume from, or none that can be read.
+    """
+    if restarted or wanted == IF_ANY:
+        found = checkpoints.find_latest_checkpoint(str(folder))
+        if found is not None or wanted in (None, "auto", IF_ANY):
+            _say([] if found else [f"no checkpoint in {folder} yet: this training starts from the beginning"])
+            return found
     if wanted != "auto":
         if wanted is not None and "://" not in wanted:
             on_master(lambda: check_resumable(peek(Path(wanted)), wanted))
@@ -131,6 +148,18 @@ def _resume_from(wanted: str | None, folder: Path) -> str | None:
     if newest is None:
         raise UserError(f"--resume: no readable checkpoint in {folder}; leave --resume out to start afresh")
     return str(newest)
+
+
+def _claim(
+    options: TrainOptions, wanted: Path, given: bool, resume: str | None, before: str | None
+) -> tuple[Path, list[str]]:
+    """The folder of the training; ``before``: the one in which an earlier start of this job has trained."""
+    if before is not None:
+        folder, notes = work_dir.claim_again(Path(before))
+    else:
+        folder, notes = work_dir.claim(wanted, given, resume, options.overwrite)
+    remember(FOLDER, str(folder))
+    return folder, notes
 
 
 def train(options: TrainOptions) -> Runner:
@@ -154,10 +183,13 @@ def train(options: TrainOptions) -> Runner:
         name = stem(options.config)
         given = options.work_dir or cfg.get("work_dir")
         wanted = Path(given or Path("work_dirs") / name)
-        with _folder(lambda: work_dir.claim(wanted, bool(given), resume, options.overwrite)) as (folder, where):
+        before = on_master(lambda: remembered(FOLDER) if remembered("run") else None)
+        with _folder(lambda: _claim(options, wanted, bool(given), resume, before)) as (folder, where):
             _say([*where, reason, *notes])
-            _say(prepare(cfg, options, accelerator, folder, _resume_from(resume, folder)))
-            stale = work_dir.stale_files(folder, cfg.load_from) if options.overwrite else []
+            found = _resume_from(resume, folder, before is not None)
+            _say(prepare(cfg, options, accelerator, folder, found))
+            replaces = options.overwrite and found is None
+            stale = work_dir.stale_files(folder, cfg.load_from) if replaces else []
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))

@@ -1,12 +1,13 @@
 """Checkpoints: atomic writing, reading that executes nothing, exact resume, weights matched by name and class.
 
 Modules: ``writing`` (save), ``reading``, ``limits``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may
-hold), ``embedded_config`` (the configuration in a checkpoint), ``newest``, ``resume`` and ``schedule`` (resume),
-``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into a model), ``hook`` (during training),
-``rng`` (random states), ``mmengine_functions`` (replacements of mmengine's functions).
+hold), ``embedded_config`` (the configuration in a checkpoint), ``newest``, ``resume``, ``position`` and ``schedule``
+(resume), ``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into a model), ``hook`` and
+``every`` (during training), ``rng`` (random states), ``mmengine_functions`` (replacements of mmengine's functions).
 """
 
 from mmcv_overrides.checkpoint.embedded_config import fromstring
+from mmcv_overrides.checkpoint.every import ExtraCheckpointHook
 from mmcv_overrides.checkpoint.hook import SafeCheckpointHook
 from mmcv_overrides.checkpoint.mmengine_functions import (
     get_torchvision_models,
@@ -26,6 +27,7 @@ from mmcv_overrides.seams import Override
 
 __all__ = [
     "OVERRIDES",
+    "ExtraCheckpointHook",
     "MatchReport",
     "NonFiniteWeights",
     "SafeCheckpointHook",

@@ -15,6 +15,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, Runner
 
 from mmcv_overrides import run_folder
+from mmcv_overrides.checkpoint import position
 from mmcv_overrides.checkpoint.mmengine_functions import is_local
 from mmcv_overrides.checkpoint.rng import RandomStates
 from mmcv_overrides.checkpoint.schedule import keep_config
@@ -23,9 +24,12 @@ from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import replacing, sync_folder, unguessable
 from mmcv_overrides.parallel import on_master
+from mmcv_overrides.rendezvous import remember
+from mmcv_overrides.stalls import place
 from mmcv_overrides.timer import paused
 
 _RNG_KEY = "rng"
+KEPT_BETWEEN, _BETWEEN = 2, "checkpoints_between"
 
 
 class SafeCheckpointHook(CheckpointHook):
@@ -75,12 +79,13 @@ class SafeCheckpointHook(CheckpointHook):
         before = run_folder.read_record(folder)
         apart = out_dir if self._local and out_dir.resolve() != folder.resolve() else None
         loaded = self._loaded
-        resumed = (loaded["run"], loaded["iter"]) if loaded is not None and self._resumes(runner) else None
+        resumed = (loaded["run"], loaded["saved_iter"]) if loaded is not None and self._resumes(runner) else None
         record = run_folder.begin(folder, resumed, apart)
         self._run = record.run
+        remember("run", record.run)
         name_run(record.run)
-        for place in {folder, apart or folder}:
-            remove_leftovers(place, record.runs() + (before.runs() if before else []))
+        for one in {folder, apart or folder}:
+            remove_leftovers(one, record.runs() + (before.runs() if before else []))
 
     def _resumes(self, runner: Runner) -> bool:
         """Whether the loop is where the loaded checkpoint was: on resume, but not after ``load_from``."""
@@ -133,7 +138,11 @@ class SafeCheckpointHook(CheckpointHook):
         self._random.end_validation(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the random states and the id of the run."""
+        """Add the position in images, the random states and the id of the run."""
+        epochs = position.Epochs.of(runner)
+        if epochs is not None:
+            meta = checkpoint["meta"]
+            meta[position.KEY] = epochs.position(meta["epoch"], meta["iter"])
         states = self._random.take(runner)
         if states is not None:
             checkpoint[_RNG_KEY] = states
@@ -143,16 +152,33 @@ class SafeCheckpointHook(CheckpointHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what a resume needs, and put the config's settings into the states of the schedulers."""
         _name_classes(runner)
+        saved_iter = (checkpoint.get("meta") or {}).get("iter", 0)
+        if getattr(runner, "_resume", False):
+            self._move(runner, checkpoint)
         schedule = keep_config(runner.param_schedulers, checkpoint.get("param_schedulers"))
         meta = checkpoint.get("meta") or {}
         self._loaded = {
             "epoch": meta.get("epoch", 0),
             "iter": meta.get("iter", 0),
+            "saved_iter": saved_iter,
             "run": str(meta.get("run", "")),
             "rng": checkpoint.get(_RNG_KEY),
             "schedule": schedule,
             "shapes": {k: v.shape for k, v in state_dict_of(checkpoint).items() if isinstance(v, torch.Tensor)},
         }
+
+    def _move(self, runner: Runner, checkpoint: dict) -> None:
+        """Continue at the same image where an epoch has other steps than in the checkpoint."""
+        epochs = position.Epochs.of(runner)
+        moved = None if epochs is None else position.move(checkpoint["meta"], epochs)
+        if moved is None:
+            return
+        checkpoint["meta"] |= {"epoch": moved.epoch, "iter": moved.iteration}
+        position.move_schedulers(checkpoint.get("param_schedulers"), runner.param_schedulers, moved.ratio)
+        runner.logger.warning(moved.line())
+        factor = position.rescale_rates(checkpoint, runner) if moved.old_batch != moved.batch else None
+        if factor is not None:
+            runner.logger.warning(f"learning rate times {factor:g}, because a step has other images than before")
 
     # Saving
 
@@ -165,6 +191,22 @@ class SafeCheckpointHook(CheckpointHook):
         if self.by_epoch and self.save_last:
             self._partial = True
             self._save_last(runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
+
+    def save_between(self, runner: Runner) -> bool:
+        """Save ``iter_N.pth`` after the iteration that has just ended, in the course of an epoch; keep the newest two.
+
+        To be called on all ranks by hooks in ``after_train_iter``. Returns whether it was saved.
+        """
+        iteration = runner.iter + 1
+        name = f"iter_{iteration}.pth"
+        if not self._save_last(runner, name, meta=dict(epoch=runner.epoch, iter=iteration), by_epoch=False):
+            return False
+        kept = [*runner.message_hub.get_info(_BETWEEN, []), name]
+        kept = list(dict.fromkeys(kept))
+        for old in kept[:-KEPT_BETWEEN]:
+            self._remove(self.file_backend.join_path(self.out_dir, old))
+        runner.message_hub.update_info(_BETWEEN, kept[-KEPT_BETWEEN:])
+        return True
 
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
@@ -181,11 +223,12 @@ class SafeCheckpointHook(CheckpointHook):
         else:
             self._set_kept(runner, kept)
 
-    def _save_last(self, runner: Runner, name: str, meta: dict) -> bool:
+    def _save_last(self, runner: Runner, name: str, meta: dict, by_epoch: bool | None = None) -> bool:
         before = self.last_ckpt
         self._set_last(runner, self.file_backend.join_path(self.out_dir, name))
         options = dict(save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler)
-        if self._save(runner, name, meta=meta, by_epoch=self.by_epoch, **options, **self.args):
+        by_epoch = self.by_epoch if by_epoch is None else by_epoch
+        if self._save(runner, name, meta=meta, by_epoch=by_epoch, **options, **self.args):
             self._point_to_latest(runner, name)
             return True
         self._set_last(runner, before)
@@ -193,12 +236,13 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save(self, runner: Runner, name: str, **kwargs: Any) -> bool:
         """Save on rank 0; the same result or error on all ranks. False: skipped, the weights are not finite."""
-        self._random.gather(runner)
+        with place(f"saving {name}"):
+            self._random.gather(runner)
         backend = dict(file_client_args=self.file_client_args, backend_args=self.backend_args)
         # Saving does not count as training time; during validation the clock is paused already.
         clock = paused() if not self._random.in_validation else nullcontext()
         try:
-            with clock:
+            with clock, place(f"saving {name}"):
                 on_master(lambda: runner.save_checkpoint(self.out_dir, name, **backend, **kwargs))
         except NonFiniteWeights as error:
             runner.logger.error(f"checkpoint {name} skipped: {error}")
