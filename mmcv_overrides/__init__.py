@@ -51,9 +51,10 @@ def activate() -> list[Override]:
     """
     global _active, _operators
     if _active is None:
-        from mmcv_overrides import deferred_imports, ops, quiet, seams
+        from mmcv_overrides import deferred_compiler, deferred_imports, ops, quiet, seams
 
         deferred_imports.install()
+        deferred_compiler.install()
         quiet.check_opencv()
         _operators = ops.install()
         overrides = _overrides()

@@ -36,8 +36,7 @@ def process_state_kept(device: torch.device) -> Iterator[None]:
     """
     random_states, environment, named = rng.capture(device), dict(os.environ), _named()
     switches = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = _deterministic()
     start_method, threads = multiprocessing.get_start_method(allow_none=True), cv2.getNumThreads()
     try:
         yield
@@ -45,10 +44,16 @@ def process_state_kept(device: torch.device) -> Iterator[None]:
         _forget_new(named)
         cv2.setNumThreads(threads)
         multiprocessing.set_start_method(start_method, force=True)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if _deterministic() != deterministic:  # to set it loads torch's compiler
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = switches
         _restore_environment(environment)
         rng.restore(random_states, device)
+
+
+def _deterministic() -> tuple[bool, bool]:
+    """Whether only deterministic kernels may run, and whether another one only warns."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 @contextmanager
