@@ -1,7 +1,7 @@
 """torchrun for the launchers: ``python -m fcos_train.launch.agent WORDS``, with the words of torchrun.
 
-It is torchrun itself (``torch.distributed.run``). What differs: the cause of a failure is printed last, ranks that do not
-end are given less time, and a machine that has lost the first one ends, where torchrun's agent would wait for it until
+It is torchrun itself (``torch.distributed.run``). What differs: the cause of a failure is printed last, ranks that do
+not end are given less time, and a machine that has lost the first one ends, where torchrun's agent would wait until
 TCP gives up.
 """
 
