@@ -203,9 +203,10 @@ def of_group(error: Exception) -> bool:
 
 def _second(store: dist.Store) -> dist.Store:
     """Another connection to the store where torch can make one (since 2.6)."""
+    clone = getattr(store, "clone", None)
     try:
-        return store.clone()
-    except (AttributeError, RuntimeError):
+        return store if clone is None else clone()
+    except RuntimeError:  # a store of another kind than torchrun's
         return store
 
 

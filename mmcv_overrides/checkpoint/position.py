@@ -91,7 +91,7 @@ def move(meta: dict[str, Any], epochs: Epochs) -> Move | None:
         meta: of the checkpoint. epochs: of this run.
     """
     epoch, iteration, position = meta["epoch"], meta["iter"], meta.get(KEY)
-    if _sound(position):
+    if isinstance(position, dict) and _sound(position):
         batch, images, length = (position[key] for key in ("global_batch", "epoch_images", "epoch_steps"))
         done = position["images"]
         step = min(done * epochs.images // images // epochs.batch, epochs.length)
@@ -107,9 +107,9 @@ def move(meta: dict[str, Any], epochs: Epochs) -> Move | None:
     return Move(epoch, epoch * epochs.length + step, iteration, epochs.batch, batch, Fraction(epochs.length, length))
 
 
-def _sound(position: Any) -> bool:
+def _sound(position: dict) -> bool:
     keys = ("images", "epoch_images", "epoch_steps", "global_batch")
-    if not isinstance(position, dict) or not all(isinstance(position.get(key), int) for key in keys):
+    if not all(isinstance(position.get(key), int) for key in keys):
         return False
     return 0 <= position["images"] <= position["epoch_images"] and all(position[key] > 0 for key in keys[1:])
 
