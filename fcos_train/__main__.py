@@ -4,8 +4,10 @@ import atexit
 import logging
 import os
 import sys
+import traceback
 
 from fcos_train.cli.main import main
+from mmcv_overrides.errors import tell_torchrun
 
 
 def leave(status: int) -> None:
@@ -21,8 +23,17 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
+def rank_main() -> int:
+    """:func:`main` for one of several ranks: an exception is told at once, not when gloo's threads have ended."""
+    try:
+        return main()
+    except Exception as error:
+        traceback.print_exc()
+        tell_torchrun(f"{type(error).__name__}: {error}")
+        return 1
+
+
 if __name__ == "__main__":
-    exit_status = main()
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ:
-        leave(exit_status)
-    sys.exit(exit_status)
+        leave(rank_main())
+    sys.exit(main())

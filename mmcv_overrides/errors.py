@@ -1,8 +1,12 @@
-"""The one exception for faults that the user can correct."""
+"""The exceptions for faults that the user can correct and for ranks that cannot go on; torchrun's file for both."""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 # Errors of the operating system that are faults of a disk or of a mount, whatever was being written or read.
@@ -45,3 +49,16 @@ def system_error(error: OSError) -> UserError:
     """An error of the operating system as one line: its text, and the file where it names one."""
     text = error.strerror or str(error) or type(error).__name__
     return UserError(text if error.filename is None else f"{error.filename}: {text}")
+
+
+class Stalled(RuntimeError):
+    """The ranks cannot go on together: one of them does not move, has failed, or cannot be reached."""
+
+
+def tell_torchrun(text: str) -> None:
+    """Leave the cause of a rank's end for torchrun's summary, in the file and form that it reads; the first counts."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file and not os.path.exists(file):
+        extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        with suppress(OSError), open(file, "w", encoding="utf-8") as target:
+            json.dump({"message": {"message": text, "extraInfo": extra}}, target)

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mmcv_overrides import signals
 from mmcv_overrides.fetching import DataFault, Fetching
 from mmcv_overrides.optimizer import StepOptimWrapper
-from mmcv_overrides.parallel import slowest_ranks
 from mmcv_overrides.printable import printable
 from mmcv_overrides.seams import Override
+from mmcv_overrides.stalls import place, stalls_named
 from mmcv_overrides.stopping import StopPoints
 
 
@@ -174,18 +174,16 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         return self._iter >= self._max_iters or self._epoch >= self._max_epochs or self.stop_training
 
     def run(self) -> torch.nn.Module:
-        """Train to the end or to a signal; if a rank fails, log which ranks were behind."""
+        """Train to the end or to a signal.
+
+        Raises:
+            Stalled: another rank has failed, or does not move; the message names it.
+        """
         self.stop_points = StopPoints(self.runner)
-        try:
-            with signals.deferred():
-                model = self._run()
-                self.stop_points.close()
-                return model
-        except RuntimeError as error:
-            behind = slowest_ranks()
-            if behind:
-                print_log(f"training stopped while waiting for {behind}", "current", logging.ERROR)
-            raise error
+        with stalls_named(), signals.deferred():
+            model = self._run()
+            self.stop_points.close()
+            return model
 
     def _run(self) -> torch.nn.Module:
         try:
@@ -244,7 +242,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def _validate(self) -> None:
         self._decide_current_val_interval()
         if self.runner.val_loop is not None and (self.done or self._validates_now()):
-            self.runner.val_loop.run()
+            with place("a validation"):
+                self.runner.val_loop.run()
             self.stop_points.now()
 
     def run_epoch(self) -> None:

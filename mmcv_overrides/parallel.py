@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -20,15 +21,16 @@ from mmengine.utils.dl_utils import set_multi_processing as _upstream_multi_proc
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmcv_overrides import signals
+from mmcv_overrides import rendezvous, stalls
 from mmcv_overrides.device import current
 from mmcv_overrides.errors import UserError, system_error
 from mmcv_overrides.network import choose_interface
+from mmcv_overrides.rendezvous import meet
 from mmcv_overrides.seams import Override
+from mmcv_overrides.stalls import note_step, waiting_for_master
 
 T = TypeVar("T")
 TIMEOUT_S = 600  # of collectives; the environment variable FCOS_DIST_TIMEOUT overrides it
-STORE_LOST_S = 1.0  # until the kernel has told this rank that its agent has ended
 LONGEST_S = 365 * 86400  # torch keeps deadlines in nanoseconds, which end after 292 years
 
 
@@ -64,6 +66,10 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
     kwargs.setdefault("timeout", datetime.timedelta(seconds=timeout))
     backend = os.environ.get("FCOS_DIST_BACKEND") or accelerator.backend
     interface = choose_interface(backend)
+    if not {"init_method", "store"} & kwargs.keys():
+        store, rank, world = meet(float(os.environ.get("FCOS_RENDEZVOUS_TIMEOUT", rendezvous.TIMEOUT_S)))
+        store.set_timeout(kwargs["timeout"])
+        kwargs |= dict(store=store, rank=rank, world_size=world)
     try:
         dist.init_process_group(backend=backend, **kwargs)
     except RuntimeError as error:
@@ -75,6 +81,18 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
             "give the address that the other machines reach with --local_addr, or the interface with --ifname "
             "(FCOS_LOCAL_ADDR, GLOO_SOCKET_IFNAME)"
         ) from error
+    if dist.get_world_size() > 1:
+        found = dist.distributed_c10d._get_default_store()
+        seconds, where = kwargs["timeout"].total_seconds(), os.environ["MASTER_ADDR"]
+        stalls.watch(stalls.Watch(found, dist.get_rank(), dist.get_world_size(), seconds, where))
+
+
+def leave_process_group() -> None:
+    """End the process group, together: no rank closes connections that another one still reads."""
+    dist.barrier()
+    stalls.watch(None)
+    rendezvous.forget_job()
+    dist.destroy_process_group()
 
 
 def _check_environment() -> None:
@@ -96,13 +114,14 @@ def _check_environment() -> None:
             faults.append(f"{name}={text!r}: must be a whole number {span}")
     if not faults and int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
         faults.append(f"RANK={os.environ['RANK']}: must be below WORLD_SIZE, {os.environ['WORLD_SIZE']}")
-    timeout = os.environ.get("FCOS_DIST_TIMEOUT", str(TIMEOUT_S))
-    try:
-        sound = 0 < float(timeout) <= LONGEST_S
-    except ValueError:
-        sound = False
-    if not sound:
-        faults.append(f"FCOS_DIST_TIMEOUT={timeout!r}: must be seconds, above 0 and at most {LONGEST_S} (a year)")
+    for name in ("FCOS_DIST_TIMEOUT", "FCOS_RENDEZVOUS_TIMEOUT"):
+        timeout = os.environ.get(name, str(TIMEOUT_S))
+        try:
+            sound = 0 < float(timeout) <= LONGEST_S
+        except ValueError:
+            sound = False
+        if not sound:
+            faults.append(f"{name}={timeout!r}: must be seconds, above 0 and at most {LONGEST_S} (a year)")
     for part in filter(None, os.environ.get("FCOS_DIST_BACKEND", "").split(",")):  # as in cpu:gloo,npu:hccl
         backend = part.rpartition(":")[2]
         if backend not in dist.Backend.backend_list:
@@ -161,51 +180,19 @@ class DeviceDistributedDataParallel(MMDistributedDataParallel):
             self.__setstate__(state)
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
-        """One step of mmengine's wrapper; leaves in the store how far this rank is."""
+        """One step of mmengine's wrapper; notes how far this rank is (:mod:`mmcv_overrides.stalls`)."""
         self._follow_layout()
         self._steps += 1
-        _note(self._steps, 1)
+        note_step(self._steps, 1)
         log_vars = super().train_step(data, optim_wrapper)
-        _note(self._steps + 1, 0)
+        note_step(self._steps + 1, 0)
         return log_vars
 
     def _run_forward(self, data: Any, mode: str) -> Any:
         results = super()._run_forward(data, mode)
         if mode == "loss":
-            _note(self._steps, 2)
+            note_step(self._steps, 2)
         return results
-
-
-_NOTE = "mmcv_overrides/progress/"
-_PHASES = ("before the forward pass", "in the forward pass", "in the backward pass")
-
-
-def _note(step: int, phase: int) -> None:
-    """Record in the process group's store how far this rank is."""
-    try:
-        dist.distributed_c10d._get_default_store().set(f"{_NOTE}{dist.get_rank()}", f"{step} {phase}")
-    except RuntimeError:
-        if not signals.awaited(STORE_LOST_S):  # the agent that served it has been killed: the ranks save and leave
-            raise
-
-
-def slowest_ranks() -> str:
-    """Names of the ranks that are behind, and where they are; empty if none is."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return ""
-    store = dist.distributed_c10d._get_default_store()
-    keys = [f"{_NOTE}{rank}" for rank in range(dist.get_world_size())]
-    try:
-        noted = [tuple(map(int, store.get(key).split())) if store.check([key]) else (0, 0) for key in keys]
-    except RuntimeError:  # the process that serves the store may have died
-        return "an unknown rank (the store of the process group no longer answers)"
-    ahead = max(noted)
-    behind = [f"rank {rank} ({_place(*at)})" for rank, at in enumerate(noted) if at < ahead]
-    return f"{', '.join(behind)}; the others are at {_place(*ahead)}" if behind else ""
-
-
-def _place(step: int, phase: int) -> str:
-    return f"step {step} {_PHASES[phase]}"
 
 
 def on_master(action: Callable[[], T]) -> T:
@@ -232,7 +219,8 @@ def on_master(action: Callable[[], T]) -> T:
         except Exception as error:
             failure = error
             outcome = [(RuntimeError(f"rank 0 failed: {type(error).__name__}: {error}"), None)]
-    broadcast_object_list(outcome)
+    with nullcontext() if is_main_process() else waiting_for_master():
+        broadcast_object_list(outcome)
     if failure is not None:
         raise failure
     fault, value = outcome[0]

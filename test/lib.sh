@@ -24,6 +24,7 @@ positional=()
 # The flags and their defaults; an empty value means "not given".
 declare -A opt=(
     [data_path]="" [device_id]="" [nproc]=1 [config]="" [device]=auto [port]="" [batch_size]="" [learning_rate]=""
+    [max_restarts]="" [dist_timeout]="" [rendezvous_timeout]=""
     [max_iters]="" [max_epochs]="" [work_dir]="" [opt_level]=O1 [loss_scale]=32.0 [seed]=0 [pretrained]=""
 )
 
@@ -84,13 +85,17 @@ unknown_flag() {
 
 check_numbers() {
     local key
-    for key in nproc nnodes batch_size max_iters max_epochs; do
+    for key in nproc batch_size max_iters max_epochs dist_timeout rendezvous_timeout; do
         [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^[1-9][0-9]*$ ]] ||
             die "--$key=${opt[$key]} is not a positive whole number"
     done
+    [[ ${opt[nnodes]:-1} =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] ||
+        die "--nnodes=${opt[nnodes]} is not a positive whole number, or MIN:MAX"
+    [[ ${opt[nnodes]:-} != *:* ]] || ((${opt[nnodes]%%:*} <= ${opt[nnodes]##*:})) ||
+        die "--nnodes=${opt[nnodes]}: MIN is above MAX"
     [[ ${opt[pretrained]:-none} =~ ^(require|auto|none)$ ]] ||
         die "--pretrained=${opt[pretrained]}: choose require, auto or none"
-    for key in device_id node_rank port master_port seed; do
+    for key in device_id node_rank port master_port seed max_restarts; do
         [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^(0|[1-9][0-9]*)$ ]] || die "--$key=${opt[$key]} is not a whole number"
     done
 }

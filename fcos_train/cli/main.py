@@ -19,7 +19,7 @@ from fcos_train import __version__
 from fcos_train.cli.generate import command
 from fcos_train.cli.help_text import group_help
 from fcos_train.cli.words import HELP_FLAGS, asks_for_help, nearest
-from mmcv_overrides.errors import DISK_FAULTS, UserError, system_error
+from mmcv_overrides.errors import DISK_FAULTS, Stalled, UserError, system_error, tell_torchrun
 from mmcv_overrides.printable import printable_lines
 from mmcv_overrides.signals import Stopped, note
 
@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 2 an error of the user's (one ``error: ...`` line on stderr), 130 interrupted, 128 + n for a training
-        that signal n has stopped (0 for SIGUSR1), 141 if nobody reads the output any more; a verb may return others,
-        and other exceptions pass through with their traceback.
+        0 done, 1 ranks that cannot go on, 2 an error of the user's (one ``error: ...`` line on stderr each), 130
+        interrupted, 128 + n for a training that signal n has stopped (0 for SIGUSR1), 141 if nobody reads the output
+        any more; a verb may return others, and other exceptions pass through with their traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # An installed torch_npu would come with `import torch`, which then fails where CANN's set_env.sh is not sourced:
@@ -72,7 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
+        tell_torchrun(message_of(error))
         return _refuse(message_of(error))
+    except Stalled as error:
+        tell_torchrun(str(error))
+        print(f"error{_rank()}: {error}", file=sys.stderr)
+        return 1
     except Stopped as stopped:
         return status_of(stopped)
     except KeyboardInterrupt:

@@ -21,7 +21,8 @@ def run(options: TrainOptions) -> int:
     if options.devices is not None and options.devices > 1:
         from fcos_train.launch.ranks import run_ranks
 
-        return run_ranks(__name__, replace(options, devices=None), options.devices, options.device)
+        one = replace(options, devices=None, max_restarts=None)
+        return run_ranks(__name__, one, options.devices, options.device, options.max_restarts or 0)
     with signals.handled(done_is_success=True):
         from fcos_train.engine.run import train
 

@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.augment import kind_of
 from fcos_train.config.batch_shapes import COLLATE
+from fcos_train.config.endurance import Endurance, seconds
 from fcos_train.config.evaluators import reported_names
 from fcos_train.config.load import leaf_datasets, walk
 from fcos_train.config.packages import require_packages
@@ -22,6 +23,7 @@ BACKENDS = {
     "clearml": "ClearMLVisBackend",
 }
 VAL_LOSS = "ValLossHook"
+EXTRA_CHECKPOINTS = "ExtraCheckpointHook"
 BALANCED = "ClassBalancedDataset"
 # mmengine counts an equal mAP as a better one, so that a model that has learnt nothing would never stop.
 MIN_DELTA = 1e-6
@@ -54,6 +56,20 @@ def set_sampling(cfg: Config, recipe: Recipe) -> list[str]:
             loader["dataset"] = ConfigDict(type=BALANCED, oversample_thr=recipe.balance, dataset=inner)
             notes.append(f"images of classes that fewer than {recipe.balance:.0%} of the images have are repeated")
     return notes
+
+
+def set_checkpoints(cfg: Config, options: Endurance) -> list[str]:
+    """``--checkpoint-every``: checkpoints between those of the config."""
+    every = options.checkpoint_every
+    custom = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != EXTRA_CHECKPOINTS]
+    if every is None:
+        return []
+    if str(every).isdecimal():
+        extra, said = ConfigDict(iterations=int(every)), f"{every} iterations"
+    else:
+        extra, said = ConfigDict(seconds=seconds(every)), f"{seconds(every):g} s"
+    cfg["custom_hooks"] = [*custom, ConfigDict(type=EXTRA_CHECKPOINTS, **extra)]
+    return [f"checkpoints: also every {said}, the two newest of these are kept"]
 
 
 def set_steps(cfg: Config, recipe: Recipe) -> list[str]:

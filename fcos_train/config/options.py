@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from fcos_train.config.endurance import Endurance
+from fcos_train.config.endurance import IF_ANY, Endurance
 from fcos_train.config.fields import Option, Options, existing, existing_file, existing_folder
 from fcos_train.config.launcher import launcher_faults, under_torchrun
 from fcos_train.config.values import parse_cfg_options
@@ -76,7 +76,7 @@ def json_name_fault(value: str) -> str | None:
 
 
 def _resume_fault(value: str) -> str | None:
-    return None if value == "auto" or Path(value).exists() else "no such file"
+    return None if value in ("auto", IF_ANY) or Path(value).exists() else "no such file"
 
 
 def _config_or_none(words: Sequence[str]) -> str | None:
@@ -243,7 +243,8 @@ class TrainOptions(Endurance):
     resume: Annotated[
         str | None,
         Option(
-            "continue from this checkpoint; without a value, from the newest readable one of the work dir",
+            "continue from this checkpoint; without a value, from the newest readable one of the work dir; if-any: "
+            "from that, or anew where there is none",
             metavar="CKPT",
             default="start anew",
             flags=("--resume", "--resume-from"),  # the second is mmdet 2.x's

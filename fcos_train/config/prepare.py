@@ -20,7 +20,7 @@ from typing import Any
 import mmengine.dist as dist
 from mmengine.config import Config, ConfigDict
 
-from fcos_train.config.apply_recipe import set_evaluations, set_loggers, set_sampling, set_steps
+from fcos_train.config.apply_recipe import set_checkpoints, set_evaluations, set_loggers, set_sampling, set_steps
 from fcos_train.config.augment import set_augmentation
 from fcos_train.config.dataset import allow_bad_samples, checked_data, data_is_there, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
@@ -96,6 +96,7 @@ def prepare(
     total = total_iterations(cfg, images, world)
     notes += safe_schedule(cfg, total)
     notes += set_hooks(cfg)
+    notes += set_checkpoints(cfg, options)
     notes += set_evaluations(cfg, options, total)
     notes += translate_monitors(cfg)
     set_loggers(cfg, options.logger)

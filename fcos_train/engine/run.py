@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from fcos_train import progress
 from fcos_train.config import of_checkpoint
 from fcos_train.config.dataset import checked_data, loader_of_split, point_at_data, use_clear_loading
+from fcos_train.config.endurance import IF_ANY
 from fcos_train.config.input_sizes import check_input_sizes
 from fcos_train.config.launcher import Launchable, launched
 from fcos_train.config.load import configured, fill, stem
@@ -45,8 +46,12 @@ from mmcv_overrides.checkpoint.reading import peek
 from mmcv_overrides.checkpoint.resume import check_resumable
 from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.parallel import on_master
+from mmcv_overrides.parallel import leave_process_group, on_master
 from mmcv_overrides.printable import printable_lines
+from mmcv_overrides.rendezvous import remember, remembered
+from mmcv_overrides.stalls import place, stalls_named
+
+FOLDER = "work_dir"  # what a job remembers from one start to the next
 
 
 def _alone(options: Launchable) -> Launchable:
@@ -80,6 +85,8 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
     ):
         if isinstance(options, TrainOptions) and options.npu_ids is not None:
             os.environ["NPUID"] = str(options.npu_ids)
+        if isinstance(options, TrainOptions):
+            os.environ.update(options.deadlines())
         joins = options.launcher != "none" and not dist.is_distributed()
         if joins:
             dist.init_dist(options.launcher)
@@ -87,23 +94,15 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
             accelerator.set_device(0)
         init_default_scope("mmdet")
         try:
-            yield accelerator, reason
+            with stalls_named(), place("preparing the data"):
+                yield accelerator, reason
         except signals.Stopped as stopped:
             if joins and stopped.together:
                 with suppress(RuntimeError):  # the state is saved; another rank may have been killed since
-                    _part()
+                    leave_process_group()
             raise
-        if joins:
-            _part()
-
-
-def _part() -> None:
-    """Leave the process group together, so that no rank closes connections that another still reads.
-
-    After an error there is nobody to wait for: the process ends as it is (see __main__).
-    """
-    dist.barrier()
-    torch.distributed.destroy_process_group()
+        if joins:  # After an error there is nobody to wait for: the process ends as it is (see __main__).
+            leave_process_group()
 
 
 def _say(lines: list[str]) -> None:
@@ -146,8 +145,20 @@ def _wanted_resume(options: TrainOptions, cfg: Config) -> str | None:
     return options.resume
 
 
-def _resume_from(wanted: str | None, folder: Path) -> str | None:
-    """The checkpoint to resume from; one that is named is looked at before the data are read."""
+def _resume_from(wanted: str | None, folder: Path, restarted: bool) -> str | None:
+    """The checkpoint to resume from; one that is named is looked at before the data are read.
+
+    Args:
+        restarted: an earlier start of this job has trained in the folder.
+
+    Raises:
+        UserError: there is none to resume from, or none that can be read.
+    """
+    if restarted or wanted == IF_ANY:
+        found = checkpoints.find_latest_checkpoint(str(folder))
+        if found is not None or wanted in (None, "auto", IF_ANY):
+            _say([] if found else [f"no checkpoint in {folder} yet: this training starts from the beginning"])
+            return found
     if wanted != "auto":
         if wanted is not None and "://" not in wanted:
             on_master(lambda: check_resumable(peek(Path(wanted)), wanted))
@@ -171,6 +182,18 @@ def _look_at_weights(given: str | None) -> None:
         on_master(lambda: bool(peek(Path(given))))
 
 
+def _claim(
+    options: TrainOptions, wanted: Path, given: bool, resume: str | None, before: str | None
+) -> tuple[Path, list[str]]:
+    """The folder of the training; ``before``: the one in which an earlier start of this job has trained."""
+    if before is not None:
+        folder, notes = work_dir.claim_again(Path(before))
+    else:
+        folder, notes = work_dir.claim(wanted, given, resume, options.overwrite)
+    remember(FOLDER, str(folder))
+    return folder, notes
+
+
 def train(options: TrainOptions) -> Runner:
     """Train as the options say. What this sets in the process is put back at the end.
 
@@ -192,13 +215,15 @@ def train(options: TrainOptions) -> Runner:
         name = stem(options.config)
         given = options.work_dir or cfg.get("work_dir")
         wanted = Path(given or Path("work_dirs") / name)
-        with _folder(lambda: work_dir.claim(wanted, bool(given), resume, options.overwrite)) as (folder, where):
+        before = on_master(lambda: remembered(FOLDER) if remembered("run") else None)
+        with _folder(lambda: _claim(options, wanted, bool(given), resume, before)) as (folder, where):
             _say([*where, reason, *notes])
             _look_at_weights(options.load_from)
-            start_from = _resume_from(resume, folder)
+            found = _resume_from(resume, folder, before is not None)
             with parts_named(cfg):  # to choose the step, parts of the model are built on trial
-                _say(prepare(cfg, options, accelerator, folder, start_from))
-            stale = work_dir.stale_files(folder, cfg.load_from) if options.overwrite else []
+                _say(prepare(cfg, options, accelerator, folder, found))
+            replaces = options.overwrite and found is None
+            stale = work_dir.stale_files(folder, cfg.load_from) if replaces else []
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))

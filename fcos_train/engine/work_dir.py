@@ -16,6 +16,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from fcos_train.config.endurance import IF_ANY
 from mmcv_overrides import run_folder
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.parallel import on_master
@@ -33,7 +34,7 @@ def claim(wanted: Path, given: bool, resume: str | None, overwrite: bool) -> tup
 
     Args:
         wanted: the work dir that was asked for. given: it was, so it is not the default of the config.
-        resume: ``auto``, a checkpoint, or None for a new training.
+        resume: ``auto``, ``if-any``, a checkpoint, or None for a new training.
         overwrite: a new training may replace the run in ``wanted`` (see :class:`ReplaceRunHook`).
 
     Returns:
@@ -45,6 +46,9 @@ def claim(wanted: Path, given: bool, resume: str | None, overwrite: bool) -> tup
     wanted = wanted.absolute()
     if resume == "auto":
         return _continue(wanted if given else _latest(wanted), wanted)
+    if resume == IF_ANY:
+        folder = wanted if given else _latest(wanted)
+        return _continue(folder, wanted) if used(folder) else _new(wanted)
     if resume is not None:
         folder = Path(resume).resolve().parent
         if folder in [path.resolve() for path in _existing(wanted)]:
@@ -53,6 +57,16 @@ def claim(wanted: Path, given: bool, resume: str | None, overwrite: bool) -> tup
         _hold(wanted)
         return wanted, [f"work dir: {wanted}" + (" (--overwrite: the run in it is replaced)" if used(wanted) else "")]
     return _new(wanted)
+
+
+def claim_again(folder: Path) -> tuple[Path, list[str]]:
+    """Lock the folder that an earlier start of the same job has claimed, for a training after a restart.
+
+    Raises:
+        UserError: the folder cannot be written, or another run has taken it.
+    """
+    _hold(folder)
+    return folder, [f"work dir: {folder} (restarted)"]
 
 
 def claim_evaluation(wanted: Path) -> tuple[Path, list[str]]:

@@ -55,7 +55,7 @@ class Output:
 
     def work_dir(self) -> str | None:
         """The folder that the training chose, which it prints in its first line."""
-        said = self._first(r"^work dir: (.*?)(?: \(--overwrite: .*)?$")
+        said = self._first(r"^work dir: (.*?)(?: \((?:--overwrite: .*|restarted\)))?$")
         return said or None
 
     def device_kind(self) -> str | None:

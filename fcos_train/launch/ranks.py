@@ -34,12 +34,13 @@ LOOPBACK = "127.0.0.1"
 AGENT = "torch.distributed."  # its loggers
 
 
-def run_ranks(module: str, options: Any, ranks: int, requested: str) -> int:
+def run_ranks(module: str, options: Any, ranks: int, requested: str, restarts: int = 0) -> int:
     """Run a command in ``ranks`` processes of this machine, one for each device, and wait for them.
 
     Args:
         module: that has the command, a function ``run(options) -> int``. options: picklable.
         requested: the device that was asked for; on a CPU the ranks are processes that share its cores.
+        restarts: how often all ranks are started again after a failure.
 
     Returns:
         0, or the status of the rank that failed first: 2 for a user error, 128 + n if signal n has killed it.
@@ -60,7 +61,7 @@ def run_ranks(module: str, options: Any, ranks: int, requested: str) -> int:
             rdzv_backend="c10d",
             rdzv_endpoint=f"{LOOPBACK}:0",
             local_addr=LOOPBACK,
-            max_restarts=0,
+            max_restarts=restarts,
             logs_specs=DefaultLogsSpecs(log_dir=name),
             **_signals(),
         )

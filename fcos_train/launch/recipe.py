@@ -22,6 +22,7 @@ from mmcv_overrides.signals import STOPPING, Stopped
 
 LOOPBACK = ("localhost", "::1")
 PORT = "23333"  # of several nodes, where none is given
+RENDEZVOUS_S = DIST_S = 600  # the trainer's defaults
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Recipe:
     """Settings of a launcher; empty: not given.
 
     Attributes:
-        nnodes: empty for a launcher of one machine, whose environment is then left alone.
+        nnodes: empty for a launcher of one machine, whose environment is then left alone; MIN:MAX for an elastic job.
         work_dir: where the training is expected to write. chosen_work_dir: it is handed to the trainer.
         stem: name of the config. speed_run: a measurement of speed. plain: the log goes to the terminal.
         default_batch, default_pretrained, train_defaults: of this launcher.
@@ -46,6 +47,8 @@ class Recipe:
     master_port: str = ""
     local_addr: str = ""
     ifname: str = ""
+    max_restarts: str = ""
+    dist_timeout: str = ""
     rendezvous_timeout: str = ""
     port: str = ""
     device: str = "auto"
@@ -67,8 +70,8 @@ class Recipe:
 
     @property
     def nodes(self) -> int:
-        """Machines of the training."""
-        return int(self.nnodes or 1)
+        """Machines of the training; of an elastic job the most."""
+        return int(self.nnodes.rpartition(":")[2] or 1)
 
     @property
     def node(self) -> int:
@@ -177,8 +180,8 @@ def command(recipe: Recipe, port: str, extra: Sequence[str]) -> list[str]:
     """Plain Python for one rank, torchrun for more."""
     words = [sys.executable]
     if recipe.world > 1:
-        words += ["-m", "fcos_train.launch.agent", "--nnodes", str(recipe.nodes), "--node_rank", str(recipe.node)]
-        words += ["--nproc_per_node", recipe.nproc, "--master_addr", recipe.master, "--master_port", port]
+        words += ["-m", "fcos_train.launch.agent", *_meeting(recipe, port), "--nproc_per_node", recipe.nproc]
+        words += ["--max_restarts", recipe.max_restarts or "0"]
     words += ["-m", "fcos_train", "train", recipe.config]
     words += ["--launcher", "pytorch"] if recipe.world > 1 else []
     words += _work_dir(recipe, extra)
@@ -193,6 +196,27 @@ def command(recipe: Recipe, port: str, extra: Sequence[str]) -> list[str]:
     }
     words += [word for flag, value in optional.items() if value for word in (flag, value)]
     return [*words, *recipe.train_defaults.split(), *_with_learning_rate(recipe.learning_rate, list(extra))]
+
+
+def _meeting(recipe: Recipe, port: str) -> list[str]:
+    """How the machines find each other. An elastic job keeps its members in a store of the first machine."""
+    wait = recipe.rendezvous_timeout or str(RENDEZVOUS_S)
+    watch = []
+    if recipe.node > 0:
+        watch = ["--watch-master", recipe.master, port, recipe.dist_timeout or str(DIST_S)]
+    if ":" not in recipe.nnodes:
+        words = ["--nnodes", str(recipe.nodes), "--node_rank", str(recipe.node), "--rdzv_conf", f"timeout={wait}"]
+        return [*watch, *words, "--master_addr", recipe.master, "--master_port", port]
+    words = ["--nnodes", recipe.nnodes, "--rdzv_backend", "c10d", "--rdzv_endpoint", f"{recipe.master}:{port}"]
+    words += ["--rdzv_id", f"fcos-train-{port}"]
+    words += ["--rdzv_conf", f"is_host={int(recipe.node == 0)},join_timeout={wait},read_timeout={wait}"]
+    return [*watch, *words, *(["--local_addr", recipe.local_addr] if recipe.local_addr else [])]
+
+
+def deadlines(recipe: Recipe) -> dict[str, str]:
+    """The environment variables of the deadlines that were given."""
+    given = {"FCOS_DIST_TIMEOUT": recipe.dist_timeout, "FCOS_RENDEZVOUS_TIMEOUT": recipe.rendezvous_timeout}
+    return {name: value for name, value in given.items() if value}
 
 
 def _work_dir(recipe: Recipe, extra: Sequence[str]) -> list[str]:
@@ -269,6 +293,7 @@ def run(recipe: Recipe, extra: Sequence[str]) -> int:
     kind = device_kind(recipe)
     if recipe.nnodes:
         os.environ.update(cluster_environment(recipe))
+    os.environ.update(deadlines(recipe))
     port = master_port(recipe) if recipe.world > 1 or recipe.port else ""
     if recipe.world > 1:
         from fcos_train.launch.network import rank_environment

@@ -2,14 +2,15 @@
 
 Modules: ``writing`` (save), ``background`` and ``host_copy`` (beside the training), ``reading``, ``limits``,
 ``unpickle`` and ``scan`` (load), ``plain`` (what a file may hold), ``values`` (weights that are not numbers),
-``embedded_config`` (the configuration in a checkpoint), ``newest``, ``links``, ``resume``, ``schedule`` and
-``missed_validation`` (resume), ``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into a
-model), ``hook`` (during training), ``rng`` (random states), ``mmengine_functions`` (replacements of mmengine's
-functions).
+``embedded_config`` (the configuration in a checkpoint), ``newest``, ``links``, ``resume``, ``position``, ``schedule``
+and ``missed_validation`` (resume), ``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into
+a model), ``hook`` and ``every`` (during training), ``rng`` (random states), ``mmengine_functions`` (replacements of
+mmengine's functions).
 """
 
 from mmcv_overrides.checkpoint.background import train
 from mmcv_overrides.checkpoint.embedded_config import fromstring
+from mmcv_overrides.checkpoint.every import ExtraCheckpointHook
 from mmcv_overrides.checkpoint.hook import SafeCheckpointHook
 from mmcv_overrides.checkpoint.mmengine_functions import (
     apply_to,
@@ -31,6 +32,7 @@ from mmcv_overrides.seams import Override
 
 __all__ = [
     "OVERRIDES",
+    "ExtraCheckpointHook",
     "MatchReport",
     "NonFiniteWeights",
     "SafeCheckpointHook",

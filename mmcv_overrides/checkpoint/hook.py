@@ -15,6 +15,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, Runner
 
 from mmcv_overrides import run_folder
+from mmcv_overrides.checkpoint import position
 from mmcv_overrides.checkpoint.background import BackgroundWriter
 from mmcv_overrides.checkpoint.links import point_latest, remove_expired
 from mmcv_overrides.checkpoint.missed_validation import MissedValidationHook
@@ -26,11 +27,14 @@ from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import replacing, written
 from mmcv_overrides.parallel import on_master
+from mmcv_overrides.rendezvous import remember
+from mmcv_overrides.stalls import place
 from mmcv_overrides.stopping import Stop
 from mmcv_overrides.timer import paused
 
 _RNG_KEY = "rng"
 _STOPPED = "ckpt_of_stop"  # in the message hub
+KEPT_BETWEEN, _BETWEEN = 2, "checkpoints_between"
 
 
 class SafeCheckpointHook(CheckpointHook):
@@ -96,11 +100,12 @@ class SafeCheckpointHook(CheckpointHook):
         before = run_folder.read_record(folder)
         apart = out_dir if self._local and out_dir.resolve() != folder.resolve() else None
         loaded = self._loaded
-        resumed = (loaded["run"], loaded["iter"]) if loaded is not None and self._resumes(runner) else None
+        resumed = (loaded["run"], loaded["saved_iter"]) if loaded is not None and self._resumes(runner) else None
         record = run_folder.begin(folder, resumed, apart)
+        remember("run", record.run)
         name_run(record.run)
-        for place in {folder, apart or folder}:
-            remove_leftovers(place, record.runs() + (before.runs() if before else []))
+        for one in {folder, apart or folder}:
+            remove_leftovers(one, record.runs() + (before.runs() if before else []))
         if resumed is not None and self._local:
             remove_expired(out_dir, self.filename_tmpl, list(getattr(self, "keep_ckpt_ids", [])), record)
             self._point_to_resumed(runner, out_dir, before)
@@ -111,7 +116,7 @@ class SafeCheckpointHook(CheckpointHook):
         name = Path(str(self.last_ckpt or "")).name
         if name and before is not None and self._loaded is not None and (out_dir / name).is_file():
             link = out_dir / "latest.pth"
-            if before.owns(self._loaded["run"], self._loaded["iter"]) and link.resolve().name != name:
+            if before.owns(self._loaded["run"], self._loaded["saved_iter"]) and link.resolve().name != name:
                 self._point_to_latest(runner, self.file_backend.join_path(self.out_dir, name), name)
 
     def _resumes(self, runner: Runner) -> bool:
@@ -188,7 +193,11 @@ class SafeCheckpointHook(CheckpointHook):
         self._random.end_validation(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the random states and the id of the run."""
+        """Add the position in images, the random states and the id of the run."""
+        epochs = position.Epochs.of(runner)
+        if epochs is not None:
+            meta = checkpoint["meta"]
+            meta[position.KEY] = epochs.position(meta["epoch"], meta["iter"])
         states = self._random.take(runner)
         if states is not None:
             checkpoint[_RNG_KEY] = states
@@ -198,16 +207,33 @@ class SafeCheckpointHook(CheckpointHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what a resume needs, and put the config's settings into the states of the schedulers."""
         _name_classes(runner)
+        saved_iter = (checkpoint.get("meta") or {}).get("iter", 0)
+        if getattr(runner, "_resume", False):
+            self._move(runner, checkpoint)
         schedule = keep_config(runner.param_schedulers, checkpoint.get("param_schedulers"))
         meta = checkpoint.get("meta") or {}
         self._loaded = {
             "epoch": meta.get("epoch", 0),
             "iter": meta.get("iter", 0),
+            "saved_iter": saved_iter,
             "run": str(meta.get("run", "")),
             "rng": checkpoint.get(_RNG_KEY),
             "schedule": schedule,
             "shapes": {k: v.shape for k, v in state_dict_of(checkpoint).items() if isinstance(v, torch.Tensor)},
         }
+
+    def _move(self, runner: Runner, checkpoint: dict) -> None:
+        """Continue at the same image where an epoch has other steps than in the checkpoint."""
+        epochs = position.Epochs.of(runner)
+        moved = None if epochs is None else position.move(checkpoint["meta"], epochs)
+        if moved is None:
+            return
+        checkpoint["meta"] |= {"epoch": moved.epoch, "iter": moved.iteration}
+        position.move_schedulers(checkpoint.get("param_schedulers"), runner.param_schedulers, moved.ratio)
+        runner.logger.warning(moved.line())
+        factor = position.rescale_rates(checkpoint, runner) if moved.old_batch != moved.batch else None
+        if factor is not None:
+            runner.logger.warning(f"learning rate times {factor:g}, because a step has other images than before")
 
     # Saving
 
@@ -232,7 +258,8 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             UserError: something could not be written.
         """
-        on_master(self._writer.close)
+        with place("saving"):
+            on_master(self._writer.close)
 
     def after_partial_epoch(self, runner: Runner) -> None:
         """Save the last state as iter_N.pth if the loop stops in mid-epoch (``max_iters``)."""
@@ -261,6 +288,20 @@ class SafeCheckpointHook(CheckpointHook):
         self._partial = True
         return self._save_last(runner, name, meta=dict(epoch=runner.epoch, iter=runner.iter))
 
+    def save_between(self, runner: Runner) -> bool:
+        """Save ``iter_N.pth`` after the iteration that has just ended, in the course of an epoch; keep the newest two.
+
+        To be called on all ranks by hooks in ``after_train_iter``. Returns whether it was saved.
+        """
+        iteration = runner.iter + 1
+        name = f"iter_{iteration}.pth"
+        kept = list(dict.fromkeys([*runner.message_hub.get_info(_BETWEEN, []), name]))
+        meta = dict(epoch=runner.epoch, iter=iteration)
+        if not self._save_last(runner, name, meta, kept[:-KEPT_BETWEEN], by_epoch=False):
+            return False
+        runner.message_hub.update_info(_BETWEEN, kept[-KEPT_BETWEEN:])
+        return True
+
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
 
@@ -277,7 +318,9 @@ class SafeCheckpointHook(CheckpointHook):
         else:
             self._set_kept(runner, kept)
 
-    def _save_last(self, runner: Runner, name: str, meta: dict, expired: Sequence[str] = ()) -> bool:
+    def _save_last(
+        self, runner: Runner, name: str, meta: dict, expired: Sequence[str] = (), by_epoch: bool | None = None
+    ) -> bool:
         before = self.last_ckpt
         path = self.file_backend.join_path(self.out_dir, name)
         self._set_last(runner, path)
@@ -288,7 +331,8 @@ class SafeCheckpointHook(CheckpointHook):
             for old in expired:
                 self._remove(self.file_backend.join_path(self.out_dir, old))
 
-        if self._save(runner, name, then, meta=meta, by_epoch=self.by_epoch, **options, **self.args):
+        by_epoch = self.by_epoch if by_epoch is None else by_epoch
+        if self._save(runner, name, then, meta=meta, by_epoch=by_epoch, **options, **self.args):
             self._saved_at = meta["epoch"], meta["iter"]
             return True
         self._set_last(runner, before)
@@ -300,11 +344,12 @@ class SafeCheckpointHook(CheckpointHook):
         Args:
             then: what follows on rank 0 once the file is written.
         """
-        self._random.gather(runner)
+        with place(f"saving {name}"):
+            self._random.gather(runner)
         # Saving does not count as training time; during validation the clock is paused already.
         clock = paused() if not self._random.in_validation else nullcontext()
         try:
-            with clock:
+            with clock, place(f"saving {name}"):
                 on_master(lambda: self._save_here(runner, name, then, **kwargs))
         except NonFiniteWeights as error:
             runner.logger.error(f"checkpoint {name} skipped: {error}")

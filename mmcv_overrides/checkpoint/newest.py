@@ -20,11 +20,11 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
     """The newest checkpoint of the run in ``work_dir`` that can be read in full, or None.
 
     Candidates are all epoch_N.pth and iter_N.pth, and the files that ``latest.pth`` and ``last_checkpoint`` name. If
-    ``run.json`` names the run, only its own checkpoints count, and the newest has the most iterations. A folder without
-    that file, or one in which plain mmengine has trained since, may hold checkpoints of several runs: the file that
-    ``latest.pth`` or ``last_checkpoint`` names comes first, then the last written one; without either name the one with
-    the most iterations. A warning names each file that is skipped (truncated, refused, without training state, of
-    another run).
+    ``run.json`` names the run, only its own checkpoints count, and the newest has the most iterations of its last
+    start. A folder without that file, or one in which plain mmengine has trained since, may hold checkpoints of several
+    runs: the file that ``latest.pth`` or ``last_checkpoint`` names comes first, then the last written one; without
+    either name the one with the most iterations. A warning names each file that is skipped (truncated, refused, without
+    training state, of another run).
 
     Args:
         work_dir: the folder.
@@ -47,7 +47,8 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
             first = path.resolve() in named
             ranked.append(((first, written if named else 0, iterations, epochs, written), path))
         elif record.owns(run, iterations):
-            ranked.append(((iterations, epochs, written), path))
+            # A run that continues with larger steps has done fewer of them than the one before it.
+            ranked.append(((record.runs().index(run), iterations, epochs, written), path))
         else:
             _warn(path, f"it is of another run than run.json names; it can be resumed by its path, {path}", log)
     for _, path in sorted(ranked, reverse=True):

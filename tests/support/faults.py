@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from fcos_train.launch.supervised import descendants
 from tests.support.commands import ROOT, environment
 
 TINY = ("fcos/fcos_tiny_shapes", "--opt-level", "O0", "--workers", "0", "--no-report", "--no-check", "--seed", "0")
@@ -67,6 +68,12 @@ class Process:
             self.end()
             raise AssertionError(f"still running after {timeout} s:\n{self.text[-3000:]}") from None
 
+    def rank(self, number: int) -> int:
+        """Process id of a rank: the first process of the family that has it in its environment."""
+        family = sorted([self.popen.pid, *descendants(self.popen.pid)])
+        wanted = f"RANK={number}".encode()
+        return next(one for one in family if wanted in Path(f"/proc/{one}/environ").read_bytes().split(b"\0"))
+
     def left(self) -> list[str]:
         """Command lines of the processes of its session that are still there."""
         return [line for _, line in _of_session(self.popen.pid)]
@@ -97,9 +104,13 @@ def _of_session(session: int) -> list[tuple[int, str]]:
     return found
 
 
-def train(data: Path, work_dir: Path, *words: str, ranks: int = 1, **extra: str) -> Process:
-    """``fcos-train train`` of the tiny config; with ranks, under torchrun."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+def train(
+    data: Path, work_dir: Path, *words: str, ranks: int = 1, torchrun: Sequence[str] = (), **extra: str
+) -> Process:
+    """``fcos-train train`` of the tiny config; with ranks, under torchrun with words of its own."""
+    launch = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *torchrun] if ranks > 1 else []
+    )
     command: list[str | Path] = [
         sys.executable,
         *launch,

@@ -41,7 +41,7 @@ def test_two_ranks_are_told_who_they_are(tmp_path, monkeypatch) -> None:
     [
         ("refuse", 2, "error (rank 1): the data are wrong\n  line two (flag: --data-path)\n"),
         ("die", 137, "error: rank 1 was ended by SIGKILL (too little memory?)\n"),
-        ("crash", 1, "error: rank 1 ended with status 1; the reason is above\n"),
+        ("crash", 1, "error (rank 1): RuntimeError: a fault of ours (its traceback is above)\n"),
     ],
 )
 def test_one_message_for_all_ranks(what, status, message, tmp_path, capfd) -> None:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed import HashStore
 
 from mmcv_overrides import parallel
 from mmcv_overrides.errors import UserError
@@ -40,6 +41,7 @@ def test_ranks_that_cannot_reach_each_other(monkeypatch, cause):
     monkeypatch.setenv("MASTER_PORT", "23333")
     monkeypatch.setattr(parallel, "choose_interface", lambda backend: f"{backend}-eth0")
     monkeypatch.setattr(parallel.dist, "init_process_group", refuse)
+    monkeypatch.setattr(parallel, "meet", lambda timeout: (HashStore(), 2, 4))
     device = SimpleNamespace(module=None, set_device=lambda index: None, backend="gloo")
     monkeypatch.setattr(parallel, "current", lambda: device)
     expected = "rank 2 cannot reach the other ranks .*gloo uses the interface gloo-eth0; give the address"
@@ -59,6 +61,7 @@ RANK_1 = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127
         ({"FCOS_DIST_TIMEOUT": "-5"}, "FCOS_DIST_TIMEOUT='-5': must be seconds"),
         ({"FCOS_DIST_TIMEOUT": "nan"}, "FCOS_DIST_TIMEOUT='nan': must be seconds"),
         ({"FCOS_DIST_TIMEOUT": "1e300"}, "FCOS_DIST_TIMEOUT='1e300': must be seconds"),
+        ({"FCOS_RENDEZVOUS_TIMEOUT": "soon"}, "FCOS_RENDEZVOUS_TIMEOUT='soon': must be seconds"),
         ({"FCOS_DIST_BACKEND": "glu"}, "FCOS_DIST_BACKEND='glu': torch knows gloo, "),
         ({"FCOS_DIST_BACKEND": "cpu:gloo,cpu:glu"}, "FCOS_DIST_BACKEND='cpu:glu': torch knows gloo, "),
         ({"RANK": "one", "WORLD_SIZE": "0"}, "RANK='one': .* of at least 0; WORLD_SIZE='0': .* of at least 1"),
