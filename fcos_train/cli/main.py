@@ -12,13 +12,14 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 
 from fcos_train import __version__
 from fcos_train.cli.generate import command
 from fcos_train.cli.help_text import group_help
 from fcos_train.cli.words import HELP_FLAGS, asks_for_help, nearest
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import DISK_FAULTS, UserError, system_error
 from mmcv_overrides.printable import printable_lines
 
 # verb -> (module, one line of help)
@@ -69,14 +70,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"error{_rank()}: {message_of(error)}", file=sys.stderr)
-        return 2
+        return _refuse(message_of(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
         return 141
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        return _refuse(_one_message(str(system_error(error))))
+
+
+def _refuse(message: str) -> int:
+    """Print an error; on a full disk, where stderr may be a file too, there may be nothing to print to."""
+    with suppress(OSError):
+        print(f"error{_rank()}: {message}", file=sys.stderr)
+    return 2
 
 
 def message_of(error: UserError) -> str:

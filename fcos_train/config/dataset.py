@@ -221,6 +221,24 @@ def use_clear_loading(cfg: Config) -> None:
         part["type"] = "LoadImage"
 
 
+def allow_bad_samples(cfg: Config, most: int | None) -> list[str]:
+    """``--max-bad-samples``: training images that cannot be read are replaced. Returns lines for the log.
+
+    Raises:
+        UserError: the config counts iterations, or its training images are not read from files by mmcv's transform.
+    """
+    if not most:
+        return []
+    steps = [step for step in walk(cfg.train_dataloader) if step.get("type") == "LoadImage"]
+    if not steps or "max_epochs" not in cfg.train_cfg:
+        raise UserError("--max-bad-samples needs a config that counts epochs and reads images with LoadImageFromFile")
+    for step in steps:
+        step["skip_unreadable"] = True
+    cfg.train_cfg.update(type="EpochBasedTrainLoop", max_bad_samples=most)
+    cfg.train_cfg.pop("by_epoch", None)
+    return [f"training goes on while no more than {most} images cannot be read; others take their place"]
+
+
 def loads_turned(cfg: Config) -> bool:
     """Whether images are loaded turned by their EXIF orientation, as they are by mmcv's default ``color_type``."""
     kinds = {part.get("color_type", "color") for part in _loading_steps(cfg)}

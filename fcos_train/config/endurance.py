@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
+from fcos_train.config.fields import Option
 from fcos_train.config.recipe import Recipe
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}  # s
@@ -31,3 +33,13 @@ def deadline_fault(value: str | float) -> str | None:
 @dataclass(frozen=True, kw_only=True)
 class Endurance(Recipe):
     """What ``fcos-train train`` is told about faults."""
+
+    max_bad_samples: Annotated[
+        int | None,
+        Option(
+            "go on while no more than so many training images cannot be read; others take their place, all are listed",
+            metavar="N",
+            default="0: the first one ends the training",
+            least=0,
+        ),
+    ] = None

@@ -25,12 +25,15 @@ from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import TRAINING, make_buildable, require_sections
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.config.packages import missing_packages_named
+from fcos_train.config.part_named import parts_named
 from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
+from fcos_train.engine.first_step import first_step_named
 from fcos_train.engine.memory import memory_explained
 from fcos_train.engine.process_state import loaders_closed, process_state_kept
 from fcos_train.engine.report_hook import ReportHook
+from fcos_train.engine.resources import ResourcesHook
 from fcos_train.engine.run_facts import Origin
 from fcos_train.engine.runner import build_runner, shown
 from fcos_train.engine.same_options import read_alike
@@ -40,6 +43,7 @@ from mmcv_overrides import checkpoint as checkpoints
 from mmcv_overrides import device, run_folder
 from mmcv_overrides.checkpoint.reading import peek
 from mmcv_overrides.checkpoint.resume import check_resumable
+from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.printable import printable_lines
@@ -108,6 +112,13 @@ def _folder(claim: Callable[[], tuple[Path, list[str]]]) -> Iterator[tuple[Path,
             run_folder.release(folder)
 
 
+@contextmanager
+def _explained(runner: Runner) -> Iterator[None]:
+    """Exceptions that a user can do something about are user errors, and say what."""
+    with missing_packages_named(), first_step_named(runner), parts_named(runner.cfg), memory_explained(runner):
+        yield
+
+
 def _say_norms(runner: Runner) -> None:
     lines, warnings = describe_norms(runner.model)
     for line in lines:
@@ -142,6 +153,12 @@ def _read(options: TrainOptions) -> tuple[Config, tuple[dict[str, Any], list[str
     return cfg, (special, notes)
 
 
+def _look_at_weights(given: str | None) -> None:
+    """A file of weights that cannot be read is an error before the data are read and the model is built."""
+    if given is not None and Path(given).is_file():
+        on_master(lambda: bool(peek(Path(given))))
+
+
 def train(options: TrainOptions) -> Runner:
     """Train as the options say. What this sets in the process is put back at the end.
 
@@ -164,14 +181,18 @@ def train(options: TrainOptions) -> Runner:
         wanted = Path(given or Path("work_dirs") / name)
         with _folder(lambda: work_dir.claim(wanted, bool(given), resume, options.overwrite)) as (folder, where):
             _say([*where, reason, *notes])
-            _say(prepare(cfg, options, accelerator, folder, _resume_from(resume, folder)))
+            _look_at_weights(options.load_from)
+            start_from = _resume_from(resume, folder)
+            with parts_named(cfg):  # to choose the step, parts of the model are built on trial
+                _say(prepare(cfg, options, accelerator, folder, start_from))
             stale = work_dir.stale_files(folder, cfg.load_from) if options.overwrite else []
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
+            runner.register_hook(ResourcesHook())
             if options.report:
                 runner.register_hook(ReportHook(origin))
-            with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
+            with _explained(runner), loaders_closed(runner), shown(runner):
                 runner.train()
             return runner
 
@@ -241,12 +262,21 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             if options.report:
                 runner.register_hook(report)
             start = time.perf_counter()
-            with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
+            with _explained(runner), loaders_closed(runner), shown(runner):
                 metrics = runner.test()
+            on_master(lambda: _require_files(runner))
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             if options.report:
                 report.write(runner)
             return metrics
+
+
+def _require_files(runner: Runner) -> None:
+    """Refuse an evaluation of its own whose results, printed by now, are not in their files."""
+    for metric in runner.test_loop.evaluator.metrics:
+        files = getattr(metric, "files", None)
+        if isinstance(files, Dispensable) and files.fault is not None:
+            raise UserError(files.fault)
 
 
 TRAINING_KEYS = (

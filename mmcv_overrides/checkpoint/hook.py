@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, Runner
 
 from mmcv_overrides import run_folder
+from mmcv_overrides.checkpoint.background import BackgroundWriter
+from mmcv_overrides.checkpoint.links import point_latest, remove_expired
+from mmcv_overrides.checkpoint.missed_validation import MissedValidationHook
 from mmcv_overrides.checkpoint.mmengine_functions import is_local
 from mmcv_overrides.checkpoint.rng import RandomStates
 from mmcv_overrides.checkpoint.schedule import keep_config
 from mmcv_overrides.checkpoint.weights import bare, state_dict_of
 from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove_leftovers, temporary_suffix
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import replacing, sync_folder, unguessable
+from mmcv_overrides.files import replacing, written
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.timer import paused
 
@@ -34,6 +37,10 @@ class SafeCheckpointHook(CheckpointHook):
     - An old checkpoint is deleted only when the new one is in place, so for a moment there is one more.
     - Weights with inf or nan are not saved but logged; training continues and older checkpoints are kept.
     - A checkpoint that cannot be written ends the run on all ranks with one message.
+    - With ``background`` (the default) training waits while the state is copied and goes on while it is written. What
+      other hooks find on the disk may be the file before. An error of the writer is raised at the next iteration of a
+      single process, or at the next checkpoint, at the latest at the end of the training.
+    - A resumed run validates what a killed one had saved and not validated (:class:`.MissedValidationHook`).
     - ``latest.pth`` beside the checkpoints is a link to the newest. ``last_checkpoint`` has its path, as mmengine reads
       it; in a copy of the folder the file of that name counts.
     - Checkpoints have the id of their run, and the work folder is locked while a run writes to it
@@ -47,24 +54,35 @@ class SafeCheckpointHook(CheckpointHook):
     iter // length).
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, background: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.background = background
+        self._writer = BackgroundWriter()
+        self._record: run_folder.Record | None = None
+        self._resumed = False
         self._random = RandomStates()
         self._loaded: dict | None = None
         self._partial = False
-        self._run: str | None = None
         self._locked = False
 
     # The folder of the run
 
+    def before_run(self, runner: Runner) -> None:
+        """Let a hook validate what was missed, once all others are ready."""
+        super().before_run(runner)
+        runner.register_hook(MissedValidationHook(self))
+
     def before_train(self, runner: Runner) -> None:
         """Take the work folder and finish a resume."""
         super().before_train(runner)
-        on_master(lambda: self._begin_run(runner))
+        self._resumed = self._resumes(runner)
+        if self._resumed:  # upstream forgets it, and would not save it again with the best score
+            self.last_ckpt = runner.message_hub.get_info("last_ckpt", None)
+        self._record = on_master(lambda: self._begin_run(runner))
         self._continue(runner)
         self._random.separate_loader(runner)
 
-    def _begin_run(self, runner: Runner) -> None:
+    def _begin_run(self, runner: Runner) -> run_folder.Record:
         """Lock the work folder, record the run in it, and remove the temporary files of killed predecessors.
 
         Raises:
@@ -77,10 +95,21 @@ class SafeCheckpointHook(CheckpointHook):
         loaded = self._loaded
         resumed = (loaded["run"], loaded["iter"]) if loaded is not None and self._resumes(runner) else None
         record = run_folder.begin(folder, resumed, apart)
-        self._run = record.run
         name_run(record.run)
         for place in {folder, apart or folder}:
             remove_leftovers(place, record.runs() + (before.runs() if before else []))
+        if resumed is not None and self._local:
+            remove_expired(out_dir, self.filename_tmpl, list(getattr(self, "keep_ckpt_ids", [])), record)
+            self._point_to_resumed(runner, out_dir, before)
+        return record
+
+    def _point_to_resumed(self, runner: Runner, out_dir: Path, before: run_folder.Record | None) -> None:
+        """Finish what a kill may have interrupted: the links name the checkpoint that this training goes on from."""
+        name = Path(str(self.last_ckpt or "")).name
+        if name and before is not None and self._loaded is not None and (out_dir / name).is_file():
+            link = out_dir / "latest.pth"
+            if before.owns(self._loaded["run"], self._loaded["iter"]) and link.resolve().name != name:
+                self._point_to_latest(runner, self.file_backend.join_path(self.out_dir, name), name)
 
     def _resumes(self, runner: Runner) -> bool:
         """Whether the loop is where the loaded checkpoint was: on resume, but not after ``load_from``."""
@@ -91,8 +120,31 @@ class SafeCheckpointHook(CheckpointHook):
             and (runner.epoch, runner.iter) == (loaded["epoch"], loaded["iter"])
         )
 
+    def _keep_folder(self, runner: Runner) -> None:
+        """Take the work folder again, on rank 0, if somebody has removed it."""
+        if self._record is not None and run_folder.renew(Path(runner.work_dir), self._record):
+            runner.logger.warning(
+                f"{runner.work_dir} was removed or emptied during the training; it is made again, and checkpoints from "
+                "now on are written to it"
+            )
+
+    def lacks_validation(self, iteration: int) -> bool:
+        """Whether this run continues one that is known not to have completed the validation after ``iteration``."""
+        known = None if self._record is None else self._record.validated
+        return self._resumed and known is not None and iteration not in known
+
+    def note_validation(self, runner: Runner) -> None:
+        """Record a completed validation of this training, after the checkpoints that belong to it."""
+        if self._record is None:
+            return
+        done = sorted({*(self._record.validated or ()), runner.iter})
+        record = self._record = replace(self._record, validated=done)
+        if is_main_process():
+            self._writer.after(lambda: run_folder.write_record(Path(runner.work_dir), record))
+
     def after_run(self, runner: Runner) -> None:
         """Release the work folder."""
+        self._record = None
         if self._locked:
             run_folder.release(Path(runner.work_dir))
 
@@ -137,8 +189,8 @@ class SafeCheckpointHook(CheckpointHook):
         states = self._random.take(runner)
         if states is not None:
             checkpoint[_RNG_KEY] = states
-        if self._run is not None:
-            checkpoint["meta"]["run"] = self._run
+        if self._record is not None:
+            checkpoint["meta"]["run"] = self._record.run
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what a resume needs, and put the config's settings into the states of the schedulers."""
@@ -160,11 +212,39 @@ class SafeCheckpointHook(CheckpointHook):
     def _local(self) -> bool:
         return is_local(self.out_dir, self.file_client_args, self.backend_args)
 
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Save by iteration."""
+        if get_world_size() == 1:  # several ranks must end together
+            self._writer.raise_error()
+        super().after_train_iter(runner, *args, **kwargs)
+
+    def after_train(self, runner: Runner) -> None:
+        """Wait for the last checkpoint, and publish it."""
+        self.finish()
+        super().after_train(runner)
+
+    def finish(self) -> None:
+        """Wait until everything is written; call it on all ranks.
+
+        Raises:
+            UserError: something could not be written.
+        """
+        on_master(self._writer.close)
+
     def after_partial_epoch(self, runner: Runner) -> None:
         """Save the last state as iter_N.pth if the loop stops in mid-epoch (``max_iters``)."""
         if self.by_epoch and self.save_last:
             self._partial = True
             self._save_last(runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
+
+    def before_failure(self, runner: Runner) -> None:
+        """Save the state of the steps so far as iter_N.pth before a fault of the data ends the training."""
+        name = f"iter_{runner.iter}.pth"
+        if not self.by_epoch and Path(str(self.last_ckpt)).name == name:
+            return
+        self._partial = True
+        if self._save_last(runner, name, meta=dict(epoch=runner.epoch, iter=runner.iter)):
+            runner.logger.info(f"saved {self.last_ckpt} after {runner.iter} iterations; --resume continues from there")
 
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
@@ -175,37 +255,61 @@ class SafeCheckpointHook(CheckpointHook):
             return
         kept = list(getattr(self, "keep_ckpt_ids", []))
         expired = self._enlist(runner, step)
-        if self._save_last(runner, self._name(step, runner), meta):
-            for old in expired:
-                self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
-        else:
+        names = [self.filename_tmpl.format(old) for old in expired]
+        if not self._save_last(runner, self._name(step, runner), meta, names):
             self._set_kept(runner, kept)
 
-    def _save_last(self, runner: Runner, name: str, meta: dict) -> bool:
+    def _save_last(self, runner: Runner, name: str, meta: dict, expired: Sequence[str] = ()) -> bool:
         before = self.last_ckpt
-        self._set_last(runner, self.file_backend.join_path(self.out_dir, name))
+        path = self.file_backend.join_path(self.out_dir, name)
+        self._set_last(runner, path)
         options = dict(save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler)
-        if self._save(runner, name, meta=meta, by_epoch=self.by_epoch, **options, **self.args):
-            self._point_to_latest(runner, name)
+
+        def then() -> None:
+            self._point_to_latest(runner, path, name)
+            for old in expired:
+                self._remove(self.file_backend.join_path(self.out_dir, old))
+
+        if self._save(runner, name, then, meta=meta, by_epoch=self.by_epoch, **options, **self.args):
             return True
         self._set_last(runner, before)
         return False
 
-    def _save(self, runner: Runner, name: str, **kwargs: Any) -> bool:
-        """Save on rank 0; the same result or error on all ranks. False: skipped, the weights are not finite."""
+    def _save(self, runner: Runner, name: str, then: Callable[[], object], **kwargs: Any) -> bool:
+        """Save on rank 0; the same result or error on all ranks. False: skipped, the weights are not finite.
+
+        Args:
+            then: what follows on rank 0 once the file is written.
+        """
         self._random.gather(runner)
-        backend = dict(file_client_args=self.file_client_args, backend_args=self.backend_args)
         # Saving does not count as training time; during validation the clock is paused already.
         clock = paused() if not self._random.in_validation else nullcontext()
         try:
             with clock:
-                on_master(lambda: runner.save_checkpoint(self.out_dir, name, **backend, **kwargs))
+                on_master(lambda: self._save_here(runner, name, then, **kwargs))
         except NonFiniteWeights as error:
             runner.logger.error(f"checkpoint {name} skipped: {error}")
             return False
         finally:
             self._random.discard()
         return True
+
+    def _save_here(self, runner: Runner, name: str, then: Callable[[], object], **kwargs: Any) -> None:
+        self._writer.wait()
+        self._keep_folder(runner)
+        backend = dict(file_client_args=self.file_client_args, backend_args=self.backend_args)
+        if not (self.background and self._local):
+            runner.save_checkpoint(self.out_dir, name, **backend, **kwargs)
+            then()
+            return
+        before = self._writer.nbytes
+        with self._writer.capturing(then):
+            runner.save_checkpoint(self.out_dir, name, **backend, **kwargs)
+        if self._writer.nbytes > 1.1 * before:
+            runner.logger.info(
+                f"checkpoints are written in the background from a copy of the state in {self._writer.nbytes / 1e6:.1f}"
+                " MB of host memory (default_hooks.checkpoint.background=False: training waits instead)"
+            )
 
     def _enlist(self, runner: Runner, step: int) -> list[int]:
         """Add ``step`` to the checkpoints to keep; returns those to delete after it is saved."""
@@ -225,19 +329,19 @@ class SafeCheckpointHook(CheckpointHook):
         runner.message_hub.update_info("last_ckpt", path)
 
     def _remove(self, path: str) -> bool:
-        if not is_main_process() or not self.file_backend.isfile(path):
+        if not self.file_backend.isfile(path):
             return False
         self.file_backend.remove(path)
         return True
 
-    def _point_to_latest(self, runner: Runner, name: str) -> None:
+    def _point_to_latest(self, runner: Runner, path: str, name: str) -> None:
         """Write ``last_checkpoint`` (mmengine's text file, in the work folder) and ``latest.pth``."""
-        if not is_main_process():
-            return
-        with replacing(Path(runner.work_dir) / "last_checkpoint", temporary_suffix()) as file:
-            file.write(str(self.last_ckpt).encode())
+        note = Path(runner.work_dir) / "last_checkpoint"
+        with written(note), replacing(note, temporary_suffix()) as file:
+            file.write(path.encode())
         if self._local:
-            point_latest(Path(self.out_dir), name)
+            with written(Path(self.out_dir) / "latest.pth"):
+                point_latest(Path(self.out_dir), name)
 
     # The best one
 
@@ -268,15 +372,19 @@ class SafeCheckpointHook(CheckpointHook):
         new, old = self.file_backend.join_path(self.out_dir, name), self._best_path(key, single)
         known = {k: hub.get_info(k) for k in (score_key, path_key) if k in hub.runtime_info}
         hub.update_info_dict({score_key: score, path_key: new})
-        if not self._save(runner, name, meta=meta, save_optimizer=False, save_param_scheduler=False, by_epoch=False):
+        unit = "epoch" if self.by_epoch else "iter"
+
+        def then() -> None:
+            if old and old != new and self._remove(old):
+                runner.logger.info(f"The previous best checkpoint {old} is removed")
+            runner.logger.info(f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {name}.")
+
+        options = dict(save_optimizer=False, save_param_scheduler=False, by_epoch=False)
+        if not self._save(runner, name, then, meta=meta, **options):
             for k in (score_key, path_key):
                 hub.update_info(k, known[k]) if k in known else hub.pop_info(k)
             return False
         self._set_best_path(key, single, new)
-        if old and old != new and self._remove(old):
-            runner.logger.info(f"The previous best checkpoint {old} is removed")
-        unit = "epoch" if self.by_epoch else "iter"
-        runner.logger.info(f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {name}.")
         return True
 
     def _best_path(self, key: str, single: bool) -> str | None:
@@ -287,20 +395,6 @@ class SafeCheckpointHook(CheckpointHook):
             self.best_ckpt_path = path
         else:
             self.best_ckpt_path_dict[key] = path
-
-
-def point_latest(folder: Path, name: str) -> None:
-    """Atomically make ``folder/latest.pth`` a relative link to ``name``, or a copy where links are not supported."""
-    latest = folder / "latest.pth"
-    link = unguessable(latest, temporary_suffix())
-    try:
-        os.symlink(name, link)
-    except OSError:
-        with open(folder / name, "rb") as source, replacing(latest, temporary_suffix()) as copy:
-            shutil.copyfileobj(source, copy)
-    else:
-        os.replace(link, latest)
-        sync_folder(folder)
 
 
 def _name_classes(runner: Runner) -> None:
