@@ -120,7 +120,7 @@ def _check_machines(options: DoctorOptions, nodes: int, master: str) -> int:
     if options.json:
         print(json.dumps({"healthy": not verdict.faults, **asdict(verdict)}, indent=2))
     else:
-        report(verdict, place, say)
+        report(verdict, place, bool(options.training), say)
     return 2 if verdict.faults else 0
 
 

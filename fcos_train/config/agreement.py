@@ -103,7 +103,7 @@ def disagreements(
         if section == FLAGS:
             lines += [f"{who}: {text}: {remedy}" for text in said]
         elif said:
-            more = f" and {len(said) - NAMED} more" if len(said) > NAMED else ""
+            more = f"; and {len(said) - NAMED} more" if len(said) > NAMED else ""
             lines.append(f"{who}: the {section} differs: {'; '.join(said[:NAMED])}{more}: {remedy}")
     return lines
 

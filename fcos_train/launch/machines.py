@@ -119,11 +119,16 @@ def _number(said: Said, key: str) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def report(verdict: Verdict, place: Place, say: Say) -> None:
-    """Print the verdict, one line for each fault and note."""
+def report(verdict: Verdict, place: Place, trained: bool, say: Say) -> None:
+    """Print the verdict, one line for each fault and note.
+
+    Args:
+        trained: the flags of a training were given, and compared.
+    """
     for note in verdict.notes:
         say(f"note: {note}")
     for fault in verdict.faults:
         say(f"error: {fault}")
     if not verdict.faults:
-        say(f"{place.nodes} machines agree: software, code, device, config, data set, flags")
+        compared = "software, code, device, config, data set, flags" if trained else "software, code, number of ranks"
+        say(f"{place.nodes} machines agree: {compared}")

@@ -6,6 +6,7 @@ The quick rows are of the check before a training, the slow ones of trainings.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -195,6 +196,20 @@ def test_a_cut_link(machines, sixteen, tmp_path) -> None:
     )
 
 
+def test_without_a_training_and_as_json(machines, tmp_path) -> None:
+    words = [
+        ["doctor", "--nnodes=2", f"--node_rank={node}", "--master_addr=10.77.0.1", "--rendezvous_timeout=60"]
+        for node in (0, 1)
+    ]
+    words[1].append("--json")
+    task = {"namespaces": machines.names, "words": words, "log": str(tmp_path), "delays": [0, 0], "before": ["", ""]}
+    done = ok(run_script(ROOT / "tests" / "support" / "two_nodes.py", json.dumps(task)))
+    assert [status for status, _ in json.loads(done.stdout.splitlines()[-1])] == [0, 0]
+    assert "2 machines agree: software, code, number of ranks\n" in (tmp_path / "0.txt").read_text()
+    told = (tmp_path / "1.txt").read_text()
+    assert json.loads(told[told.index("{") :]) == {"healthy": True, "faults": [], "notes": []}
+
+
 TRAIN = ("--opt-level", "O0", "--workers", "0", "--no-report", "--no-check", "--no-validate", "--seed", "0")
 TRAIN += ("--device", "cpu", "--batch-size", "1", "--max-iters", "4")
 SCRIPT = ("bash", ROOT / "test" / "train_performance_multinodes.sh")
@@ -308,8 +323,42 @@ def test_ranks_that_were_not_started_alike(machines, sixteen, tmp_path, kind) ->
     assert not (tmp_path / "w").exists()
 
 
+FAKE_SRUN = """#!/bin/sh
+# FAKE srun: two tasks, each on a machine of its own, as srun tells them who they are
+echo "$@" > "$FAKE_RECORD"
+while [ "${1#--}" != "$1" ]; do shift; done
+for node in 0 1; do
+    namespace=$(echo "$FAKE_NAMESPACES" | cut -d, -f$((node + 1)))
+    SLURM_STEP_ID=0 SLURM_NTASKS=2 SLURM_PROCID=$node SLURM_LOCALID=0 SLURM_NODEID=$node \\
+        SLURM_TASKS_PER_NODE='1(x2)' ip netns exec "$namespace" "$@" &
+    tasks="$tasks $!"
+done
+for task in $tasks; do wait "$task" || exit $?; done
+"""
+
+
 @pytest.mark.slow_fault
-def test_tasks_of_slurm_train(machines, sixteen, tmp_path) -> None:
-    nodes = [ranks(machines, node, "slurm", sixteen, tmp_path) for node in (0, 1)]
-    assert [node.status(180) for node in nodes] == [0, 0], nodes[1].text[-3000:]
-    assert all(len(re.findall(rf"^exact {rank} \d ", node.text, re.MULTILINE)) == 4 for rank, node in enumerate(nodes))
+def test_the_slurm_script_trains_on_two_machines(machines, sixteen, tmp_path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(FAKE_SRUN)
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    words = [
+        "bash",
+        ROOT / "scripts" / "slurm_train.sh",
+        EXACT,
+        "--data-path",
+        sixteen,
+        "--work-dir",
+        tmp_path / "w",
+        *TRAIN,
+    ]
+    job = Process(
+        words, tmp_path / "job.txt", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", PYTHON=sys.executable,
+        FAKE_NAMESPACES=",".join(machines.names), FAKE_RECORD=str(tmp_path / "srun.txt"), SLURM_JOB_ID="7",
+        SLURM_CPUS_PER_TASK="1", SLURM_JOB_NODELIST=machines.addresses[0],
+    )  # fmt: skip
+    assert job.status(240) == 0, job.text[-3000:]
+    found = re.findall(r"^exact (\d) (\d) ", job.text, re.MULTILINE)
+    assert sorted(found) == [(rank, step) for rank in "01" for step in "1234"]
+    assert (tmp_path / "srun.txt").read_text().startswith("--cpus-per-task=1 --kill-on-bad-exit=1 ")
+    assert not job.left()
