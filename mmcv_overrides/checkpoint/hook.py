@@ -23,6 +23,7 @@ from mmcv_overrides.checkpoint.rng import RandomStates
 from mmcv_overrides.checkpoint.schedule import keep_config
 from mmcv_overrides.checkpoint.weights import bare, state_dict_of
 from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove_leftovers, temporary_suffix
+from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import replacing, written
 from mmcv_overrides.parallel import on_master
@@ -60,6 +61,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._writer = BackgroundWriter()
         self._record: run_folder.Record | None = None
         self._resumed = False
+        self._notes = Dispensable("the record of completed validations")
         self._random = RandomStates()
         self._loaded: dict | None = None
         self._partial = False
@@ -139,8 +141,13 @@ class SafeCheckpointHook(CheckpointHook):
             return
         done = sorted({*(self._record.validated or ()), runner.iter})
         record = self._record = replace(self._record, validated=done)
+
+        def write() -> None:
+            with self._notes.attempt():
+                run_folder.write_record(Path(runner.work_dir), record)
+
         if is_main_process():
-            self._writer.after(lambda: run_folder.write_record(Path(runner.work_dir), record))
+            self._writer.after(write)
 
     def after_run(self, runner: Runner) -> None:
         """Release the work folder."""
