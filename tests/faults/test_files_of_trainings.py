@@ -109,7 +109,11 @@ def test_a_full_disk(row, data, whole, small_disk):
     status, text = run.status(180), run.text
     assert status == row.status, text[-3000:]
     assert "Traceback" not in text and "Logging error" not in text, text[-5000:]
-    assert {said: text.count(said) for said in row.says} == row.says, text[-5000:]
+    said = {one: text.count(one) for one in row.says}
+    if status:
+        assert said == row.says, text[-5000:]
+    else:  # a file whose last block has room is not refused
+        assert sum(said.values()) >= 3 and all(count <= row.says[one] for one, count in said.items()), text[-5000:]
     assert all(load(path) for path in folder.glob("*.pth")) and not list(folder.glob(".*.saving"))
     if row.status and row.ranks == 1:
         (small_disk / "filler").unlink()
@@ -162,7 +166,7 @@ def test_weights_that_are_not_numbers_are_refused(verb, says, spoil, data, whole
         "train --load-from": ["train", config, "--load-from", broken],
         "eval": ["eval", config, broken],
         "demo": ["demo", broken, "--img", image],
-        "export": ["export", config, broken, "onnx", "--output-file", tmp_path / "x.onnx"],
+        "export": ["export", config, broken, "--output-file", tmp_path / "x.onnx"],
     }[verb]
     extra = ["--data-path", data, "--device", "cpu", "--workers", "0"] if verb.split()[0] in ("train", "eval") else []
     extra += ["--work-dir", tmp_path / "work"] if verb.startswith("train") else []
