@@ -38,9 +38,8 @@ class SafeCheckpointHook(CheckpointHook):
     - An old checkpoint is deleted only when the new one is in place, so for a moment there is one more.
     - Weights with inf or nan are not saved but logged; training continues and older checkpoints are kept.
     - A checkpoint that cannot be written ends the run on all ranks with one message.
-    - With ``background`` (the default) training waits while the state is copied and goes on while it is written. What
-      other hooks find on the disk may be the file before. An error of the writer is raised at the next iteration of a
-      single process, or at the next checkpoint, at the latest at the end of the training.
+    - With ``background`` (the default) training goes on while a copy of the state is written; an error of the writer is
+      raised at the next iteration of a single process, or at the next checkpoint or the end of the training.
     - A resumed run validates what a killed one had saved and not validated (:class:`.MissedValidationHook`).
     - ``latest.pth`` beside the checkpoints is a link to the newest. ``last_checkpoint`` has its path, as mmengine reads
       it; in a copy of the folder the file of that name counts.
@@ -125,10 +124,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _keep_folder(self, runner: Runner) -> None:
         """Take the work folder again, on rank 0, if somebody has removed it."""
         if self._record is not None and run_folder.renew(Path(runner.work_dir), self._record):
-            runner.logger.warning(
-                f"{runner.work_dir} was removed or emptied during the training; it is made again, and checkpoints from "
-                "now on are written to it"
-            )
+            text = "was removed or emptied during the training; it is made again, for checkpoints from now on"
+            runner.logger.warning(f"{runner.work_dir} {text}")
 
     def lacks_validation(self, iteration: int) -> bool:
         """Whether this run continues one that is known not to have completed the validation after ``iteration``."""
@@ -231,11 +228,7 @@ class SafeCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def finish(self) -> None:
-        """Wait until everything is written; call it on all ranks.
-
-        Raises:
-            UserError: something could not be written.
-        """
+        """Wait until everything is written; call it on all ranks. Raises UserError if something could not be."""
         on_master(self._writer.close)
 
     def after_partial_epoch(self, runner: Runner) -> None:
