@@ -3,9 +3,9 @@
     python benchmarks/save_pause.py                                  # any disk: the folder of --folder, default /tmp
     python benchmarks/save_pause.py --rounds 15 --out benchmarks/results
 
-One round takes, in turn and in alternating order: a copy of every tensor of the state into new memory ("host copy",
-what ``copy.deepcopy`` of it would cost), the same into memory that is kept, a checkpoint written in the background (the
-time until training goes on, and until the file is on the disk), and one for which training waits. Medians over the rounds;
+One round takes, in turn and in alternating order: a copy of every tensor of the state into new memory ("host copy", as
+``copy.deepcopy`` of it), the same into memory that is kept, a checkpoint written in the background (the time
+until training goes on, and until the file is on the disk), and one for which training waits. Medians over the rounds;
 CPU seconds are those of the process, all threads together. The checkpoints are written by the hook of the trainer with
 everything that belongs to them: finite check, random states, fsync, rename, ``last_checkpoint``, ``latest.pth``.
 """

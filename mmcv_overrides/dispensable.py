@@ -7,6 +7,7 @@ What a training cannot do without (checkpoints, the record of the run) ends it w
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -71,9 +72,11 @@ class LogFile(logging.FileHandler):
         self._state = Dispensable(f"the log {printable(self.baseFilename)}")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; after a failure the file is opened anew for the next one."""
+        """Write a line; after a failure, and where somebody has removed the file, it is opened anew."""
         with self._state.attempt():
             try:
+                if self.stream is not None and not os.path.exists(self.baseFilename):
+                    self._drop()
                 if self.stream is None:
                     self.stream = self._open()
                 self.stream.write(self.format(record) + self.terminator)
@@ -121,20 +124,25 @@ def guard_curves(visualizer: Any) -> None:
 
 class _Backend:
     def __init__(self, backend: Any, what: str) -> None:
-        self._backend, self._state, self._again = backend, Dispensable(what), 0.0
+        self._backend, self._state, self._again, self._inside = backend, Dispensable(what), 0.0, False
 
     def guarded(self, call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)
         def guarded(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:  # a call of one that is guarded already
+                return call(*args, **kwargs)
             if self._state.fault is not None and time.monotonic() < self._again:
                 return None
             with self._state.attempt():
+                self._inside = True
                 try:
                     return call(*args, **kwargs)
                 except OSError:
                     self._again = time.monotonic() + RETRY_S
                     self._backend._env_initialized = False  # its writer does not recover: the next call opens another
                     raise
+                finally:
+                    self._inside = False
 
         return guarded
 

@@ -24,6 +24,7 @@ from mmcv_overrides.checkpoint.rng import RandomStates
 from mmcv_overrides.checkpoint.schedule import keep_config
 from mmcv_overrides.checkpoint.weights import bare, state_dict_of
 from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove_leftovers, temporary_suffix
+from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import replacing, written
 from mmcv_overrides.parallel import on_master
@@ -43,9 +44,8 @@ class SafeCheckpointHook(CheckpointHook):
     - An old checkpoint is deleted only when the new one is in place, so for a moment there is one more.
     - Weights with inf or nan are not saved but logged; training continues and older checkpoints are kept.
     - A checkpoint that cannot be written ends the run on all ranks with one message.
-    - With ``background`` (the default) training waits while the state is copied and goes on while it is written. What
-      other hooks find on the disk may be the file before. An error of the writer is raised at the next iteration of a
-      single process, or at the next checkpoint, at the latest at the end of the training.
+    - With ``background`` (the default) training goes on while a copy of the state is written; an error of the writer is
+      raised at the next iteration of a single process, or at the next checkpoint or the end of the training.
     - A resumed run validates what a killed one had saved and not validated (:class:`.MissedValidationHook`).
     - ``latest.pth`` beside the checkpoints is a link to the newest. ``last_checkpoint`` has its path, as mmengine reads
       it; in a copy of the folder the file of that name counts.
@@ -66,6 +66,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._writer = BackgroundWriter()
         self._record: run_folder.Record | None = None
         self._resumed = False
+        self._notes = Dispensable("the record of completed validations")
         self._random = RandomStates()
         self._loaded: dict | None = None
         self._partial = False
@@ -131,10 +132,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _keep_folder(self, runner: Runner) -> None:
         """Take the work folder again, on rank 0, if somebody has removed it."""
         if self._record is not None and run_folder.renew(Path(runner.work_dir), self._record):
-            runner.logger.warning(
-                f"{runner.work_dir} was removed or emptied during the training; it is made again, and checkpoints from "
-                "now on are written to it"
-            )
+            text = "was removed or emptied during the training; it is made again, for checkpoints from now on"
+            runner.logger.warning(f"{runner.work_dir} {text}")
 
     def lacks_validation(self, iteration: int) -> bool:
         """Whether this run continues one that is known not to have completed the validation after ``iteration``."""
@@ -147,8 +146,13 @@ class SafeCheckpointHook(CheckpointHook):
             return
         done = sorted({*(self._record.validated or ()), runner.iter})
         record = self._record = replace(self._record, validated=done)
+
+        def write() -> None:
+            with self._notes.attempt():
+                run_folder.write_record(Path(runner.work_dir), record)
+
         if is_main_process():
-            self._writer.after(lambda: run_folder.write_record(Path(runner.work_dir), record))
+            self._writer.after(write)
 
     def after_run(self, runner: Runner) -> None:
         """Release the work folder."""
@@ -253,11 +257,7 @@ class SafeCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def finish(self) -> None:
-        """Wait until everything is written; call it on all ranks.
-
-        Raises:
-            UserError: something could not be written.
-        """
+        """Wait until everything is written; call it on all ranks. Raises UserError if something could not be."""
         with place("saving"):
             on_master(self._writer.close)
 

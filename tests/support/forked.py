@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tests.support.command_server import COMMAND, CommandServer
+from tests.support.commands import ROOT
 from tests.support.faults import TINY, Process
 
 
@@ -65,9 +66,29 @@ class Forked(Process):
         self.popen.wait(60)
 
 
-def train(server: CommandServer, data: Path, work_dir: Path, *words: str, ranks: int = 1, **extra: str) -> Forked:
-    """``fcos-train train`` of the tiny config, as :func:`tests.support.faults.train`."""
-    log = work_dir.parent / f"{work_dir.name}_{time.monotonic_ns()}.txt"
+CONFIG = """
+_base_ = {base!r}
+custom_imports = dict(imports=["tests.support.fault_moments"])
+custom_hooks = [dict(type="FaultFromEnvironment")]
+train_cfg = dict(max_epochs=4, val_interval=1)
+train_dataloader = dict(batch_size=4)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1, max_keep_ckpts=2))
+"""
+
+
+def train(
+    server: CommandServer, data: Path, work_dir: Path, *words: str, ranks: int = 1, fault: str = "", scores: str = ""
+) -> Forked:
+    """``fcos-train train`` of the tiny config for four epochs, each validated, with a fault of ``fault_moments``.
+
+    Args:
+        data: a data set; what the run prints, and its config, are beside it. scores: of the four validations.
+    """
+    place = data.parent
+    config = place / "tiny_with_faults.py"
+    config.write_text(CONFIG.format(base=str(ROOT / "configs" / f"{TINY[0]}.py")))
+    log = place / f"{work_dir.name}_{time.monotonic_ns()}.txt"
     launch = ("--launcher", "pytorch") if ranks > 1 else ()
-    arguments = ["train", *TINY, "--data-path", str(data), "--work-dir", str(work_dir), "--device", "cpu"]
-    return Forked(server, [*arguments, *launch, *words], log, ranks, **extra)
+    arguments = ["train", str(config), *TINY[1:], "--data-path", str(data), "--work-dir", str(work_dir)]
+    extra = {"FCOS_TEST_FAULT": fault, "FCOS_TEST_SCORES": scores}
+    return Forked(server, [*arguments, "--device", "cpu", *launch, *words], log, ranks, **extra)

@@ -11,7 +11,18 @@ from mmcv_overrides.checkpoint import load
 
 # What differs between two runs with the same losses: clocks, names, the time of day.
 CLOCKED = ("time", "data_time", "eta", "fps", "fps_window", "images_per_s", "memory")
-APART = ("experiment_name", "time", "run", "cfg", "last_ckpt", "best_ckpt", "keep_ckpt_ids", "loop_stage", "epoch")
+APART = (
+    "experiment_name",
+    "time",
+    "run",
+    "cfg",
+    "last_ckpt",
+    "best_ckpt",
+    "keep_ckpt_ids",
+    "loop_stage",
+    "epoch",
+    "iter",
+)
 
 
 def state_of(path: Path) -> dict[str, Any]:
@@ -23,7 +34,7 @@ def state_of(path: Path) -> dict[str, Any]:
     scalars = {k: v for k, v in scalars.items() if k.split("/")[-1] not in CLOCKED}
     info = {k: v for k, v in hub["runtime_info"].items() if k not in (*CLOCKED, *APART)}
     parts = {k: found.get(k) for k in ("state_dict", "optimizer", "param_schedulers", "rng")}
-    parts["meta"] = {k: v for k, v in found["meta"].items() if k == "epoch" or k not in APART}
+    parts["meta"] = {k: v for k, v in found["meta"].items() if k in ("epoch", "iter") or k not in APART}
     return parts | {"scalars": {k: v.data for k, v in scalars.items()}, "info": info}
 
 

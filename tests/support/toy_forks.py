@@ -31,7 +31,7 @@ def forked(work: Callable[[], object], log: Path, timeout: float = 60) -> int:
         try:
             for number in (1, 2):
                 os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-            sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115  for the process
+            sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
             status = _status(work)
         finally:
             os._exit(status)
