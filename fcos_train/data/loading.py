@@ -52,8 +52,8 @@ class LoadImage(LoadImageFromFile):
 
     Options and results are the same but for `skip_unreadable`: an image that cannot be read is noted, and the result is
     None, so that the data set takes another image. Which one depends on the generators of the sample alone
-    (:mod:`mmcv_overrides.loop`): all ranks and workers go on with as many samples as before. mmcv's fails with an assertion or an
-    OpenCV error, waits forever for a named pipe, and decodes images of any size.
+    (:mod:`mmcv_overrides.loop`): all ranks and workers go on with as many samples as before. mmcv's fails with an
+    assertion or an OpenCV error, waits forever for a named pipe, and decodes images of any size.
     """
 
     file_client_args: dict | None

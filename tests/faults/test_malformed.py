@@ -1,4 +1,4 @@
-"""Malformed input, in one process: one clear message that names the place, status 2, nothing run, nothing half written."""
+"""Malformed input, in one process: one clear message that names the place, status 2, nothing run or half written."""
 
 import os
 import shutil
