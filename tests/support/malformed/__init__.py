@@ -68,7 +68,7 @@ class Case:
         command: makes the files in a room and returns the words of the command.
         says: texts that the message (of a command that ends well: its output) must have.
         status: 2, or 0 where the rest can be used.
-        environment: variables of the command.
+        environment: variables of the command. slow: builds a model, for something that a unit test holds too.
     """
 
     name: str
@@ -76,3 +76,4 @@ class Case:
     says: tuple[str, ...]
     status: int = 2
     environment: dict[str, str] = field(default_factory=dict)
+    slow: bool = False

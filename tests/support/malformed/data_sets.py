@@ -168,6 +168,7 @@ TRAINED = [
             _trained(_only_the_last_has_boxes, "--keep-empty", "--batch-size", "2", config=config),
             ("Epoch [1][1/",),
             status=0,
+            slow=head == "FCOS",
         )
         for head, config in HEADS.items()
     ),
@@ -177,6 +178,7 @@ TRAINED = [
             _trained(_nothing_but_nan, "--keep-empty", "--batch-size", "2", config=config),
             ("Epoch [1][1/",),
             status=0,
+            slow=head == "FCOS",
         )
         for head, config in HEADS.items()
     ),
