@@ -4,8 +4,8 @@ Modules: ``writing`` (save), ``background`` and ``host_copy`` (beside the traini
 ``unpickle`` and ``scan`` (load), ``plain`` (what a file may hold), ``values`` (weights that are not numbers),
 ``embedded_config`` (the configuration in a checkpoint), ``newest``, ``links``, ``resume``, ``position``, ``schedule``
 and ``missed_validation`` (resume), ``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into
-a model), ``hook`` and ``every`` (during training), ``rng`` (random states), ``mmengine_functions`` (replacements of
-mmengine's functions).
+a model), ``saving``, ``hook`` and ``every`` (during training), ``rng`` (random states), ``mmengine_functions``
+(replacements of mmengine's functions).
 """
 
 from mmcv_overrides.checkpoint.background import train
