@@ -250,7 +250,7 @@ def test_two_machines_train_what_one_trains(machines, sixteen, tmp_path) -> None
     data = [corrected(sixteen, tmp_path / name) for name in ("a", "b")]
     disks = ["", f"mkdir -p {tmp_path}/w && mount -t tmpfs none {tmp_path}/w && "]
     nodes = [launch(machines, node, data[node], tmp_path, first=disks[node]) for node in (0, 1)]
-    assert [node.status(240) for node in nodes] == [0, 0], nodes[1].text[-2000:]
+    assert [node.status(400) for node in nodes] == [0, 0], nodes[1].text[-2000:]
     assert all("2 machines agree" in node.text and not node.left() for node in nodes)
     assert f"note: work dir {tmp_path}/w: not shared with node 1 (10.77.0.2)" in nodes[1].text
     assert "------------------ Final result ------------------" in nodes[0].text
@@ -357,7 +357,7 @@ def test_the_slurm_script_trains_on_two_machines(machines, sixteen, tmp_path) ->
         FAKE_NAMESPACES=",".join(machines.names), FAKE_RECORD=str(tmp_path / "srun.txt"), SLURM_JOB_ID="7",
         SLURM_CPUS_PER_TASK="1", SLURM_JOB_NODELIST=machines.addresses[0],
     )  # fmt: skip
-    assert job.status(240) == 0, job.text[-3000:]
+    assert job.status(400) == 0, job.text[-3000:]
     found = re.findall(r"^exact (\d) (\d) ", job.text, re.MULTILINE)
     assert sorted(found) == [(rank, step) for rank in "01" for step in "1234"]
     assert (tmp_path / "srun.txt").read_text().startswith("--cpus-per-task=1 --kill-on-bad-exit=1 ")
