@@ -27,6 +27,7 @@ class Stall:
         fault: a signal to rank 1, or to ``rank``. moment: a pattern of the output.
         named: what the message must say. words: of the training. rank: that has the fault.
         seconds: from the fault to the end of all processes: the timeout, and 45 s.
+        grace: s, that torchrun gives a rank which it ends; 30 unless told otherwise.
     """
 
     fault: signal.Signals
@@ -35,12 +36,13 @@ class Stall:
     words: tuple[str, ...] = ("--no-validate",)
     rank: int = 1
     seconds: float = TIMEOUT + 45
+    grace: str = "30"
 
 
 SAVES = ("--no-validate", "--checkpoint-every", "3")
 STALLS = {
     "rank 1 is stopped in a step: it is named with the step": Stall(
-        signal.SIGSTOP, STEP_3, r"waiting for rank 1 \(step \d+ [a-z ]+; it does not answer\)"
+        signal.SIGSTOP, STEP_3, r"waiting for rank 1 \(step \d+ [a-z ]+; it does not answer\)", grace="2"
     ),
     "rank 0 is stopped while it saves: it is named with the file": Stall(
         signal.SIGSTOP, "STOPPED HERE: saving", r"waiting for rank 0 \(saving iter_3.pth.*it does not answer", SAVES, 0
@@ -80,13 +82,14 @@ if place and rank == os.environ.get("STOP_RANK"):
 @pytest.mark.parametrize("name", [pytest.param(name, id=name, marks=() if name in QUICK else slow) for name in STALLS])
 def test_a_rank_that_stops(name, shapes, tmp_path) -> None:
     row = STALLS[name]
-    extra = {}
+    extra: dict[str, str] = {}
     if "STOPPED" in row.moment:
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text(STOPPER)
         root = Path(__file__).resolve().parents[2]
         path = os.pathsep.join((str(tmp_path / "site"), str(root)))
         extra = {"PYTHONPATH": path, "STOP_AT": row.moment.split(": ")[1], "STOP_RANK": str(row.rank)}
+    extra["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = row.grace
     words = ("--batch-size", "2", "--max-iters", "200", "--dist-timeout", str(TIMEOUT), *row.words, *EVERY_STEP)
     run = train(shapes, tmp_path / "w", *words, ranks=2, **extra)
     try:
