@@ -121,6 +121,9 @@ def train(config: str | Path, **options: Any) -> Trained:
     Raises:
         UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then. With
             ``devices=2`` or more also a training that failed in one of its processes.
+        Stopped: SIGTERM, SIGHUP or SIGUSR1 has stopped the training, which has saved its state (a SystemExit: a program
+            that does not catch it ends). For Ctrl-C it is a KeyboardInterrupt too. Handlers of the caller's are put
+            back, and called then. In another thread than the main one signals are left alone.
     """
     from mmengine.hooks import CheckpointHook
 

@@ -21,6 +21,7 @@ def _overrides() -> list[Override]:
         checkpoint,
         data_files,
         device,
+        fetching,
         json_log,
         loop,
         optimizer,
@@ -31,6 +32,7 @@ def _overrides() -> list[Override]:
         quiet,
         rescale,
         slurm,
+        stopping,
         text_log,
         timer,
         whole_table,
@@ -38,7 +40,8 @@ def _overrides() -> list[Override]:
     from mmcv_overrides.ops import needed, roi_align_layer
 
     modules = [quiet, device, parallel, slurm, precision, optimizer, optimizer_constructor, parameter_groups]
-    modules += [checkpoint, data_files, rescale, loop, timer, text_log, json_log, whole_table, needed, roi_align_layer]
+    modules += [checkpoint, data_files, rescale, loop, fetching, stopping, timer, text_log, json_log, whole_table]
+    modules += [needed, roi_align_layer]
     return [override for module in modules for override in module.OVERRIDES]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+
+# Errors of the operating system that are faults of a disk or of a mount, whatever was being written or read.
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
 
 
 class UserError(Exception):
@@ -39,6 +43,12 @@ class Advice:
     def error(self, message: str) -> UserError:
         """The error to raise: ``message``, a sentence without its full stop, then the advice."""
         return UserError(f"{message}. {self.text}", self.setting)
+
+
+def system_error(error: OSError) -> UserError:
+    """An error of the operating system as one line: its text, and the file where it names one."""
+    text = error.strerror or str(error) or type(error).__name__
+    return UserError(text if error.filename is None else f"{error.filename}: {text}")
 
 
 class Stalled(RuntimeError):

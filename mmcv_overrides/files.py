@@ -60,6 +60,19 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+@contextmanager
+def written(path: str | Path) -> Iterator[None]:
+    """Turn an error of the operating system within the block into one line for the user.
+
+    Raises:
+        UserError: the file could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
+
+
 def write_whole(path: str | Path, data: bytes | str) -> Path:
     """Write a file so that other processes, and a crash, see either the old one or the whole new one.
 
@@ -73,13 +86,29 @@ def write_whole(path: str | Path, data: bytes | str) -> Path:
         UserError: the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    try:
+    with written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)
-    except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
     return path
+
+
+def append(path: Path, line: str) -> None:
+    """Append a line, or nothing: what a full disk took of it is cut off, so that the file stays readable by lines.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    data = line.encode("utf-8")
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
 
 
 def write_json(path: str | Path, data: Any, indent: int | None = None) -> Path:

@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmcv_overrides.device import current
+from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
 from mmcv_overrides.text_log import log_line_follows
@@ -53,6 +54,7 @@ class NonFiniteGuardHook(Hook):
         self.patience = patience
         self.streak = self.skipped = self.overflows = 0
         self._waiting: list[dict] = []
+        self._state = Dispensable("the list of inputs of a non-finite step")
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -119,5 +121,6 @@ class NonFiniteGuardHook(Hook):
             "gradients_not_finite": [names.get(p, "?") for p, v in norms if not math.isfinite(v)],
         }
         path = Path(runner.work_dir) / f"nonfinite_{step['iter']}_rank{get_rank()}.json"
-        write_json(path, facts, indent=1)
-        runner.logger.warning(f"the inputs of the non-finite step of iteration {step['iter']} are listed in {path}")
+        with self._state.attempt():
+            write_json(path, facts, indent=1)
+            runner.logger.warning(f"the inputs of the non-finite step of iteration {step['iter']} are listed in {path}")

@@ -28,6 +28,8 @@ from mmengine.hooks import LoggerHook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
+from mmcv_overrides.dispensable import Dispensable
+from mmcv_overrides.files import append
 from mmcv_overrides.seams import Override
 from mmcv_overrides.text_log import NOT_CURVES, NUMBERS, json_value, log_line_follows, trains
 
@@ -48,6 +50,7 @@ class ContractLoggerHook(LoggerHook):
     ) -> None:
         super().__init__(interval, ignore_last=ignore_last, log_metric_by_epoch=log_metric_by_epoch, **kwargs)
         self.json_path: Path | None = None
+        self._state = Dispensable("the JSON log")
 
     def before_run(self, runner: Runner) -> None:
         """Name the JSON log; the file is created with its first record."""
@@ -65,8 +68,9 @@ class ContractLoggerHook(LoggerHook):
         record = {"mode": mode, **position, **tag}
         if mode != "train":
             record.pop("step", None)
-        with open(self.json_path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({k: json_value(v) for k, v in record.items()}) + "\n")
+        line = json.dumps({k: json_value(v) for k, v in record.items()}) + "\n"
+        with self._state.attempt():
+            append(self.json_path, line)
         numbers = {k: v for k, v in record.items() if k not in NOT_CURVES and isinstance(v, (Number, np.number))}
         step = runner.iter if trains(runner) else 0
         if mode == "train":
@@ -79,6 +83,10 @@ class ContractLoggerHook(LoggerHook):
         if getattr(runner.log_processor, "log_with_hierarchy", False):
             numbers = {k if k.startswith(f"{mode}/") else f"{mode}/{k}": v for k, v in numbers.items()}
         runner.visualizer.add_scalars(numbers, step=step, file_path=self.json_log_path)
+
+    def write_record(self, runner: Runner, tag: dict, mode: str, position: dict) -> None:
+        """Another hook's numbers: a record of this ``mode`` in the JSON log, and curves under its name."""
+        self._write(runner, tag, mode, position)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
@@ -111,10 +119,10 @@ class ContractLoggerHook(LoggerHook):
         if folder.resolve() != Path(runner.work_dir).resolve():  # there the JSON log has them
             self._dump(folder / str(self.json_log_path), tag)
 
-    @staticmethod
     @master_only
-    def _dump(path: Path, tag: dict) -> None:
-        dump({k: json_value(v) for k, v in tag.items() if k not in ("mode", "epoch", "iter")}, str(path))
+    def _dump(self, path: Path, tag: dict) -> None:
+        with self._state.attempt():
+            dump({k: json_value(v) for k, v in tag.items() if k not in ("mode", "epoch", "iter")}, str(path))
 
     def _after_evaluation(self, runner: Runner, loader: Any, mode: str) -> dict:
         images = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0

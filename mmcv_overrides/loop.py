@@ -19,9 +19,13 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from mmcv_overrides import signals
+from mmcv_overrides.fetching import DataFault, Fetching
 from mmcv_overrides.optimizer import StepOptimWrapper
+from mmcv_overrides.printable import printable
 from mmcv_overrides.seams import Override
 from mmcv_overrides.stalls import place, stalls_named
+from mmcv_overrides.stopping import StopPoints
 
 
 class SeededBatch(list):
@@ -126,7 +130,7 @@ def seed_batches(loader: DataLoader, seed: int) -> None:
 
 
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """Upstream's loop, plus: resume in mid-epoch, stop after ``max_iters``, name the ranks that are behind.
+    """Upstream's loop, plus: resume in mid-epoch, stop after ``max_iters`` or at a signal, name ranks that are behind.
 
     Args:
         runner: mmengine's Runner.
@@ -137,6 +141,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         dynamic_intervals: (first epoch, interval) pairs, as in upstream's loop.
         max_iters: total number of iterations after which to stop, even in mid-epoch; the last state is validated and
             saved nevertheless. Default: ``max_epochs`` decides.
+        max_bad_samples: different samples that may be replaced by others, where the pipeline can do that.
     """
 
     _iter: int
@@ -153,9 +158,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
         max_iters: int | None = None,
+        max_bad_samples: int = 0,
     ) -> None:
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
         seed_batches(self.dataloader, runner.seed or 0)
+        self._fetching = Fetching(self.dataloader, max_bad_samples)
         self._lost: list[str] = []
         if max_iters is not None:
             self._max_iters = int(max_iters)
@@ -167,29 +174,77 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         return self._iter >= self._max_iters or self._epoch >= self._max_epochs or self.stop_training
 
     def run(self) -> torch.nn.Module:
-        """Train to the end.
+        """Train to the end or to a signal.
 
         Raises:
             Stalled: another rank has failed, or does not move; the message names it.
         """
-        with stalls_named():
-            return self._run()
+        self.stop_points = StopPoints(self.runner)
+        with stalls_named(), signals.deferred():
+            model = self._run()
+            self.stop_points.close()
+            return model
 
     def _run(self) -> torch.nn.Module:
+        try:
+            model = self._train()
+        except DataFault as fault:
+            # Before the first step there is nothing to save.
+            if self._iter:
+                self.runner.call_hook("before_failure")
+            raise fault.error() from None
+        if self._fetching.left_out:
+            print_log(
+                f"{len(self._fetching.left_out)} samples cannot be loaded; others took their place:"
+                + "".join(f"\n  {times} x {printable(one)}" for one, times in self._fetching.left_out.items()),
+                "current",
+                logging.WARNING,
+            )
+        self._fetching.close()
+        return model
+
+    def _train(self) -> torch.nn.Module:
         self.runner.call_hook("before_train")
-        if self.done:
+        if self._epoch_open():
+            self._finish_epoch()
+            self._validate()
+        elif self.done:
             print_log(f"nothing to do: {self._iter} of {self._max_iters} iterations are already done", "current")
         while not self.done:
             self.run_epoch()
-            self._decide_current_val_interval()
-            if self.runner.val_loop is not None and (self.done or self._validates_now()):
-                with place("a validation"):
-                    self.runner.val_loop.run()
+            self.stop_points.now()
+            self._validate()
         self.runner.call_hook("after_train")
         return self.runner.model
 
     def _validates_now(self) -> bool:
         return self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
+
+    def validation_due(self) -> bool:
+        """Whether a validation belongs after the iterations that are done, for a loop that is about to run."""
+        epochs, rest = divmod(self._iter, len(self.dataloader))
+        if not self._iter or self._epoch_open():
+            return False
+        if self.done:
+            return True
+        self._decide_current_val_interval()
+        return not rest and epochs == self._epoch and self._validates_now()
+
+    def _epoch_open(self) -> bool:
+        """Whether only the end of an epoch is missing: the state was saved by iteration, at its last one."""
+        return self._iter == (self._epoch + 1) * len(self.dataloader)
+
+    def _finish_epoch(self) -> None:
+        """What follows the last iteration of an epoch: schedulers that step by epoch, for one."""
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def _validate(self) -> None:
+        self._decide_current_val_interval()
+        if self.runner.val_loop is not None and (self.done or self._validates_now()):
+            with place("a validation"):
+                self.runner.val_loop.run()
+            self.stop_points.now()
 
     def run_epoch(self) -> None:
         """One epoch, or the rest of it after a resume."""
@@ -201,15 +256,16 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         batches = self.dataloader.batch_sampler
         if isinstance(batches, SeededBatches):
             batches.epoch, batches.start = self._epoch, start
-        for idx, data_batch in enumerate(self.dataloader, start):
+        for idx, data_batch in enumerate(self._fetching, start):
             self.run_iter(idx, data_batch)
             if self._iter >= self._max_iters:
                 break
+            if idx + 1 < length:  # an epoch is finished before a signal stops the training
+                self.stop_points.after_step()
         if idx + 1 < length:
             self.runner.call_hook("after_partial_epoch")
         else:
-            self.runner.call_hook("after_train_epoch")
-            self._epoch += 1
+            self._finish_epoch()
 
     def _after_hooks_changed_the_model(self) -> None:
         """Weights may have been written through ``.data``, and parameters unfrozen."""
@@ -231,9 +287,6 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def _start_position(self, length: int) -> int:
         start = self._iter - self._epoch * length
-        if start == length:  # saved by iteration at the very end of an epoch
-            self._epoch += 1
-            start = 0
         if 0 <= start < length:
             return start
         print_log(

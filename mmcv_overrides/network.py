@@ -8,18 +8,23 @@ leaves. Interfaces that the user names in ``GLOO_SOCKET_IFNAME`` or ``NCCL_SOCKE
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 import struct
 import sys
-from ipaddress import IPv4Address, IPv4Interface
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 from mmcv_overrides.errors import UserError
 
 LOCAL_ADDRESS = "FCOS_LOCAL_ADDR"
 INTERFACES = {"gloo": "GLOO_SOCKET_IFNAME", "nccl": "NCCL_SOCKET_IFNAME"}
-# Requests of Linux's netdevice(7) for an interface's first IPv4 address and its netmask.
-_ADDRESS, _NETMASK = 0x8915, 0x891B
+Address = IPv4Address | IPv6Address
+# Of Linux's netdevice(7): the request for all IPv4 addresses, and an entry of the answer: name, sockaddr, padding.
+_ALL, _ENTRY, _ROOM = 0x8912, struct.Struct("16s4x4s16x"), 1 << 16
+_IPV6 = Path("/proc/net/if_inet6")
 
 
 def choose_interface(backend: str) -> str | None:
@@ -38,15 +43,21 @@ def choose_interface(backend: str) -> str | None:
     several = int(os.environ["WORLD_SIZE"]) > int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     if variable is None or not several or variable in os.environ:
         return None
-    named = os.environ.get(LOCAL_ADDRESS)
-    address = named or route_address(os.environ["MASTER_ADDR"])
+    named, master = os.environ.get(LOCAL_ADDRESS), os.environ["MASTER_ADDR"]
+    address = named or route_address(master)
+    if not named and address and is_loopback(address) and not is_loopback(master):
+        raise UserError(
+            f"the master {master} has the loopback address {address} on this machine (see /etc/hosts), which the other "
+            f"machines cannot reach; name the address of this machine with --local_addr or {LOCAL_ADDRESS}: "
+            f"{own_addresses()}"
+        )
     found = interface_of(address) if address else None
     if found is not None:
         os.environ[variable] = found
-    elif named and sys.platform.startswith("linux") and _ipv4(named):
+    elif named and sys.platform.startswith("linux") and _parsed(named):
         raise UserError(
             f"no network interface of this machine has the address {named} (--local_addr, {LOCAL_ADDRESS}); "
-            f"it has {', '.join(f'{ip.ip} ({name})' for name, ip in addresses().items())}"
+            f"it has {own_addresses()}"
         )
     return found
 
@@ -62,38 +73,66 @@ def route_address(host: str) -> str | None:
         return None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address says that it is this very machine."""
+    address = _parsed(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def resolved(host: str) -> str:
+    """The address that a name has on this machine; the name itself where it has none."""
+    with suppress(OSError):
+        return str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4][0])
+    return host
+
+
+def is_local(host: str) -> bool:
+    """Whether a name or an address is one of this machine's; False for names that are unknown here."""
+    try:
+        kind, _, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as probe:
+            probe.bind(place)
+    except OSError:
+        return False
+    return True
+
+
+def own_addresses() -> str:
+    """The addresses of this machine that others may reach, for a message: ``10.0.0.5 (eth0), 10.1.0.5 (ib0)``."""
+    reachable = [(name, own) for name, own in addresses() if not own.is_loopback and not own.is_link_local]
+    return ", ".join(f"{own} ({name})" for name, own in reachable) or "none but the loopback"
+
+
 def interface_of(address: str) -> str | None:
-    """Name of the interface that has an IPv4 address, or else whose network has it; None if there is none."""
-    if not _ipv4(address):
-        return None
-    wanted, known = IPv4Address(address), addresses()
-    exact = (name for name, own in known.items() if own.ip == wanted)
+    """Name of the interface that has an address; None if there is none."""
+    wanted, known = _parsed(address), addresses()
+    exact = (name for name, own in known if own == wanted)
     # All of 127.0.0.0/8 is this machine; only the first address of an interface is listed.
-    within = (name for name, own in known.items() if own.ip.is_loopback and wanted in own.network)
+    loopback = wanted is not None and wanted.is_loopback and wanted.version == 4
+    within = (name for name, own in known if loopback and own.is_loopback)
     return next(exact, next(within, None))
 
 
-def addresses() -> dict[str, IPv4Interface]:
-    """The interfaces of this machine that have an IPv4 address, each with its first one; empty if this is no Linux."""
+def addresses() -> list[tuple[str, Address]]:
+    """The addresses of this machine with the names of their interfaces, IPv4 first; empty if this is no Linux."""
     if not sys.platform.startswith("linux"):
-        return {}
+        return []
     import fcntl
 
-    found = {}
+    room = array.array("B", bytes(_ROOM))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode()[:15])
-            try:
-                parts = [fcntl.ioctl(probe.fileno(), ask, request)[20:24] for ask in (_ADDRESS, _NETMASK)]
-            except OSError:  # the interface has no address
-                continue
-            found[name] = IPv4Interface("/".join(map(socket.inet_ntoa, parts)))
+        answer = fcntl.ioctl(probe.fileno(), _ALL, struct.pack("iP", _ROOM, room.buffer_info()[0]))
+    filled = struct.unpack("iP", answer)[0]
+    entries = _ENTRY.iter_unpack(bytes(room[: filled - filled % _ENTRY.size]))
+    found: list[tuple[str, Address]] = [(name.rstrip(b"\0").decode(), IPv4Address(ip)) for name, ip in entries]
+    with suppress(OSError):  # a system without IPv6
+        rows = [line.split() for line in _IPV6.read_text().splitlines()]
+        found += [(row[-1], IPv6Address(bytes.fromhex(row[0]))) for row in rows]
     return found
 
 
-def _ipv4(address: str) -> bool:
+def _parsed(address: str) -> Address | None:
     try:
-        IPv4Address(address)
+        return ip_address(address)
     except ValueError:
-        return False
-    return True
+        return None

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmcv_overrides import rendezvous, stalls
 from mmcv_overrides.device import current
-from mmcv_overrides.errors import UserError
+from mmcv_overrides.errors import UserError, system_error
 from mmcv_overrides.network import choose_interface
 from mmcv_overrides.rendezvous import meet
 from mmcv_overrides.seams import Override
@@ -201,7 +201,8 @@ def on_master(action: Callable[[], T]) -> T:
     No rank waits for one that failed: an error of rank 0 is raised on all of them.
 
     Raises:
-        UserError: of the class and with the text that rank 0 raised, on every rank.
+        UserError: of the class and with the text that rank 0 raised, on every rank; also for a file of a full disk, of
+            a folder that is gone, and other errors of the operating system.
         RuntimeError: on the other ranks, if rank 0 raised anything else (rank 0 raises it unchanged).
     """
     outcome: list[Any] = [None]
@@ -212,6 +213,9 @@ def on_master(action: Callable[[], T]) -> T:
         except UserError as error:
             failure = error
             outcome = [(error, None)]
+        except OSError as error:
+            failure = system_error(error)
+            outcome = [(failure, None)]
         except Exception as error:
             failure = error
             outcome = [(RuntimeError(f"rank 0 failed: {type(error).__name__}: {error}"), None)]

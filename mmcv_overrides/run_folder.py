@@ -4,10 +4,11 @@
 holder. ``run.json`` names the run that owns the folder::
 
     {"run": "77b0...", "started": "2026-01-31T12:00:00+00:00",
-     "lineage": [["1f3a...", 600], ["77b0...", null]], "checkpoints": null}
+     "lineage": [["1f3a...", 600], ["77b0...", null]], "checkpoints": null, "validated": [300, 600]}
 
 ``lineage`` lists the runs that make up this training, oldest first: one for the first start and one for each resume,
 each with the last iteration that counts (null: all). A checkpoint has the id of its run in ``meta["run"]``.
+``validated`` lists the iterations after which a validation was completed (null: not known).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Record:
     started: str = ""
     lineage: list[tuple[str, int | None]] = field(default_factory=list)
     checkpoints: str | None = None  # their folder, if it is another one
+    validated: list[int] | None = None
 
     def owns(self, run: str, iteration: int) -> bool:
         """Whether a checkpoint of ``run`` (empty if it names none) at ``iteration`` belongs to this training."""
@@ -133,6 +135,25 @@ def _name(owner: dict | None) -> str:
     return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
 
 
+def renew(folder: Path, record: Record) -> bool:
+    """Take a folder again that was removed while this process held it.
+
+    Returns:
+        False if nothing is missing.
+
+    Raises:
+        Occupied, UserError: as :func:`hold`.
+    """
+    folder = Path(folder)
+    if (folder / RECORD).exists() and (folder / LOCK).exists():
+        return False
+    if not (folder / LOCK).exists():
+        release(folder)
+        hold(folder)
+    write_record(folder, record)
+    return True
+
+
 def release(folder: Path) -> None:
     """Unlock a folder that :func:`hold` locked; no effect on other folders."""
     lock = _held.pop(Path(folder).resolve(), None)
@@ -165,17 +186,30 @@ def begin(folder: Path, resumed: tuple[str, int] | None = None, checkpoints: Pat
     """
     run = uuid.uuid4().hex[:16]
     lineage: list[tuple[str, int | None]] = []
+    validated: list[int] | None = []
     if resumed is not None:
         before = read_record(folder) or Record(run="")
         lineage = before.continued(*resumed)
+        known = before.validated if before.owns(*resumed) else None
+        validated = None if known is None else [iteration for iteration in known if iteration <= resumed[1]]
     record = Record(
         run=run,
         started=_now(),
         lineage=[*lineage, (run, None)],
         checkpoints=None if checkpoints is None else str(checkpoints),
+        validated=validated,
     )
-    write_json(Path(folder) / RECORD, asdict(record))
+    write_record(folder, record)
     return record
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Replace the record of a folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_json(Path(folder) / RECORD, asdict(record))
 
 
 def read_record(folder: Path) -> Record | None:
@@ -183,12 +217,13 @@ def read_record(folder: Path) -> Record | None:
     try:
         found = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
         lineage = [(str(run), None if until is None else int(until)) for run, until in found["lineage"]]
-        where = found.get("checkpoints")
+        where, validated = found.get("checkpoints"), found.get("validated")
         return Record(
             run=str(found["run"]),
             started=str(found.get("started", "")),
             lineage=lineage,
             checkpoints=None if where is None else str(where),
+            validated=None if validated is None else [int(iteration) for iteration in validated],
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+# One core for the loader's process. Before torch is imported, which reads it.
+os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 2) - 1, 1)))
+
 from fcos_train.cli.main import main
 
 CONFIG = "configs/fcos/fcos_r18_fpn_quickstart.py"

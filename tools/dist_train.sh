@@ -10,6 +10,6 @@ if (($# < 2)) || [[ ! $2 =~ ^[1-9][0-9]*$ ]]; then
     exit 2
 fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m torch.distributed.run --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+exec "${PYTHON:-python3}" -m fcos_train.launch.agent --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --nproc_per_node="$2" --master_addr="${ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     -m fcos_train train "$1" --launcher pytorch "${@:3}"

@@ -9,7 +9,9 @@
 #            The test scale was chosen among 192, 208 and 224 on these images
 _base_ = "./fcos_r18_fpn_shapes.py"
 model = dict(
-    backbone=dict(base_channels=24, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2)),
+    backbone=dict(
+        stem_channels=12, base_channels=24, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2)
+    ),
     neck=dict(in_channels=[24, 48, 96], out_channels=48, num_outs=2),
     bbox_head=dict(
         in_channels=48,
@@ -36,7 +38,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-max_epochs = 12
+max_epochs = 11
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(optimizer=dict(lr=0.003))
 param_scheduler = [
@@ -45,5 +47,5 @@ param_scheduler = [
         type="CosineAnnealingLR", by_epoch=True, begin=0, end=max_epochs, eta_min_ratio=0.01, convert_to_iter_based=True
     ),
 ]
-# One line of the log for an epoch of 800 images, and two checkpoints.
-default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=6))
+# One line of the log for an epoch of 800 images, and one checkpoint.
+default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=11))

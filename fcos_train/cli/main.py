@@ -12,14 +12,16 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 
 from fcos_train import __version__
 from fcos_train.cli.generate import command
 from fcos_train.cli.help_text import group_help
 from fcos_train.cli.words import HELP_FLAGS, asks_for_help, nearest
-from mmcv_overrides.errors import Stalled, UserError, tell_torchrun
+from mmcv_overrides.errors import DISK_FAULTS, Stalled, UserError, system_error, tell_torchrun
 from mmcv_overrides.printable import printable_lines
+from mmcv_overrides.signals import Stopped, note
 
 # verb -> (module, one line of help)
 VERBS = {
@@ -58,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 1 ranks that cannot go on, 2 an error of the user's (one ``error: ...`` line on stderr each), 130
-        interrupted, 141 if nobody reads the output any more; a verb may return others, and other exceptions pass
-        through with their traceback.
+        interrupted, 128 + n for a training that signal n has stopped (0 for SIGUSR1), 141 if nobody reads the output
+        any more; a verb may return others, and other exceptions pass through with their traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # An installed torch_npu would come with `import torch`, which then fails where CANN's set_env.sh is not sourced:
@@ -71,18 +73,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UserError as error:
         tell_torchrun(message_of(error))
-        print(f"error{_rank()}: {message_of(error)}", file=sys.stderr)
-        return 2
+        return _refuse(message_of(error))
     except Stalled as error:
         tell_torchrun(str(error))
         print(f"error{_rank()}: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        return status_of(stopped)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at its end
         return 141
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        return _refuse(_one_message(str(system_error(error))))
+
+
+def _refuse(message: str) -> int:
+    """Print an error; on a full disk, where stderr may be a file too, there may be nothing to print to."""
+    with suppress(OSError):
+        print(f"error{_rank()}: {message}", file=sys.stderr)
+    return 2
+
+
+def status_of(stopped: Stopped) -> int:
+    """The exit status after a signal, noted for an agent. Where the log has no line about it one is printed."""
+    note(stopped)
+    if not stopped.together:
+        print(f"stopped by {stopped.signal.name}", file=sys.stderr)
+    return int(str(stopped.code))
 
 
 def message_of(error: UserError) -> str:

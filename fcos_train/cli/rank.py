@@ -13,15 +13,17 @@ import traceback
 from pathlib import Path
 
 from fcos_train.__main__ import leave
-from fcos_train.cli.main import message_of
+from fcos_train.cli.main import message_of, status_of
 from mmcv_overrides.errors import Stalled, UserError
+from mmcv_overrides.signals import Stopped
 
 
 def main(folder: Path) -> int:
     """Run the verb of the options in the folder.
 
     Returns:
-        the status of the verb; 2 for a user error, 1 for another one, whose text is then in ``<rank>.error``.
+        the status of the verb, or of a signal that has stopped it; 2 for a user error, 1 for another one, whose text is
+        then in ``<rank>.error``.
     """
     rank = os.environ["RANK"]
     (folder / f"{rank}.pid").write_text(str(os.getpid()))
@@ -32,6 +34,8 @@ def main(folder: Path) -> int:
     except UserError as error:
         (folder / f"{rank}.error").write_text(message_of(error), encoding="utf-8")
         return 2
+    except Stopped as stopped:
+        return status_of(stopped)
     except Stalled as error:
         (folder / f"{rank}.error").write_text(str(error), encoding="utf-8")
         return 1

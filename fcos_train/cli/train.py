@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fcos_train.cli.finished import show_finished
 from fcos_train.config.options import TrainOptions
+from mmcv_overrides import signals
 
 
 def run(options: TrainOptions) -> int:
@@ -15,16 +16,18 @@ def run(options: TrainOptions) -> int:
     Checkpoints, logs and curves go to the work dir; a flag that is given takes precedence over --cfg-options, and
     --cfg-options over the config file.
     """
-    options = with_batch_size(options)
+    with signals.handled():
+        options = with_batch_size(options)
     if options.devices is not None and options.devices > 1:
         from fcos_train.launch.ranks import run_ranks
 
         one = replace(options, devices=None, max_restarts=None)
         return run_ranks(__name__, one, options.devices, options.device, options.max_restarts or 0)
-    from fcos_train.engine.run import train
+    with signals.handled(done_is_success=True):
+        from fcos_train.engine.run import train
 
-    runner = train(options)
-    show_finished(Path(runner.work_dir))
+        runner = train(options)
+        show_finished(Path(runner.work_dir))
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 
+from fcos_train.config.agreement import DATA, Facts, disagreements
 from fcos_train.config.class_count import set_class_count
 from fcos_train.config.evaluators import counts_voc, point_evaluators
 from fcos_train.config.load import leaf_datasets, walk
@@ -17,12 +18,13 @@ from fcos_train.config.loaders import LOADERS
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.data import DataReport, DataSpec, Split, check, resolve
 from fcos_train.data.dataset import BoxDataset
+from fcos_train.data.fingerprint import digest_of_file
 from fcos_train.data.frames import misfits
 from fcos_train.data.headers import read_headers
 from fcos_train.data.inside import Boundary, require_inside, survey
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
-from mmcv_overrides.parallel import on_master
+from mmcv_overrides.nodes import node, on_each_node
 from mmcv_overrides.printable import printable
 from mmcv_overrides.regular_files import read_json
 
@@ -40,6 +42,12 @@ def _split(loader: ConfigDict | None, name: str) -> Split | None:
 def _files(leaf: ConfigDict, name: str) -> Split:
     root = Path(leaf.get("data_root") or "")
     return Split(name, root / leaf.ann_file, root / (leaf.get("data_prefix") or {}).get("img", ""))
+
+
+def files_of_config(cfg: Config) -> list[Split]:
+    """The COCO files that a config names for training and validation; without those of other types."""
+    splits = (_split(cfg.get(f"{name}_dataloader"), name) for name in ("train", "val"))
+    return [split for split in splits if split is not None]
 
 
 def _check_others(cfg: Config, allow_outside: Sequence[str]) -> None:
@@ -127,8 +135,7 @@ def data_of_config(
 
 def data_is_there(cfg: Config) -> bool:
     """Whether the annotation files are there that :func:`data_of_config` would read."""
-    splits = [_split(cfg.get(f"{name}_dataloader"), name) for name in ("train", "val")]
-    return all(split is None or split.ann_file.is_file() for split in splits)
+    return all(split.ann_file.is_file() for split in files_of_config(cfg))
 
 
 def point_at_data(cfg: Config, spec: DataSpec) -> list[str]:
@@ -214,6 +221,24 @@ def use_clear_loading(cfg: Config) -> None:
         part["type"] = "LoadImage"
 
 
+def allow_bad_samples(cfg: Config, most: int | None) -> list[str]:
+    """``--max-bad-samples``: training images that cannot be read are replaced. Returns lines for the log.
+
+    Raises:
+        UserError: the config counts iterations, or its training images are not read from files by mmcv's transform.
+    """
+    if not most:
+        return []
+    steps = [step for step in walk(cfg.train_dataloader) if step.get("type") == "LoadImage"]
+    if not steps or "max_epochs" not in cfg.train_cfg:
+        raise UserError("--max-bad-samples needs a config that counts epochs and reads images with LoadImageFromFile")
+    for step in steps:
+        step["skip_unreadable"] = True
+    cfg.train_cfg.update(type="EpochBasedTrainLoop", max_bad_samples=most)
+    cfg.train_cfg.pop("by_epoch", None)
+    return [f"training goes on while no more than {most} images cannot be read; others take their place"]
+
+
 def loads_turned(cfg: Config) -> bool:
     """Whether images are loaded turned by their EXIF orientation, as they are by mmcv's default ``color_type``."""
     kinds = {part.get("color_type", "color") for part in _loading_steps(cfg)}
@@ -221,7 +246,7 @@ def loads_turned(cfg: Config) -> bool:
 
 
 def checked_data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path) -> DataSpec | None:
-    """The checked data set; rank 0 prepares it, the others read what it wrote.
+    """The checked data set; the first rank of each machine prepares it, the others read what it wrote.
 
     For an evaluation, its ``val`` is the split to evaluate on.
 
@@ -243,7 +268,24 @@ def checked_data(cfg: Config, options: TrainOptions | EvalOptions, folder: Path)
         write_json(cache / "check.json", {"lines": spec.report.lines(), **spec.report.to_dict()})  # for the report
         return _evaluated(spec, wanted)
 
-    return on_master(prepare)
+    found = on_each_node(lambda: _with_facts(prepare()))
+    spec, facts = found[node()]
+    first = found[min(found)][1]
+    lines = [line for n in found for line in disagreements(first, found[n][1], f"node {n}", f"node {min(found)}")]
+    if lines:
+        raise UserError("\n".join(lines))
+    return spec
+
+
+def _with_facts(spec: DataSpec | None) -> tuple[DataSpec | None, Facts]:
+    """A data set, and what must be the same on all machines, which may have copies of their own."""
+    if spec is None:
+        return None, {}
+    facts = {}
+    for split in (spec.train, spec.val):
+        facts[f"{split.name} images"] = str(spec.report.counts[split.name]["images"])
+        facts[f"{split.name} annotations"] = digest_of_file(split.ann_file)
+    return spec, {DATA: facts}
 
 
 def _evaluated(spec: DataSpec, wanted: str | None) -> DataSpec:

@@ -24,7 +24,8 @@ def seconds(value: str | float) -> float | None:
     return float(match[1]) * UNITS[match[2]] if match else None
 
 
-def _deadline_fault(value: str | float) -> str | None:
+def deadline_fault(value: str | float) -> str | None:
+    """Check of a deadline: from one second to a year."""
     found = seconds(value)
     if found is None or not 1 <= found <= LONGEST_S:
         return "give seconds, or a time such as 90s, 10m or 1h; at least 1 s and at most a year"
@@ -47,6 +48,15 @@ def _last(words: Sequence[str]) -> str:
 class Endurance(Recipe):
     """What ``fcos-train train`` is told about faults."""
 
+    max_bad_samples: Annotated[
+        int | None,
+        Option(
+            "go on while no more than so many training images cannot be read; others take their place, all are listed",
+            metavar="N",
+            default="0: the first one ends the training",
+            least=0,
+        ),
+    ] = None
     dist_timeout: Annotated[
         str | float | None,
         Option(
@@ -54,7 +64,7 @@ class Endurance(Recipe):
             "data are prepared",
             metavar="S",
             default="FCOS_DIST_TIMEOUT, else 600",
-            check=_deadline_fault,
+            check=deadline_fault,
             parse=_last,
         ),
     ] = None
@@ -64,7 +74,7 @@ class Endurance(Recipe):
             "longest time that the ranks wait for each other at the start",
             metavar="S",
             default="FCOS_RENDEZVOUS_TIMEOUT, else 600",
-            check=_deadline_fault,
+            check=deadline_fault,
             parse=_last,
         ),
     ] = None

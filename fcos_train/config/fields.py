@@ -127,6 +127,8 @@ class Declared:
         option = self.option
         if self.kind in EXPECTED and not _is_a(value, self.kind):
             return option.expected or EXPECTED[self.kind]
+        if self.kind is float and value != value:
+            return option.expected or "must be a number, not nan"
         if option.choices and value not in option.choices:
             return f"choose from {', '.join(option.choices)}"
         too_small = option.least is not None and value < option.least

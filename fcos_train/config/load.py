@@ -109,6 +109,8 @@ def read_config(name: str, safe: bool = False) -> tuple[Config, list[str]]:
         if not is_of_packages(error):
             raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
         raise UserError(f"config {path} needs a package that is missing: {said_by(error)}") from error
+    except SystemExit as error:
+        raise UserError(f"config {path} ends the program (exit {error.code}) instead of defining values") from error
     except Exception as error:
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     return cfg, [*renamed, *notes]
@@ -128,8 +130,9 @@ def configured(
         count where the flag was not given; lines for the log.
 
     Raises:
-        UserError: as :func:`load_config`, or an unknown key with the nearest known one.
+        UserError: as :func:`load_config`, an unknown key with the nearest known one, or impossible values.
     """
+    from fcos_train.config.keys.bounds import require_values
     from fcos_train.config.keys.check import merge_options
     from fcos_train.config.keys.forms import require_forms
     from fcos_train.config.keys.v2 import SPECIAL_KEYS, translate_v2
@@ -143,6 +146,7 @@ def configured(
     }
     notices += merge_options(cfg, translated)
     require_forms(cfg)
+    require_values(cfg)
     return cfg, special, [*read, *notices]
 
 

@@ -27,11 +27,14 @@ SPLITS = ("train", "val", "test")
 LAUNCHERS = ("none", "pytorch", "slurm")
 NOT_JSON = (".pkl", ".pickle", ".yaml", ".yml", ".npy", ".npz", ".csv")  # --out of mmdet 2.x was a pickle
 MAX_SEED = 2**32 - 1  # of numpy
+MAX_BATCH, MAX_WORKERS = 65_536, 1024  # above, a slip of the keyboard would fill the memory or the table of processes
 
 
 def device_fault(value: str) -> str | None:
     """A kind of device, with or without the index of a card."""
     name, _, index = value.lower().partition(":")
+    if name == "cpu" and index.strip("0"):
+        return "the processor is one device: leave out the number; --devices N starts several ranks on it"
     if name in (*DEVICES, "gpu") and (index.isdecimal() or ":" not in value):
         return None
     return f"choose from {', '.join(DEVICES)}, or one card as in npu:0"
@@ -56,6 +59,8 @@ def batch_size_fault(value: str | int) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         return "must be a whole number, or auto"
+    if value > MAX_BATCH:
+        return f"must be at most {MAX_BATCH}"
     return None if value >= 1 else "must be at least 1"
 
 
@@ -141,7 +146,13 @@ OptionalConfig = Annotated[
 Report = Annotated[bool, Option("do not write report/index.html after evaluations")]
 Workers = Annotated[
     int | None,
-    Option("loader processes per rank", metavar="N", default="the config's, at most one per core", least=0),
+    Option(
+        "loader processes per rank",
+        metavar="N",
+        default="the config's, at most one per core",
+        least=0,
+        most=MAX_WORKERS,
+    ),
 ]
 
 

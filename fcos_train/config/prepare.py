@@ -22,7 +22,7 @@ from mmengine.config import Config, ConfigDict
 
 from fcos_train.config.apply_recipe import set_checkpoints, set_evaluations, set_loggers, set_sampling, set_steps
 from fcos_train.config.augment import set_augmentation
-from fcos_train.config.dataset import checked_data, data_is_there, point_at_data, use_clear_loading
+from fcos_train.config.dataset import allow_bad_samples, checked_data, data_is_there, point_at_data, use_clear_loading
 from fcos_train.config.evaluators import reported_names, translate_monitors
 from fcos_train.config.freeze import require_weights, set_freeze
 from fcos_train.config.image_size import set_image_size
@@ -83,6 +83,7 @@ def prepare(
     if spec is not None:
         require_annotations(cfg, spec, given=options.data_path is not None)
     use_clear_loading(cfg)
+    notes += allow_bad_samples(cfg, options.max_bad_samples)
     # The level of precision first: the step depends on it.
     level = set_precision(cfg, options, accelerator)
     notes += set_steps(cfg, options)

@@ -13,6 +13,7 @@ from fcos_train.config.fields import Option, Options, square
 
 AUGMENT = ("none", "light", "strong")
 LOGGERS = ("tensorboard", "wandb", "mlflow", "clearml")
+MAX_SIDE = 16_384  # px; an image of this side is 0.8 GB
 SHARE = "0.2"  # --balance without a value
 
 
@@ -72,6 +73,7 @@ class Recipe(Options):
             metavar="W H",
             default="the config's",
             least=32,
+            most=MAX_SIDE,
             expected="give one or two numbers of px",
             parse=square,
         ),

@@ -40,8 +40,9 @@ def load_coco(path: Path, log: FaultLog) -> dict:
 
 
 def _require_entry(entry: object, key: str, needed: tuple[str, ...], where: str, field: str) -> None:
-    if not isinstance(entry, dict) or any(name not in entry for name in needed):
-        raise UserError(f"{where} has no {' or no '.join(needed)}")
+    lacking = [name for name in needed if not isinstance(entry, dict) or name not in entry]
+    if lacking or not isinstance(entry, dict):
+        raise UserError(f"{where} has no {' and no '.join(lacking)}")
     if plain_id(entry["id"]) is None:
         raise UserError(f"{field.format('id')} is {shown(entry['id'])}; write a whole number")
     if key == "images" and not isinstance(entry["file_name"], str):

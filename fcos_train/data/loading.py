@@ -11,6 +11,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 
 from fcos_train.data.images import UnreadableImage, image_bytes, require_limits
+from mmcv_overrides.fetching import leave_out
 
 # Every worker process has one core; further threads of OpenCV would slow each other down.
 cv2.setNumThreads(0)
@@ -49,15 +50,18 @@ register_backend(LIMITED, LimitedImages)
 class LoadImage(LoadImageFromFile):
     """mmcv's `LoadImageFromFile`, whose failure is a UserError that names the file and what to do.
 
-    Options and results are the same. mmcv's fails with an assertion or an OpenCV error, waits forever for a named pipe,
-    and decodes images of any size.
+    Options and results are the same but for `skip_unreadable`: an image that cannot be read is noted, and the result is
+    None, so that the data set takes another image. Which one depends on the generators of the sample alone
+    (:mod:`mmcv_overrides.loop`): all ranks and workers go on with as many samples as before. mmcv's fails with an
+    assertion or an OpenCV error, waits forever for a named pipe, and decodes images of any size.
     """
 
     file_client_args: dict | None
     backend_args: dict | None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, skip_unreadable: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.skip_unreadable = skip_unreadable
         if (self.file_client_args or {}).get("backend") == "disk":  # mmengine's old name of local files
             self.file_client_args = None
         if self.file_client_args is None:
@@ -77,6 +81,9 @@ class LoadImage(LoadImageFromFile):
             fault = error
         except (AssertionError, OSError, cv2.error):
             fault = UnreadableImage.of(path, "it cannot be decoded")
+        if self.skip_unreadable:
+            leave_out(str(fault))
+            return None
         raise UnreadableImage(
             f"{fault}. Replace the file, or take its entry out of the annotations; "
             "`fcos-train check-data PATH --decode` finds all such files"

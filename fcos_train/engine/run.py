@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import mmengine.dist as dist
 import torch
@@ -25,20 +26,25 @@ from fcos_train.config.loaders import set_loaders
 from fcos_train.config.needs import TRAINING, make_buildable, require_sections
 from fcos_train.config.options import EvalOptions, TrainOptions
 from fcos_train.config.packages import missing_packages_named
+from fcos_train.config.part_named import parts_named
 from fcos_train.config.prepare import prepare, set_visualizer
 from fcos_train.config.pretrained import forget_pretrained
 from fcos_train.engine import work_dir
+from fcos_train.engine.first_step import first_step_named
 from fcos_train.engine.memory import memory_explained
 from fcos_train.engine.process_state import loaders_closed, process_state_kept
 from fcos_train.engine.report_hook import ReportHook
+from fcos_train.engine.resources import ResourcesHook
 from fcos_train.engine.run_facts import Origin
 from fcos_train.engine.runner import build_runner, shown
+from fcos_train.engine.same_options import read_alike
 from fcos_train.models import describe_norms, use_level_norms
 from fcos_train.start import start
 from mmcv_overrides import checkpoint as checkpoints
-from mmcv_overrides import device, run_folder
+from mmcv_overrides import device, run_folder, signals
 from mmcv_overrides.checkpoint.reading import peek
 from mmcv_overrides.checkpoint.resume import check_resumable
+from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.parallel import leave_process_group, on_master
 from mmcv_overrides.printable import printable_lines
@@ -87,8 +93,14 @@ def _processes(options: TrainOptions | EvalOptions) -> Iterator[tuple[device.Acc
         elif options.launcher == "none":
             accelerator.set_device(0)
         init_default_scope("mmdet")
-        with stalls_named(), place("preparing the data"):
-            yield accelerator, reason
+        try:
+            with stalls_named(), place("preparing the data"):
+                yield accelerator, reason
+        except signals.Stopped as stopped:
+            if joins and stopped.together:
+                with suppress(RuntimeError):  # the state is saved; another rank may have been killed since
+                    leave_process_group()
+            raise
         if joins:  # After an error there is nobody to wait for: the process ends as it is (see __main__).
             leave_process_group()
 
@@ -109,6 +121,13 @@ def _folder(claim: Callable[[], tuple[Path, list[str]]]) -> Iterator[tuple[Path,
     finally:
         if dist.is_main_process():
             run_folder.release(folder)
+
+
+@contextmanager
+def _explained(runner: Runner) -> Iterator[None]:
+    """Exceptions that a user can do something about are user errors, and say what."""
+    with missing_packages_named(), first_step_named(runner), parts_named(runner.cfg), memory_explained(runner):
+        yield
 
 
 def _say_norms(runner: Runner) -> None:
@@ -150,6 +169,19 @@ def _resume_from(wanted: str | None, folder: Path, restarted: bool) -> str | Non
     return str(newest)
 
 
+def _read(options: TrainOptions) -> tuple[Config, tuple[dict[str, Any], list[str]]]:
+    """The config with --cfg-options, what these say instead of flags, and lines for the log."""
+    cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
+    require_sections(cfg, options.config, TRAINING)
+    return cfg, (special, notes)
+
+
+def _look_at_weights(given: str | None) -> None:
+    """A file of weights that cannot be read is an error before the data are read and the model is built."""
+    if given is not None and Path(given).is_file():
+        on_master(lambda: bool(peek(Path(given))))
+
+
 def _claim(
     options: TrainOptions, wanted: Path, given: bool, resume: str | None, before: str | None
 ) -> tuple[Path, list[str]]:
@@ -170,12 +202,12 @@ def train(options: TrainOptions) -> Runner:
 
     Raises:
         UserError: a fault in the options, the config, the data or a checkpoint; nothing has been trained then.
+        Stopped: a signal asked the training to stop; its state is saved. For Ctrl-C a KeyboardInterrupt too.
     """
     progress.choose(options.progress)
     options = launched(_alone(options))
-    with _processes(options) as (accelerator, reason):
-        cfg, special, notes = configured(options.config, options.cfg_options, options.safe_config)
-        require_sections(cfg, options.config, TRAINING)
+    with signals.handled(), _processes(options) as (accelerator, reason):
+        cfg, (special, notes) = read_alike(options, lambda: _read(options))
         origin = Origin(options, cfg.to_dict())
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -186,16 +218,19 @@ def train(options: TrainOptions) -> Runner:
         before = on_master(lambda: remembered(FOLDER) if remembered("run") else None)
         with _folder(lambda: _claim(options, wanted, bool(given), resume, before)) as (folder, where):
             _say([*where, reason, *notes])
+            _look_at_weights(options.load_from)
             found = _resume_from(resume, folder, before is not None)
-            _say(prepare(cfg, options, accelerator, folder, found))
+            with parts_named(cfg):  # to choose the step, parts of the model are built on trial
+                _say(prepare(cfg, options, accelerator, folder, found))
             replaces = options.overwrite and found is None
             stale = work_dir.stale_files(folder, cfg.load_from) if replaces else []
             runner = build_runner(cfg, name)
             _say_norms(runner)
             runner.register_hook(work_dir.ReplaceRunHook(stale))
+            runner.register_hook(ResourcesHook())
             if options.report:
                 runner.register_hook(ReportHook(origin))
-            with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
+            with _explained(runner), loaders_closed(runner), shown(runner):
                 runner.train()
             return runner
 
@@ -217,6 +252,12 @@ def _config_of(options: EvalOptions) -> tuple[str | Config, list[str]]:
     return config, [*found.notes, f"config: that of {options.checkpoint}"]
 
 
+def _read_for_evaluation(options: EvalOptions, config: str | Config) -> tuple[Config, tuple[dict[str, Any], list[str]]]:
+    cfg, special, notes = configured(config, options.cfg_options, options.safe_config)
+    require_sections(cfg, options.config or options.checkpoint, ("model", "test_dataloader"))
+    return cfg, (special, notes)
+
+
 def evaluate(options: EvalOptions) -> dict[str, float]:
     """Evaluate a checkpoint on the validation images, or on another split.
 
@@ -231,8 +272,7 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
     with _processes(options) as (accelerator, reason):
         config, said = _config_of(options)
         _say(said)
-        cfg, special, notes = configured(config, options.cfg_options, options.safe_config)
-        require_sections(cfg, options.config or options.checkpoint, ("model", "test_dataloader"))
+        cfg, (special, notes) = read_alike(options, lambda: _read_for_evaluation(options, config))
         origin = Origin(options, cfg.to_dict())
         options = fill(options, special)
         init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -260,12 +300,21 @@ def evaluate(options: EvalOptions) -> dict[str, float]:
             if options.report:
                 runner.register_hook(report)
             start = time.perf_counter()
-            with missing_packages_named(), loaders_closed(runner), memory_explained(runner), shown(runner):
+            with _explained(runner), loaders_closed(runner), shown(runner):
                 metrics = runner.test()
+            on_master(lambda: _require_files(runner))
             runner.logger.info(f"evaluated {options.checkpoint} in {time.perf_counter() - start:.1f} s")
             if options.report:
                 report.write(runner)
             return metrics
+
+
+def _require_files(runner: Runner) -> None:
+    """Refuse an evaluation of its own whose results, printed by now, are not in their files."""
+    for metric in runner.test_loop.evaluator.metrics:
+        files = getattr(metric, "files", None)
+        if isinstance(files, Dispensable) and files.fault is not None:
+            raise UserError(files.fault)
 
 
 TRAINING_KEYS = (

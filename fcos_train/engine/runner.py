@@ -8,22 +8,27 @@ import secrets
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 
 import mmcv_overrides
 from fcos_train import progress
 from fcos_train.config.keys.check import check_keys
 from fcos_train.config.packages import missing_packages_named, require_packages_of_run
+from fcos_train.config.part_named import parts_named
 from fcos_train.engine.fixed_step import FixedStepHook
 from fcos_train.start import MODULES
 from mmcv_overrides import device, precision
+from mmcv_overrides.dispensable import guard_curves, guard_log
+from mmcv_overrides.errors import UserError
 from mmcv_overrides.optimizer import StepOptimWrapper
 from mmcv_overrides.parallel import on_master
-from mmcv_overrides.printable import printable_lines
+from mmcv_overrides.printable import printable, printable_lines
 
 MAX_CONSOLE_LINES = 3
 
@@ -59,6 +64,20 @@ class PlainFormatter(logging.Formatter):
         return printable_lines(super().format(record))
 
 
+class RunConfig(Config):
+    """A config whose text is formatted once: mmengine formats it for every checkpoint, which takes up to a second."""
+
+    @property
+    def pretty_text(self) -> str:
+        """The config as a program."""
+        content = repr(self._cfg_dict)
+        known = self.__dict__.get("_known_text")
+        if known is None or known[0] != content:
+            known = content, super().pretty_text
+            self.__dict__["_known_text"] = known
+        return known[1]
+
+
 class DetectionRunner(Runner):
     """Builds everything from a prepared config. The only runner of this project."""
 
@@ -76,6 +95,7 @@ class DetectionRunner(Runner):
         """Upstream's logger, with the file in the work dir and lines that scripts for mmcv 1.x can read."""
         path = Path(self.work_dir) / f"{self.timestamp}.log"
         logger = super().build_logger(log_level=log_level, log_file=log_file or str(path), **kwargs)
+        guard_log(logger)
         for handler in logger.handlers:
             handler.setFormatter(PlainFormatter())
             if type(handler) is logging.StreamHandler:
@@ -86,6 +106,12 @@ class DetectionRunner(Runner):
 
             use_terminal(logger)
         return logger
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Upstream's visualizer; curves that cannot be written do not end a training."""
+        built = super().build_visualizer(visualizer)
+        guard_curves(built)
+        return built
 
     @property
     def _log_dir(self) -> str:
@@ -100,13 +126,16 @@ class DetectionRunner(Runner):
         """Write ``config.py`` for a training. The config of an evaluation cannot train, so it is not written.
 
         The file imports the modules of its parts, so that mmdet's own tools can read it too.
+
+        Raises:
+            UserError: it cannot be written.
         """
         if self.cfg.get("train_cfg") is None:
             return
         given = self.cfg.get("custom_imports")
         self.cfg["custom_imports"] = imports_of(self.cfg)
         try:
-            super().dump_config()
+            on_master(super().dump_config)
         finally:
             if given is None:
                 self.cfg.pop("custom_imports")
@@ -127,6 +156,19 @@ class DetectionRunner(Runner):
     def get_hooks_info(self) -> str:
         """Upstream's list of hooks, long enough for :class:`ShortRecords` to keep it in the log file."""
         return super().get_hooks_info() + "\n" * MAX_CONSOLE_LINES
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
+        """Upstream's, whose every refusal names the file.
+
+        Raises:
+            UserError: the file cannot be read, or its weights are of another model.
+        """
+        try:
+            return super().load_checkpoint(filename, *args, **kwargs)
+        except UserError as error:
+            if str(filename) in str(error):
+                raise
+            raise UserError(f"checkpoint {printable(filename)}: {error}", error.setting) from error
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
         """Set the memory format before wrapping: DDP lays out its buckets by the strides of the weights.
@@ -180,7 +222,7 @@ def build_runner(cfg: Config, name: str) -> DetectionRunner:
     """
     require_packages_of_run(cfg)
     check_keys(cfg)
-    cfg = Config(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
+    cfg = RunConfig(cfg.to_dict(), cfg_text=cfg.text, filename="config.py")
     cfg["experiment_name"] = f"{name}_{secrets.token_hex(4)}"
-    with missing_packages_named():
+    with missing_packages_named(), parts_named(cfg):
         return DetectionRunner.from_cfg(cfg)

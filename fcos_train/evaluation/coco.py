@@ -28,6 +28,7 @@ from fcos_train.evaluation.coco_scores import (
     load_annotations,
 )
 from fcos_train.evaluation.tables import class_table, write_metrics
+from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.files import write_json
 from mmcv_overrides.json_values import Id, plain_id
@@ -111,6 +112,7 @@ class FastCocoMetric(BaseMetric):
         if format_only and outfile_prefix is None:
             raise UserError("format_only=True needs outfile_prefix=...: where to write the detections")
         self.outfile_prefix = outfile_prefix
+        self.files = Dispensable("the files of the evaluation")  # in a training; see engine.run.evaluate
         self.per_class: dict[str, dict[str, float]] = {}
         with get_local_path(self.ann_file, backend_args=backend_args) as path:
             self._truth = load_annotations(path)
@@ -142,8 +144,9 @@ class FastCocoMetric(BaseMetric):
         self._warn(log, results, cat_ids)
         detections = self._to_coco(results, cat_ids)
         if self.outfile_prefix:
-            place = write_json(f"{self.outfile_prefix}.bbox.json", detections)
-            log.info(f"detections written to {place}", extra=FOR_SCRIPTS)
+            with self.files.attempt():
+                place = write_json(f"{self.outfile_prefix}.bbox.json", detections)
+                log.info(f"detections written to {place}", extra=FOR_SCRIPTS)
         if self.format_only:
             return {}
         metrics, twelve, library = self._count(log, classes, cat_ids, detections)
@@ -264,7 +267,8 @@ class FastCocoMetric(BaseMetric):
             "seconds": round(seconds, 3),
             "evaluator": library,
         }
-        write_metrics(f"{self.outfile_prefix}.metrics.json", summary)
+        with self.files.attempt():
+            write_metrics(f"{self.outfile_prefix}.metrics.json", summary)
 
 
 def _beside_log(log: logging.Logger) -> str | None:

@@ -1,29 +1,31 @@
 """torchrun for the launchers: ``python -m fcos_train.launch.agent WORDS``, with the words of torchrun.
 
-It is torchrun itself (``torch.distributed.run``). What differs: the cause of a failure is printed last, ranks that do
-not end are given less time, and a machine that has lost the first one ends, where torchrun's agent would wait until
-TCP gives up.
+It is torchrun itself (``torch.distributed.run``). What differs: the cause of a failure is printed last; a machine that
+has lost the first one ends, where torchrun's agent would wait until TCP gives up; and when a signal stops the training,
+this one ends with the status that ``docs/launching.md`` lists and without a traceback. SIGUSR1 reaches the ranks too.
 """
 
 from __future__ import annotations
 
+import argparse
+import logging
 import os
-import runpy
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from fcos_train.launch.supervised import descendants
 
-ENDING_S = 10  # that a rank has after SIGTERM
-BEAT_S, GRACE_S = (
-    2.0,
-    20.0,
-)  # between two looks at the first machine; beyond the timeout, in which ranks may end themselves
+# What these log of a failure is in the summary that follows; of a signal, in the lines of the training.
+NOISY = ("torch.distributed.elastic.agent.server.api", "torch.distributed.elastic.multiprocessing.api")
+BEAT_S = 2.0  # between two looks at the first machine
+GRACE_S = 20.0  # beyond the timeout, in which ranks may end themselves
 LOST = 1  # exit status
 
 
@@ -79,30 +81,45 @@ def main(words: Sequence[str]) -> int:
     """Run torchrun.
 
     Returns:
-        0, 1 if a rank has failed, 2 if the machines did not meet, 128 + n if signal n has ended it.
+        0, 1 if a rank has failed, 2 if the machines did not meet; after a signal 0 for SIGUSR1, else 128 + n.
     """
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(ENDING_S))
-    sys.argv = ["torchrun", *words]
-    try:
-        runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else int(bool(done.code))
-    except Exception as error:
-        return _explain(error)
-    return 0
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from fcos_train.launch.stopped_ranks import SignalException, names, outcome, passed_on
+
+    parser = run.get_args_parser()
+    ranks = parser.parse_args(words).nproc_per_node
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="fcos-train-") as folder:
+        notes = Path(folder)
+        with passed_on(notes):
+            try:
+                run.main([*_taken(parser, names()), *words])
+                end = outcome(notes, 1)
+            except SignalException as error:
+                end = outcome(notes, int(ranks) if ranks.isdecimal() else 1, error.sigval)
+            except ChildFailedError as error:
+                end = outcome(notes, 1)
+                if end is None:
+                    print(error, file=sys.stderr)
+                    say(_cause(error))
+                    return 1
+            except Exception as error:
+                return _explain(error)
+    return 0 if end is None else int(str(end.code))
+
+
+def _taken(parser: argparse.ArgumentParser, signals: str) -> list[str]:
+    """The flag that names the signals, in versions of torch that have it."""
+    flag = "--signals-to-handle"
+    return [flag, signals] if signals and any(flag in action.option_strings for action in parser._actions) else []
 
 
 def _explain(error: Exception) -> int:
-    """Print why torchrun has ended. Its errors are told by name, so that torch is imported by torchrun alone."""
+    """Print that the machines did not meet; other errors pass through. They are told by name: some are private."""
     name = type(error).__name__
-    if name == "ChildFailedError":
-        print(error, file=sys.stderr)
-        say(_cause(error))
-        return 1
-    if name == "SignalException":
-        number = int(getattr(error, "sigval", signal.SIGTERM))
-        print(f"stopped by {signal.Signals(number).name}; the ranks have ended", file=sys.stderr)
-        return 128 + number
     if name.startswith("Rendezvous") or name in ("DistNetworkError", "DistStoreError"):
         reason = (str(error).strip().splitlines() or [name])[0]
         say(

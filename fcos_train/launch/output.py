@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LINES = 20  # of a log that a failure shows
+# Of mmcv_overrides.stopping, in the log; other lines may quote names from the data.
+STOPPED = re.compile(r"^[\d-]+ [\d:,]+ - mmdet - INFO - (stopped by SIG.*)$", re.MULTILINE)
 TORCHRUN = re.compile(r"[WEI]\d{4} |Traceback")  # where its own lines begin
 KILLED = 137
 
@@ -75,6 +77,13 @@ def _locked(file: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def stopped_line(log: Path) -> str | None:
+    """What the log says of a signal that has stopped the training; None if none has, or if it was restarted."""
+    text = _text(log)
+    found = STOPPED.findall(text)
+    return found[-1] if found and "Epoch [" not in text.rpartition(found[-1])[2] else None
 
 
 def _text(log: Path) -> str:

@@ -16,16 +16,19 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fcos_train.launch.network import rank_environment
+from fcos_train.launch.stopped_ranks import SignalException, names, outcome, passed_on
 from mmcv_overrides import device
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.signals import Stopped
 
 LOOPBACK = "127.0.0.1"
 AGENT = "torch.distributed."  # its loggers
@@ -40,10 +43,11 @@ def run_ranks(module: str, options: Any, ranks: int, requested: str, restarts: i
         restarts: how often all ranks are started again after a failure.
 
     Returns:
-        0, or the status of the rank that failed first: 2 for a user error, 128 + n for a signal.
+        0, or the status of the rank that failed first: 2 for a user error, 128 + n if signal n has killed it.
 
     Raises:
         UserError: this machine has too few devices.
+        Stopped: a signal has stopped the ranks.
     """
     kind = _checked_kind(requested, ranks)
     with tempfile.TemporaryDirectory(prefix="fcos-train-") as name:
@@ -59,18 +63,40 @@ def run_ranks(module: str, options: Any, ranks: int, requested: str, restarts: i
             local_addr=LOOPBACK,
             max_restarts=restarts,
             logs_specs=DefaultLogsSpecs(log_dir=name),
+            **_signals(),
         )
-        with _environment(rank_environment(kind, ranks)), _quiet_agent():
+        failed: dict[int, ProcessFailure] = {}
+        number = None
+        with _environment(rank_environment(kind, ranks)), _quiet_agent(), passed_on(folder):
             try:
                 elastic_launch(settings, sys.executable)("-P", "-m", "fcos_train.cli.rank", name)
             except ChildFailedError as error:
-                return _tell(*_cause(error.failures), folder)
+                failed = error.failures
             except SignalException as error:
-                print(f"stopped by {error.sigval.name}; the ranks have ended", file=sys.stderr)
-                return 128 + error.sigval
+                number = error.sigval
             finally:
                 _end_families(folder)
+        end = outcome(folder, ranks, number)
+        refused = sorted(folder.glob("*.error"))  # of a rank that could not save
+        if failed and (end is None or refused):
+            return _tell(*_cause(failed), folder)
+        if end is not None and refused:
+            return _tell(int(refused[0].stem), 2, folder)
+        if end is not None:
+            raise _told(end)
     return 0
+
+
+def _signals() -> dict[str, Any]:
+    """The setting of the agent that names the signals, in versions of torch that have it."""
+    known = {field.name for field in fields(LaunchConfig)}
+    return {"signals_to_handle": names()} if "signals_to_handle" in known and names() else {}
+
+
+def _told(end: Stopped) -> Stopped:
+    print(f"stopped by {end.signal.name}; the ranks have ended", file=sys.stderr)
+    end.together = True  # nothing more is to be said
+    return end
 
 
 def _checked_kind(requested: str, ranks: int) -> str:

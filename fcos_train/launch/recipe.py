@@ -7,6 +7,7 @@ The keys are the launcher's flags and what it has derived from them (:class:`Rec
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from fcos_train.launch.output import Output, explain_failure, rank_status
-from fcos_train.launch.supervised import Stopped, run_supervised, stop_on_signals
+from fcos_train.launch.output import Output, explain_failure, rank_status, stopped_line
+from fcos_train.launch.supervised import USER_ERROR, run_supervised, stop_on_signals
 from mmcv_overrides.errors import UserError
+from mmcv_overrides.signals import STOPPING, Stopped
 
 LOOPBACK = ("localhost", "::1")
 PORT = "23333"  # of several nodes, where none is given
@@ -241,6 +243,20 @@ def _with_learning_rate(rate: str, extra: list[str]) -> list[str]:
     return ["--no-auto-lr", *extra[:at], setting, *extra[at:]]
 
 
+def check_machines(recipe: Recipe, port: str, words: Sequence[str]) -> int:
+    """The first step on several machines: ``fcos-train doctor --nnodes``. Returns its status.
+
+    Args:
+        words: the command of the training.
+    """
+    doctor = [sys.executable, "-m", "fcos_train", "doctor", "--nnodes", recipe.nnodes, "--node-rank", str(recipe.node)]
+    doctor += ["--master-addr", recipe.master, "--master-port", port, "--nproc", recipe.nproc]
+    doctor += ["--local-addr", os.environ["FCOS_LOCAL_ADDR"]]
+    if recipe.rendezvous_timeout:
+        doctor += ["--rendezvous-timeout", recipe.rendezvous_timeout]
+    return run_supervised([*doctor, "--", *words[list(words).index("train") + 1 :]], None)
+
+
 def link_data(path: str) -> None:
     """Link data/<name> to the data, for other programs that read data/coco. The training itself uses --data-path."""
     place = Path("data").absolute()
@@ -268,10 +284,11 @@ def run(recipe: Recipe, extra: Sequence[str]) -> int:
     """Check everything, then train. Nothing is written before every check has passed.
 
     Returns:
-        0, or the status of the training; 128 + n if signal n has stopped it.
+        0, or the status of the training, also of one that a signal has stopped.
 
     Raises:
         UserError: a check has failed.
+        Stopped: a signal has stopped this launcher, and with it the training.
     """
     kind = device_kind(recipe)
     if recipe.nnodes:
@@ -283,13 +300,27 @@ def run(recipe: Recipe, extra: Sequence[str]) -> int:
 
         os.environ.update(rank_environment("cpu" if kind == "auto" else kind, int(recipe.nproc), recipe.nodes))
     words = command(recipe, port, extra)
+    if recipe.nodes > 1 and (status := check_machines(recipe, port, words)):
+        return status
     link_data(recipe.data_path)
     if recipe.plain:
         return run_supervised(words, None)
     output = Output.claimed(recipe.device_id, bool(recipe.speed_run), recipe.node)
     say(f"training log: {output.log.absolute()}")
     start = time.monotonic()
-    status = run_supervised(words, output.log, keep=output.lock)
+    try:
+        status = run_supervised(words, output.log, keep=output.lock)
+    except Stopped as end:
+        if end.code == USER_ERROR:
+            explain_failure(output.log, USER_ERROR, several=recipe.world > 1)
+        say(stopped_line(output.log) or f"stopped by {end.signal.name}; no step since the start was saved")
+        raise
+    line = stopped_line(output.log)
+    if line is None and status - 128 in STOPPING:  # the log is on the first node
+        line = f"stopped by {signal.Signals(status - 128).name}"
+    if line is not None:  # a signal to the training itself
+        say(line)
+        return status
     if status:
         status = rank_status(output.log, status) if recipe.world > 1 and status == 1 else status
         explain_failure(output.log, status, several=recipe.world > 1)
@@ -326,7 +357,7 @@ def main(words: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        return 128 + stopped.signal
+        return int(str(stopped.code))
     except subprocess.CalledProcessError as error:
         return error.returncode
 

@@ -8,38 +8,34 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from mmcv_overrides.signals import STOPPING, Stopped, descendants, end_with_parent, stopped
+
+USER_ERROR = 2
 GRACE_S = 40  # torchrun needs up to 30 s to stop its ranks
 
 
-class Stopped(BaseException):
-    """This process was told to stop.
-
-    Attributes:
-        signal: its number.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = number
-
-
 def stop_on_signals() -> None:
-    """Raise :class:`Stopped` in the main thread for signals that end a process."""
-    for number in SIGNALS:
-        signal.signal(number, _stop)
+    """Raise :class:`Stopped` in the main thread for signals that stop a training, unless they are ignored (nohup)."""
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    for one in SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
-    raise Stopped(number)
+    _then(lambda *_: None)
+    raise stopped(number, saved=False)
+
+
+def _then(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def run_supervised(command: Sequence[str], log: Path | None, keep: int | None = None) -> int:
@@ -53,7 +49,8 @@ def run_supervised(command: Sequence[str], log: Path | None, keep: int | None = 
         its status; 128 + n if a signal has ended it.
 
     Raises:
-        Stopped: after the command and all that it has started have ended.
+        Stopped: after the command and all that it has started have ended; with the command's own status, if it is that
+            of a training that has saved its state, or failed to.
     """
     sys.stdout.flush()
     kept = () if keep is None else (keep,)
@@ -62,7 +59,13 @@ def run_supervised(command: Sequence[str], log: Path | None, keep: int | None = 
     target = subprocess.PIPE if copied else file
     errors = None if file is None else subprocess.STDOUT
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=target, stderr=errors, pass_fds=kept, process_group=0
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=target,
+        stderr=errors,
+        pass_fds=kept,
+        process_group=0,
+        preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # when this launcher is killed the training saves and ends
     )
     copier = None
     if copied:
@@ -71,8 +74,8 @@ def run_supervised(command: Sequence[str], log: Path | None, keep: int | None = 
         copier.start()
     try:
         status = child.wait()
-    except Stopped:
-        _end(child)
+    except Stopped as stop:
+        stop.code = _end(child, stop.signal)
         raise
     finally:
         with suppress(ProcessLookupError, PermissionError):
@@ -98,29 +101,28 @@ def _copy(source: IO[bytes], file: IO[bytes]) -> None:
             sys.stdout.buffer.flush()
 
 
-def _end(child: subprocess.Popen) -> None:
-    """End the child and its descendants. Ranks of torchrun are in sessions of their own: its group is not enough."""
+def _end(child: subprocess.Popen, number: int) -> int:
+    """Pass a signal on, and those that follow it; kill what is left of the family after a grace.
+
+    Ranks of torchrun are in sessions of their own: its process group is not enough.
+
+    Returns:
+        exit status after the signal: the child's, if it is that of a good order.
+    """
     family = [child.pid, *descendants(child.pid)]
     print("stopping the training", file=sys.stderr, flush=True)
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGTERM)
+    _then(lambda again, _: child.send_signal(again))
+    child.send_signal(number)
     deadline = time.monotonic() + GRACE_S
     while any(map(_lives, family)) and time.monotonic() < deadline:
+        child.poll()
         time.sleep(0.1)
     for pid in family:
         if _lives(pid):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-    child.wait()
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """All processes that one has started, directly or not (Linux)."""
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for kid in map(int, file.read_text().split()):
-                yield kid
-                yield from descendants(kid)
+    status = child.wait()
+    return status if status in (0, USER_ERROR) else 128 + number
 
 
 def _lives(pid: int) -> bool:

@@ -8,6 +8,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,12 +54,27 @@ def download(file: Path, addresses: Sequence[str], digest: str | None) -> str:
         for address in addresses:
             if digest is None:
                 part.unlink(missing_ok=True)  # the part may be of another file: nothing would tell afterwards
-            fault = _from(address, part, digest)
+            fault = _from(address, part, digest) or (_no_weights(part) if digest is None else None)
             if fault is None:
                 os.replace(part, file)
                 return address
+            if digest is None:
+                part.unlink(missing_ok=True)
             faults.append(f"{urlparse(address).netloc or address}: {fault}")
     raise UserError(f"cannot download {file.name}: " + "; ".join(faults))
+
+
+def _no_weights(part: Path) -> str | None:
+    """Why a file that nobody has published a hash of cannot be one of weights; None if nothing speaks against it."""
+    with open(part, "rb") as opened:
+        head = opened.read(64).lstrip()
+    if not head:
+        return "the file is empty; it was not kept"
+    if head.lower().startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+        return "it is a web page or a message of the server, not weights; it was not kept"
+    if head.startswith(b"PK") and not zipfile.is_zipfile(part):
+        return "the end of the file is missing; it was not kept"
+    return None
 
 
 def _from(address: str, part: Path, digest: str | None) -> str | None:

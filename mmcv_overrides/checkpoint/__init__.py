@@ -1,15 +1,19 @@
 """Checkpoints: atomic writing, reading that executes nothing, exact resume, weights matched by name and class.
 
-Modules: ``writing`` (save), ``reading``, ``limits``, ``unpickle`` and ``scan`` (load), ``plain`` (what a file may
-hold), ``embedded_config`` (the configuration in a checkpoint), ``newest``, ``resume``, ``position`` and ``schedule``
-(resume), ``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into a model), ``hook`` and
-``every`` (during training), ``rng`` (random states), ``mmengine_functions`` (replacements of mmengine's functions).
+Modules: ``writing`` (save), ``background`` and ``host_copy`` (beside the training), ``reading``, ``limits``,
+``unpickle`` and ``scan`` (load), ``plain`` (what a file may hold), ``values`` (weights that are not numbers),
+``embedded_config`` (the configuration in a checkpoint), ``newest``, ``links``, ``resume``, ``position``, ``schedule``
+and ``missed_validation`` (resume), ``weights``, ``class_rows``, ``adelaidet`` and ``torchvision_names`` (weights into
+a model), ``saving``, ``hook`` and ``every`` (during training), ``rng`` (random states), ``mmengine_functions``
+(replacements of mmengine's functions).
 """
 
+from mmcv_overrides.checkpoint.background import train
 from mmcv_overrides.checkpoint.embedded_config import fromstring
 from mmcv_overrides.checkpoint.every import ExtraCheckpointHook
 from mmcv_overrides.checkpoint.hook import SafeCheckpointHook
 from mmcv_overrides.checkpoint.mmengine_functions import (
+    apply_to,
     get_torchvision_models,
     load_checkpoint_file,
     load_checkpoint_to_model,
@@ -17,6 +21,7 @@ from mmcv_overrides.checkpoint.mmengine_functions import (
     load_url,
     safe_torch_load,
     save_checkpoint,
+    weights_to_cpu,
 )
 from mmcv_overrides.checkpoint.newest import find_latest_checkpoint, newest_readable
 from mmcv_overrides.checkpoint.reading import load, trust_checkpoints, trusted
@@ -49,6 +54,7 @@ __all__ = [
 ]
 
 _ATOMIC = "upstream writes in place: a crash or a full disk destroys the old file too"
+_ONE_COPY = "a checkpoint that is written in the background is copied to the host once, not twice"
 _CLEAR = "one clear message for a missing, empty or truncated file"
 OVERRIDES = [
     Override(
@@ -59,6 +65,9 @@ OVERRIDES = [
     Override("mmengine.runner.runner:save_checkpoint", save_checkpoint, _ATOMIC),
     Override("mmengine.runner.checkpoint:save_checkpoint", save_checkpoint, _ATOMIC),
     Override("mmengine.runner:save_checkpoint", save_checkpoint, _ATOMIC),
+    Override("mmengine.runner.runner:Runner.train", train, "a training that fails waits for the checkpoint in flight"),
+    Override("mmengine.runner.runner:weights_to_cpu", weights_to_cpu, _ONE_COPY),
+    Override("mmengine.runner.runner:apply_to", apply_to, _ONE_COPY),
     Override(
         "mmengine.runner.checkpoint:_safe_torch_load",
         safe_torch_load,

@@ -1,43 +1,40 @@
-"""mmengine's checkpoint hook with safe writing, safe deletion and an exact resume."""
+"""mmengine's checkpoint hook with safe writing (:mod:`.saving`), safe deletion and an exact resume."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections import deque
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, Runner
 
 from mmcv_overrides import run_folder
 from mmcv_overrides.checkpoint import position
-from mmcv_overrides.checkpoint.mmengine_functions import is_local
-from mmcv_overrides.checkpoint.rng import RandomStates
+from mmcv_overrides.checkpoint.links import remove_expired
+from mmcv_overrides.checkpoint.missed_validation import MissedValidationHook
+from mmcv_overrides.checkpoint.saving import SavingHook
 from mmcv_overrides.checkpoint.schedule import keep_config
 from mmcv_overrides.checkpoint.weights import bare, state_dict_of
-from mmcv_overrides.checkpoint.writing import NonFiniteWeights, name_run, remove_leftovers, temporary_suffix
+from mmcv_overrides.checkpoint.writing import name_run, remove_leftovers
+from mmcv_overrides.dispensable import Dispensable
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.files import replacing, sync_folder, unguessable
 from mmcv_overrides.parallel import on_master
 from mmcv_overrides.rendezvous import remember
-from mmcv_overrides.stalls import place
-from mmcv_overrides.timer import paused
 
 _RNG_KEY = "rng"
-KEPT_BETWEEN, _BETWEEN = 2, "checkpoints_between"
 
 
-class SafeCheckpointHook(CheckpointHook):
+class SafeCheckpointHook(SavingHook):
     """Arguments, file names and times of saving as in mmengine's CheckpointHook. Differences:
 
     - An old checkpoint is deleted only when the new one is in place, so for a moment there is one more.
     - Weights with inf or nan are not saved but logged; training continues and older checkpoints are kept.
     - A checkpoint that cannot be written ends the run on all ranks with one message.
+    - With ``background`` (the default) training goes on while a copy of the state is written; an error of the writer is
+      raised at the next iteration of a single process, or at the next checkpoint or the end of the training.
+    - A resumed run validates what a killed one had saved and not validated (:class:`.MissedValidationHook`).
     - ``latest.pth`` beside the checkpoints is a link to the newest. ``last_checkpoint`` has its path, as mmengine reads
       it; in a copy of the folder the file of that name counts.
     - Checkpoints have the id of their run, and the work folder is locked while a run writes to it
@@ -53,22 +50,30 @@ class SafeCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._random = RandomStates()
+        self._record: run_folder.Record | None = None
+        self._resumed = False
+        self._notes = Dispensable("the record of completed validations")
         self._loaded: dict | None = None
-        self._partial = False
-        self._run: str | None = None
         self._locked = False
 
     # The folder of the run
 
+    def before_run(self, runner: Runner) -> None:
+        """Let a hook validate what was missed, once all others are ready."""
+        super().before_run(runner)
+        runner.register_hook(MissedValidationHook(self))
+
     def before_train(self, runner: Runner) -> None:
         """Take the work folder and finish a resume."""
         super().before_train(runner)
-        on_master(lambda: self._begin_run(runner))
+        self._resumed = self._resumes(runner)
+        if self._resumed:  # upstream forgets it, and would not save it again with the best score
+            self.last_ckpt = runner.message_hub.get_info("last_ckpt", None)
+        self._record = on_master(lambda: self._begin_run(runner))
         self._continue(runner)
         self._random.separate_loader(runner)
 
-    def _begin_run(self, runner: Runner) -> None:
+    def _begin_run(self, runner: Runner) -> run_folder.Record:
         """Lock the work folder, record the run in it, and remove the temporary files of killed predecessors.
 
         Raises:
@@ -81,11 +86,22 @@ class SafeCheckpointHook(CheckpointHook):
         loaded = self._loaded
         resumed = (loaded["run"], loaded["saved_iter"]) if loaded is not None and self._resumes(runner) else None
         record = run_folder.begin(folder, resumed, apart)
-        self._run = record.run
         remember("run", record.run)
         name_run(record.run)
         for one in {folder, apart or folder}:
             remove_leftovers(one, record.runs() + (before.runs() if before else []))
+        if resumed is not None and self._local:
+            remove_expired(out_dir, self.filename_tmpl, list(getattr(self, "keep_ckpt_ids", [])), record)
+            self._point_to_resumed(runner, out_dir, before)
+        return record
+
+    def _point_to_resumed(self, runner: Runner, out_dir: Path, before: run_folder.Record | None) -> None:
+        """Finish what a kill may have interrupted: the links name the checkpoint that this training goes on from."""
+        name = Path(str(self.last_ckpt or "")).name
+        if name and before is not None and self._loaded is not None and (out_dir / name).is_file():
+            link = out_dir / "latest.pth"
+            if before.owns(self._loaded["run"], self._loaded["saved_iter"]) and link.resolve().name != name:
+                self._point_to_latest(runner, self.file_backend.join_path(self.out_dir, name), name)
 
     def _resumes(self, runner: Runner) -> bool:
         """Whether the loop is where the loaded checkpoint was: on resume, but not after ``load_from``."""
@@ -96,8 +112,34 @@ class SafeCheckpointHook(CheckpointHook):
             and (runner.epoch, runner.iter) == (loaded["epoch"], loaded["iter"])
         )
 
+    def _keep_folder(self, runner: Runner) -> None:
+        """Take the work folder again, on rank 0, if somebody has removed it."""
+        if self._record is not None and run_folder.renew(Path(runner.work_dir), self._record):
+            text = "was removed or emptied during the training; it is made again, for checkpoints from now on"
+            runner.logger.warning(f"{runner.work_dir} {text}")
+
+    def lacks_validation(self, iteration: int) -> bool:
+        """Whether this run continues one that is known not to have completed the validation after ``iteration``."""
+        known = None if self._record is None else self._record.validated
+        return self._resumed and known is not None and iteration not in known
+
+    def note_validation(self, runner: Runner) -> None:
+        """Record a completed validation of this training, after the checkpoints that belong to it."""
+        if self._record is None:
+            return
+        done = sorted({*(self._record.validated or ()), runner.iter})
+        record = self._record = replace(self._record, validated=done)
+
+        def write() -> None:
+            with self._notes.attempt():
+                run_folder.write_record(Path(runner.work_dir), record)
+
+        if is_main_process():
+            self._writer.after(write)
+
     def after_run(self, runner: Runner) -> None:
         """Release the work folder."""
+        self._record = None
         if self._locked:
             run_folder.release(Path(runner.work_dir))
 
@@ -146,8 +188,8 @@ class SafeCheckpointHook(CheckpointHook):
         states = self._random.take(runner)
         if states is not None:
             checkpoint[_RNG_KEY] = states
-        if self._run is not None:
-            checkpoint["meta"]["run"] = self._run
+        if self._record is not None:
+            checkpoint["meta"]["run"] = self._record.run
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what a resume needs, and put the config's settings into the states of the schedulers."""
@@ -179,172 +221,6 @@ class SafeCheckpointHook(CheckpointHook):
         factor = position.rescale_rates(checkpoint, runner) if moved.old_batch != moved.batch else None
         if factor is not None:
             runner.logger.warning(f"learning rate times {factor:g}, because a step has other images than before")
-
-    # Saving
-
-    @property
-    def _local(self) -> bool:
-        return is_local(self.out_dir, self.file_client_args, self.backend_args)
-
-    def after_partial_epoch(self, runner: Runner) -> None:
-        """Save the last state as iter_N.pth if the loop stops in mid-epoch (``max_iters``)."""
-        if self.by_epoch and self.save_last:
-            self._partial = True
-            self._save_last(runner, self._name(runner.epoch, runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
-
-    def save_between(self, runner: Runner) -> bool:
-        """Save ``iter_N.pth`` after the iteration that has just ended, in the course of an epoch; keep the newest two.
-
-        To be called on all ranks by hooks in ``after_train_iter``. Returns whether it was saved.
-        """
-        iteration = runner.iter + 1
-        name = f"iter_{iteration}.pth"
-        if not self._save_last(runner, name, meta=dict(epoch=runner.epoch, iter=iteration), by_epoch=False):
-            return False
-        kept = [*runner.message_hub.get_info(_BETWEEN, []), name]
-        kept = list(dict.fromkeys(kept))
-        for old in kept[:-KEPT_BETWEEN]:
-            self._remove(self.file_backend.join_path(self.out_dir, old))
-        runner.message_hub.update_info(_BETWEEN, kept[-KEPT_BETWEEN:])
-        return True
-
-    def _name(self, step: int, runner) -> str:
-        return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)
-
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        if self._partial:
-            self._save_last(runner, self._name(step, runner), meta)
-            return
-        kept = list(getattr(self, "keep_ckpt_ids", []))
-        expired = self._enlist(runner, step)
-        if self._save_last(runner, self._name(step, runner), meta):
-            for old in expired:
-                self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
-        else:
-            self._set_kept(runner, kept)
-
-    def _save_last(self, runner: Runner, name: str, meta: dict, by_epoch: bool | None = None) -> bool:
-        before = self.last_ckpt
-        self._set_last(runner, self.file_backend.join_path(self.out_dir, name))
-        options = dict(save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler)
-        by_epoch = self.by_epoch if by_epoch is None else by_epoch
-        if self._save(runner, name, meta=meta, by_epoch=by_epoch, **options, **self.args):
-            self._point_to_latest(runner, name)
-            return True
-        self._set_last(runner, before)
-        return False
-
-    def _save(self, runner: Runner, name: str, **kwargs: Any) -> bool:
-        """Save on rank 0; the same result or error on all ranks. False: skipped, the weights are not finite."""
-        with place(f"saving {name}"):
-            self._random.gather(runner)
-        backend = dict(file_client_args=self.file_client_args, backend_args=self.backend_args)
-        # Saving does not count as training time; during validation the clock is paused already.
-        clock = paused() if not self._random.in_validation else nullcontext()
-        try:
-            with clock, place(f"saving {name}"):
-                on_master(lambda: runner.save_checkpoint(self.out_dir, name, **backend, **kwargs))
-        except NonFiniteWeights as error:
-            runner.logger.error(f"checkpoint {name} skipped: {error}")
-            return False
-        finally:
-            self._random.discard()
-        return True
-
-    def _enlist(self, runner: Runner, step: int) -> list[int]:
-        """Add ``step`` to the checkpoints to keep; returns those to delete after it is saved."""
-        if self.max_keep_ckpts <= 0:
-            return []
-        ids = [i for i in self.keep_ckpt_ids if i != step] + [step]
-        self._set_kept(runner, ids[-self.max_keep_ckpts :])
-        return ids[: -self.max_keep_ckpts]
-
-    def _set_kept(self, runner: Runner, ids: list[int]) -> None:
-        if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids: deque[int] = deque(ids, self.max_keep_ckpts)
-            runner.message_hub.update_info("keep_ckpt_ids", list(ids))
-
-    def _set_last(self, runner: Runner, path: str | None) -> None:
-        self.last_ckpt = path
-        runner.message_hub.update_info("last_ckpt", path)
-
-    def _remove(self, path: str) -> bool:
-        if not is_main_process() or not self.file_backend.isfile(path):
-            return False
-        self.file_backend.remove(path)
-        return True
-
-    def _point_to_latest(self, runner: Runner, name: str) -> None:
-        """Write ``last_checkpoint`` (mmengine's text file, in the work folder) and ``latest.pth``."""
-        if not is_main_process():
-            return
-        with replacing(Path(runner.work_dir) / "last_checkpoint", temporary_suffix()) as file:
-            file.write(str(self.last_ckpt).encode())
-        if self._local:
-            point_latest(Path(self.out_dir), name)
-
-    # The best one
-
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        if not self.save_best:
-            return
-        if "auto" in self.key_indicators:
-            self._init_rule(self.rules, [next(iter(metrics))])
-        step = runner.epoch if self.by_epoch else runner.iter
-        meta = dict(epoch=runner.epoch, iter=runner.iter)
-        pairs = zip(self.key_indicators, self.rules, strict=True)
-        updated = [self._save_if_better(runner, key, rule, metrics, step, dict(meta)) for key, rule in pairs]
-        if any(updated) and self.last_ckpt is not None:  # again, with the best score in it
-            self._save_checkpoint_with_step(runner, step, meta)
-
-    def _save_if_better(self, runner: Runner, key: str, rule: str, metrics: dict, step: int, meta: dict) -> bool:
-        if key not in metrics:
-            raise UserError(
-                f"save_best={key!r} is not a metric of this evaluation; it has: {', '.join(map(str, metrics))}"
-            )
-        single = len(self.key_indicators) == 1
-        score_key, path_key = ("best_score", "best_ckpt") if single else (f"best_score_{key}", f"best_ckpt_{key}")
-        hub, score = runner.message_hub, metrics[key]
-        best = hub.get_info(score_key, self.init_value_map[rule])
-        if score is None or not self.is_better_than[key](score, best):
-            return False
-        name = f"best_{key}_{self._name(step, runner)}".replace("/", "_")
-        new, old = self.file_backend.join_path(self.out_dir, name), self._best_path(key, single)
-        known = {k: hub.get_info(k) for k in (score_key, path_key) if k in hub.runtime_info}
-        hub.update_info_dict({score_key: score, path_key: new})
-        if not self._save(runner, name, meta=meta, save_optimizer=False, save_param_scheduler=False, by_epoch=False):
-            for k in (score_key, path_key):
-                hub.update_info(k, known[k]) if k in known else hub.pop_info(k)
-            return False
-        self._set_best_path(key, single, new)
-        if old and old != new and self._remove(old):
-            runner.logger.info(f"The previous best checkpoint {old} is removed")
-        unit = "epoch" if self.by_epoch else "iter"
-        runner.logger.info(f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {name}.")
-        return True
-
-    def _best_path(self, key: str, single: bool) -> str | None:
-        return self.best_ckpt_path if single else self.best_ckpt_path_dict.get(key)
-
-    def _set_best_path(self, key: str, single: bool, path: str) -> None:
-        if single:
-            self.best_ckpt_path = path
-        else:
-            self.best_ckpt_path_dict[key] = path
-
-
-def point_latest(folder: Path, name: str) -> None:
-    """Atomically make ``folder/latest.pth`` a relative link to ``name``, or a copy where links are not supported."""
-    latest = folder / "latest.pth"
-    link = unguessable(latest, temporary_suffix())
-    try:
-        os.symlink(name, link)
-    except OSError:
-        with open(folder / name, "rb") as source, replacing(latest, temporary_suffix()) as copy:
-            shutil.copyfileobj(source, copy)
-    else:
-        os.replace(link, latest)
-        sync_folder(folder)
 
 
 def _name_classes(runner: Runner) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import urllib.error
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,7 +16,10 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.runner.checkpoint import get_torchvision_models as _upstream_torchvision
 from mmengine.runner.checkpoint import save_checkpoint as _upstream_save
+from mmengine.runner.checkpoint import weights_to_cpu as _upstream_weights_to_cpu
+from mmengine.utils import apply_to as _upstream_apply_to
 
+from mmcv_overrides.checkpoint.background import captured, is_capturing
 from mmcv_overrides.checkpoint.plain import plain
 from mmcv_overrides.checkpoint.reading import load, read
 from mmcv_overrides.checkpoint.weights import StateDict, load_weights, state_dict_of
@@ -26,11 +30,24 @@ from mmcv_overrides.errors import UserError
 def save_checkpoint(
     checkpoint: dict, filename: str, file_client_args: dict | None = None, backend_args: dict | None = None
 ) -> None:
-    """Replaces mmengine's: local files are written by :func:`save`; remote backends get the same content."""
+    """Replaces mmengine's: local files are written by :func:`save`; remote backends get the same content.
+
+    Within :meth:`.background.BackgroundWriter.capturing`, a local file is written after the return.
+    """
     if is_local(filename, file_client_args, backend_args):
-        return save(checkpoint, filename)
+        return None if captured(checkpoint, filename) else save(checkpoint, filename)
     check_finite(checkpoint)
     return _upstream_save(plain(checkpoint), str(filename), file_client_args, backend_args)
+
+
+def weights_to_cpu(state_dict: Any) -> Any:
+    """Replaces mmengine's in the runner: the tensors stay where they are if they are about to be copied anyway."""
+    return state_dict if is_capturing() else _upstream_weights_to_cpu(state_dict)
+
+
+def apply_to(data: Any, expr: Callable[[Any], bool], apply_func: Callable[[Any], Any]) -> Any:
+    """Replaces mmengine's in the runner, which moves a state to the CPU with it: as :func:`weights_to_cpu`."""
+    return _upstream_apply_to(data, expr, (lambda part: part) if is_capturing() else apply_func)
 
 
 def is_local(

@@ -38,7 +38,7 @@ def newest_readable(work_dir: str | Path, log: Any = None) -> Path | None:
     ranked: list[tuple[tuple[float, ...], Path]] = []
     for path in candidates(folder):
         try:
-            iterations, epochs, run = _progress(path)
+            iterations, epochs, run = progress(path)
             written = path.stat().st_mtime
         except (UserError, OSError) as error:
             _warn(path, error, log)
@@ -76,7 +76,7 @@ def _went_on_without_us(work_dir: Path, record: Record) -> bool:
     """Whether ``last_checkpoint`` names a file of plain mmengine, which knows no runs, after the recorded run."""
     for path in _noted(work_dir, record):
         try:
-            iterations, _, run = _progress(path)
+            iterations, _, run = progress(path)
         except (UserError, OSError):
             continue
         if not run and not record.owns(run, iterations):
@@ -113,7 +113,7 @@ def _places(work_dir: Path, record: Record | None) -> set[Path] | None:
     return {work_dir.resolve()} if inside else None
 
 
-def _progress(path: Path) -> tuple[int, int, str]:
+def progress(path: Path) -> tuple[int, int, str]:
     """(iterations, epochs, id of the run) of a checkpoint."""
     meta = peek(path).get("meta")
     if not isinstance(meta, dict) or not {"iter", "epoch"} <= meta.keys():

@@ -19,6 +19,7 @@ from mmcv_overrides.checkpoint import limits
 from mmcv_overrides.checkpoint.plain import revive
 from mmcv_overrides.checkpoint.scan import globals_named_in
 from mmcv_overrides.checkpoint.unpickle import ALLOWED, placeholders
+from mmcv_overrides.checkpoint.values import check_values
 from mmcv_overrides.errors import UserError
 from mmcv_overrides.regular_files import special
 
@@ -56,7 +57,8 @@ def load(path: str | os.PathLike, map_location: Any = "cpu", trust: bool = False
         trust: allow unpickling, and so any code in the file, if ``weights_only=True`` fails.
 
     Raises:
-        UserError: the file is missing, empty, truncated, not a checkpoint, or needs unpickling and is not trusted.
+        UserError: the file is missing, empty, truncated, not a checkpoint, or needs unpickling and is not trusted; its
+            weights are not finite, or complex (:func:`.values.check_values`).
     """
     path = Path(path).expanduser()
     check_there(path)
@@ -78,7 +80,8 @@ def peek(path: Path) -> dict:
             _check_format(file, str(path))
             _check_limits(file, str(path))
         with placeholders():
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+            found = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        return found if isinstance(found, dict) else load(path)  # which refuses it
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile):
         return load(path)
 
@@ -112,7 +115,7 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             found = torch.load(file, map_location=map_location, weights_only=True)
         limits.check_tree(found, held, name)
-        return revive(found)
+        found = revive(found)
     except UnpicklingError as error:
         reason = _reason(file, error)
     except (
@@ -129,6 +132,10 @@ def read(file: BinaryIO, name: str, map_location: Any = "cpu", trust: bool = Fal
         zlib.error,
     ) as error:
         raise UserError(_broken(name, error)) from error
+    else:
+        if isinstance(found, dict):
+            check_values(found, name)
+        return found
     if reason is None:
         raise UserError(_broken(name, "it is not in a format of torch.save"))
     if not trust:

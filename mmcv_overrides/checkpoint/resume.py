@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from traceback import walk_tb
 from typing import Any
 
 import torch
+from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmcv_overrides.checkpoint.embedded_config import TRUST, parse
 from mmcv_overrides.checkpoint.reading import trusted
+from mmcv_overrides.checkpoint.training_state import form_fault, is_count
 from mmcv_overrides.errors import Advice, UserError
 from mmcv_overrides.optimizer_state import check_same_optimizer
 from mmcv_overrides.printable import printable
@@ -42,12 +46,33 @@ def resume(
     self.load_checkpoint = checked  # upstream has no hook between loading and use
     try:
         _upstream(self, filename, resume_optimizer, resume_param_scheduler, map_location)
-    except ValueError as error:  # torch.optim.Optimizer.load_state_dict
-        if "parameter group" not in str(error):
+    except UserError as error:
+        if str(filename) in str(error):
             raise
-        raise _LOAD.error(f"checkpoint {filename}: its optimizer is of another model or config ({error})") from error
+        raise UserError(f"checkpoint {printable(filename)}: {error}", error.setting) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        part = _restored(error)
+        if part is None:
+            raise
+        said = printable(" ".join(str(error).split()))
+        raise _LOAD.error(
+            f"checkpoint {printable(filename)}: its {part} is of another model or config "
+            f"({type(error).__name__}: {said})"
+        ) from error
     finally:
         del self.load_checkpoint
+
+
+def _restored(error: BaseException) -> str | None:
+    """The part of the training state that was being restored when an exception was raised; None if there was none."""
+    owners = [
+        frame.f_locals.get("self")
+        for frame, _ in walk_tb(error.__traceback__)
+        if frame.f_code.co_name in ("load_state_dict", "load_scheduler_state", "load_optimizer_state")
+    ]
+    kinds = {"optimizer": (OptimWrapper, torch.optim.Optimizer), "message_hub": MessageHub}
+    found = (name for owner in owners for name, kind in kinds.items() if isinstance(owner, kind))
+    return next(found, "param_schedulers" if owners else None)
 
 
 def check_resumable(checkpoint: dict, where: str) -> None:
@@ -67,7 +92,7 @@ def check_resumable(checkpoint: dict, where: str) -> None:
         raise _LOAD.error(
             f"checkpoint {printable(where)} is of {printable(str(version))}: no training state for mmengine"
         )
-    wrong = [name for name in ("epoch", "iter") if not _is_count(state.get(name))]
+    wrong = [name for name in ("epoch", "iter") if not is_count(state.get(name))]
     if wrong:
         raise _LOAD.error(f"checkpoint {where} has no training state ({' and '.join(wrong)} in its meta)")
     parts: dict[str, tuple[str, ...]] = {"message_hub": ("log_scalars", "runtime_info", "resumed_keys")}
@@ -81,6 +106,9 @@ def check_resumable(checkpoint: dict, where: str) -> None:
             raise _LOAD.error(
                 f"checkpoint {where} has no training state ({fault if part in checkpoint else 'no ' + part})"
             )
+    damage = form_fault(checkpoint)
+    if damage is not None:
+        raise _LOAD.error(f"checkpoint {where}: its training state is damaged ({damage})")
     if "config" not in state:
         return
     if not isinstance(state["config"], str):
@@ -99,7 +127,3 @@ def _check_optimizer(checkpoint: dict, where: str, wrapper: Any) -> None:
         check_same_optimizer(checkpoint["optimizer"], optimizer, checkpoint["optimizer"].get("optimizer_type"))
     except UserError as error:
         raise UserError(f"checkpoint {where}: {error}", setting=error.setting) from error
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -4,6 +4,10 @@ import os
 
 import pytest
 
+from tests.support.namespaces import machines
+
+__all__ = ["machines"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("FCOS_FAULTS") == "all":

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -97,6 +98,32 @@ class CommandServer:
                 self._socket.settimeout(None)
             texts = {name: path.read_text() for name, path in outputs.items()}
         return subprocess.CompletedProcess(arguments, status, **texts)
+
+    def begin(
+        self, arguments: list[str], log: Path, extra: dict[str, str], program: Path | str = COMMAND, ranks: int = 1
+    ) -> list[int]:
+        """Start a command that :meth:`status` waits for; returns its process ids, each the leader of a group.
+
+        Args:
+            log: gets standard output and standard error.
+        """
+        environment = self._environment | extra
+        environments = [environment | variables for variables in _variables(ranks)]
+        request = {"arguments": arguments, "folder": str(ROOT), "program": str(program), "environments": environments}
+        request |= {"stdout": str(log), "stderr": str(log)}
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        return [int(word) for word in self._answers.readline().split()]
+
+    def status(self, timeout: float) -> int | None:
+        """Exit status of what :meth:`begin` has started; None if it still runs after ``timeout`` s."""
+        if not select.select([self._socket], [], [], timeout)[0]:
+            return None
+        return int(self._answers.readline())
+
+    def close(self) -> None:
+        """End the server."""
+        self._answers.close()
+        self._socket.close()
 
 
 def _variables(ranks: int) -> list[dict[str, str]]:

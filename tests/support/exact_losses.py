@@ -34,6 +34,18 @@ class SleepOnRank(Hook):
 
 
 @HOOKS.register_module()
+class SlowValidation(Hook):
+    """Prints each batch of a validation, and lets it take a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
+        os.write(1, f"validating {get_rank()} {batch_idx}\n".encode())
+        time.sleep(self.seconds)
+
+
+@HOOKS.register_module()
 class CountSteps(Hook):
     """Writes what the device counted between the ends of two iterations, one JSON line each, to ``file``.RANK.
 

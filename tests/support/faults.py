@@ -36,6 +36,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                preexec_fn=_take_signals,
             )
 
     @property
@@ -82,6 +83,12 @@ class Process:
         for process, _ in _of_session(self.popen.pid):
             os.kill(process, signal.SIGKILL)
         self.popen.wait()
+
+
+def _take_signals() -> None:
+    """A suite that a shell has started in the background ignores SIGINT; under ``nohup`` SIGHUP too."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _of_session(session: int) -> list[tuple[int, str]]:

@@ -8,6 +8,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from fcos_train.config.keys.bounds import require_values
 from fcos_train.config.keys.check import check_keys, check_options, merge_options
 from mmcv_overrides.errors import UserError
 
@@ -62,11 +63,13 @@ def test_shipped_configs_pass(family):
     assert files
     for name in {files[0], files[-1]} - BROKEN.keys():
         check_keys(load(name))
+        require_values(load(name))
 
 
 @pytest.mark.parametrize("name", sorted(p.relative_to(OURS).as_posix() for p in OURS.glob("[!_]*/*.py")))
 def test_our_configs_pass(name):
     check_keys(Config.fromfile(str(OURS / name)))
+    require_values(Config.fromfile(str(OURS / name)))
 
 
 @pytest.mark.parametrize("name, fault", BROKEN.items())

@@ -131,7 +131,7 @@ REFUSALS = {
     "zero": ({"lr": 0.0}, "--lr 0.0: must be above 0"),
     "stages": ({"freeze": "neck"}, "give a number of stages, or backbone"),
     "share": ({"balance": 2.0}, "--balance 2.0: must be between 0.001 and 1"),
-    "small": ({"img_size": (16, 64)}, "--img-size 16: must be at least 32"),
+    "small": ({"img_size": (16, 64)}, "--img-size 16: must be between 32 and 16384"),
     "logger": ({"logger": ("comet",)}, "choose from tensorboard, wandb, mlflow, clearml"),
 }
 

@@ -24,6 +24,9 @@ if sys.argv[1] == "summary":
     from fcos_train.cli.main import main
     sys.exit(main())
 record = pathlib.Path(os.environ["FAKE_RECORD"])
+if sys.argv[1] == "doctor":  # several machines
+    (record / "doctor.json").write_text(json.dumps(sys.argv[2:]))
+    sys.exit(int(os.environ.get("FAKE_DOCTOR", "0")))
 rank = os.environ.get("RANK", "0")
 call = {"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}
 (record / f"call{rank}.json").write_text(json.dumps(call))
@@ -56,12 +59,20 @@ sys.exit(int(os.environ.get("FAKE_EXIT", "0")))
 '''.replace("REAL_ROOT", repr(str(ROOT)))
 
 FAKE_TORCHRUN = '''"""FAKE torchrun of the launcher tests: records its own arguments and runs one rank."""
-import json, os, pathlib, runpy, sys
+import argparse, json, os, pathlib, runpy, sys
 
-at = sys.argv.index("-m")
-(pathlib.Path(os.environ["FAKE_RECORD"]) / "torchrun.json").write_text(json.dumps(sys.argv[1:at]))
-sys.argv = sys.argv[at + 1:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+def get_args_parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nproc_per_node")
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    parser.parse_args = lambda words: parser.parse_known_args(words[:words.index("-m")])[0]
+    return parser
+
+def main(words):
+    at = words.index("-m")
+    (pathlib.Path(os.environ["FAKE_RECORD"]) / "torchrun.json").write_text(json.dumps(words[:at]))
+    sys.argv = words[at + 1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 '''
 
 FAKE_DEVICE = '''"""FAKE devices of the launcher tests: as many as FAKE_DEVICES says, e.g. "npu 2"."""
@@ -158,7 +169,8 @@ def real_torchrun(tmp_path) -> Sandbox:
     (root / "fcos_train" / "cli" / "__init__.py").touch()
     shutil.copy(ROOT / "fcos_train" / "cli" / "newest.py", root / "fcos_train" / "cli")
     shutil.copytree(ROOT / "fcos_train" / "launch", root / "fcos_train" / "launch")
-    shutil.copy(ROOT / "mmcv_overrides" / "network.py", root / "mmcv_overrides")
+    for module in ("network.py", "signals.py"):
+        shutil.copy(ROOT / "mmcv_overrides" / module, root / "mmcv_overrides")
     (root / "mmcv_overrides" / "errors.py").write_text("class UserError(Exception): ...\n")
     (root / "mmcv_overrides" / "device.py").write_text(FAKE_DEVICE)
     config = root / "configs" / "fcos" / "fcos_r50_caffe_fpn_4x4_1x_coco.py"
@@ -178,4 +190,9 @@ def sandbox(real_torchrun) -> Sandbox:
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "run.py").write_text(FAKE_TORCHRUN)
+    errors = package / "elastic" / "multiprocessing" / "errors"
+    errors.mkdir(parents=True)
+    for folder in (errors, errors.parent, errors.parent.parent):
+        (folder / "__init__.py").write_text("class ChildFailedError(Exception): ...\n")
+    (errors.parent / "api.py").write_text("class SignalException(Exception): ...\n")
     return real_torchrun

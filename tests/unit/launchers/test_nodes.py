@@ -1,5 +1,6 @@
 """Several machines, and the environment of an NPU."""
 
+import json
 import shutil
 import stat
 import subprocess
@@ -11,7 +12,7 @@ def test_environment_of_a_node(sandbox) -> None:
     done = sandbox.run(
         MULTI, f"--data_path={sandbox.data}", "--nnodes=2", "--node_rank=1", "--master_addr=10.9.8.7",
         "--master_port=23456", "--local_addr=10.9.8.8", "--nproc=4", "--batch_size=3", "--device_id=0",
-        "--learning_rate=0.01", "--ifname=eth7",
+        "--learning_rate=0.01", "--ifname=eth7", "--rendezvous_timeout=30s",
         FAKE_DEVICES="npu 4",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -19,6 +20,13 @@ def test_environment_of_a_node(sandbox) -> None:
         "--nnodes", "2", "--node_rank", "1", "--rdzv_conf", "timeout=600", "--master_addr", "10.9.8.7",
         "--master_port", "23456", "--nproc_per_node", "4", "--max_restarts", "0",
     ]  # fmt: skip
+    doctor = json.loads((sandbox.record / "doctor.json").read_text())
+    at = doctor.index("--")
+    assert doctor[:at] == [
+        "--nnodes", "2", "--node-rank", "1", "--master-addr", "10.9.8.7", "--master-port", "23456", "--nproc", "4",
+        "--local-addr", "10.9.8.8", "--rendezvous-timeout", "30s",
+    ]  # fmt: skip
+    assert doctor[at + 1 :] == sandbox.argv()[1:]
     env = sandbox.call()["env"]
     expected = {
         "HCCL_IF_IP": "10.9.8.8", "FCOS_LOCAL_ADDR": "10.9.8.8", "RANK_SIZE": "4", "WORLD_SIZE": "8",
@@ -76,6 +84,15 @@ def test_errors(sandbox) -> None:
         done = sandbox.run(MULTI, f"--data_path={sandbox.data}", *flags)
         assert done.returncode == 2 and message in done.stderr, done.stderr
     assert not sandbox.called()
+
+
+def test_machines_that_do_not_agree_train_nothing(sandbox) -> None:
+    done = sandbox.run(
+        MULTI, f"--data_path={sandbox.data}", "--nnodes=2", "--node_rank=1", "--nproc=1", "--master_addr=10.9.8.7",
+        "--local_addr=10.9.8.8", FAKE_DOCTOR="2",
+    )  # fmt: skip
+    assert done.returncode == 2 and (sandbox.record / "doctor.json").exists()
+    assert not sandbox.called() and not sandbox.output().exists()
 
 
 def source_env(sandbox, tmp_path, **env) -> subprocess.CompletedProcess:

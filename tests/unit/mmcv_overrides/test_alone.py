@@ -188,7 +188,7 @@ def test_parts_given_as_classes_or_not_at_all_are_ours(tmp_path):
     assert "HOOKS:LoggerHook -> mmcv_overrides.json_log.ContractLoggerHook: " in log.read_text()
 
 
-@pytest.mark.parametrize(("by_epoch", "kind"), [(True, "ResumableEpochLoop"), (False, "IterBasedTrainLoop")])
+@pytest.mark.parametrize(("by_epoch", "kind"), [(True, "ResumableEpochLoop"), (False, "StoppableIterLoop")])
 def test_a_loop_named_by_by_epoch(tmp_path, by_epoch, kind):
     length = dict(max_epochs=1) if by_epoch else dict(max_iters=4)
     runner = toy_runner(tmp_path, train_cfg=dict(by_epoch=by_epoch, **length))

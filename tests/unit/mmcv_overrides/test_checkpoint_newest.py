@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmcv_overrides import checkpoint
-from mmcv_overrides.checkpoint.hook import point_latest
+from mmcv_overrides.checkpoint.links import point_latest
 from mmcv_overrides.errors import UserError
 
 

@@ -93,6 +93,28 @@ def test_without_a_digest_a_part_of_another_file_is_not_continued(server, tmp_pa
     assert (tmp_path / "w.pth").read_bytes() == BODY and server.asked == [("/w.pth", None)]
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"<!DOCTYPE html><p>log in first", "it is a web page or a message of the server"),
+        (b'{"error": "not found"}', "it is a web page or a message of the server"),
+        (b"", "the file is empty"),
+        (b"PK\x03\x04" + bytes(500), "the end of the file is missing"),
+    ],
+)
+def test_without_a_digest_what_is_no_file_of_weights_is_not_kept(body, says, tmp_path):
+    with serving(Files({"/w.pth": body})) as server, pytest.raises(UserError, match=says):
+        download(tmp_path / "w.pth", [f"{server.url}/w.pth"], None)
+    assert names(tmp_path) == []
+
+
+def test_without_a_digest_a_connection_that_breaks_leaves_nothing(server, tmp_path):
+    server.breaks = [1000, 0, 0]
+    with pytest.raises(UserError, match="the connection ended after 1000 of 10240"):
+        download(tmp_path / "w.pth", [f"{server.url}/w.pth"], None)
+    assert names(tmp_path) == []
+
+
 def test_several_processes_download_once(server, tmp_path):
     threads = [
         threading.Thread(target=download, args=(tmp_path / "w.pth", [f"{server.url}/w.pth"], DIGEST)) for _ in range(4)
