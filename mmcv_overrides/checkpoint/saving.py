@@ -100,12 +100,14 @@ class SavingHook(CheckpointHook):
         """
         iteration = runner.iter + 1
         name = f"iter_{iteration}.pth"
-        kept = list(dict.fromkeys([*runner.message_hub.get_info(_BETWEEN, []), name]))
+        before = runner.message_hub.get_info(_BETWEEN, [])
+        kept = list(dict.fromkeys([*before, name]))
         meta = dict(epoch=runner.epoch, iter=iteration)
-        if not self._save_last(runner, name, meta, kept[:-KEPT_BETWEEN], by_epoch=False):
-            return False
-        runner.message_hub.update_info(_BETWEEN, kept[-KEPT_BETWEEN:])
-        return True
+        runner.message_hub.update_info(_BETWEEN, kept[-KEPT_BETWEEN:])  # a run that resumes it removes it in its turn
+        if self._save_last(runner, name, meta, kept[:-KEPT_BETWEEN], by_epoch=False):
+            return True
+        runner.message_hub.update_info(_BETWEEN, before)
+        return False
 
     def _name(self, step: int, runner) -> str:
         return f"iter_{runner.iter}.pth" if self._partial else self.filename_tmpl.format(step)

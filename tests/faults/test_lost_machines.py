@@ -99,13 +99,13 @@ def test_a_rank_of_the_second_machine_killed_three_times_ends_with_the_undisturb
         settings = {"max_restarts": "3", "dist_timeout": "60", "rendezvous_timeout": "120"}
         nodes = [start(machines, node, shapes, folder, *words, **settings) for node in (0, 1)]
         for restarts, moment in enumerate(("Checkpoints will be saved to", r"\[1\]\[3/", r"\[1\]\[5/")):
-            nodes[0].wait_for(rf"(?s)(work dir:.*?){{{restarts + 1}}}{moment}", 200)
+            nodes[0].wait_for(rf"(?s)(work dir:.*?){{{restarts + 1}}}{moment}", 400)
             os.kill(nodes[1].rank(1), signal.SIGKILL)
-            nodes[0].wait_for(rf"(?s)(\(restarted\).*?){{{restarts + 1}}}", 200)
-        assert [node.status(200) for node in nodes] == [0, 0], nodes[1].text[-3000:]
+            nodes[0].wait_for(rf"(?s)(\(restarted\).*?){{{restarts + 1}}}", 400)
+        assert [node.status(400) for node in nodes] == [0, 0], nodes[1].text[-3000:]
         whole = tmp_path / "whole"
         whole.mkdir()
         others = [start(machines, node, shapes, whole, *words) for node in (0, 1)]
-        assert [node.status(200) for node in others] == [0, 0]
+        assert [node.status(400) for node in others] == [0, 0]
     assert len(losses(others[0].text)) == 8
     assert losses(nodes[0].text) == losses(others[0].text)

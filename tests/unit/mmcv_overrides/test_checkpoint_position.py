@@ -109,6 +109,15 @@ def test_checkpoints_after_every_third_iteration_of_which_two_are_kept(tmp_path)
     assert names == ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "iter_6.pth", "iter_9.pth", "latest.pth"]
 
 
+def test_a_resumed_run_removes_the_checkpoint_between_that_it_continues(tmp_path) -> None:
+    often = [dict(type="ExtraCheckpointHook", iterations=3)]
+    run(tmp_path / "a", 2, 4, hooks=often, max_iters=3)
+    run(tmp_path / "a", 2, 4, hooks=often, resume=True)
+    # 16 steps; after the twelfth, the end of epoch 3, the config saves
+    names = [name for name in checkpoint_names(tmp_path / "a") if name.startswith("iter_")]
+    assert names == ["iter_15.pth", "iter_9.pth"]
+
+
 @pytest.mark.parametrize(
     ("steps", "spent", "interval", "found"),
     [
