@@ -82,7 +82,7 @@ FULL = [
             "step 3 FILL; step 7 FREE",
             ("--cfg-options", "default_hooks.checkpoint.interval=4"),
             0,
-            {"the log ": 2, "the JSON log ": 2, "the files of the evaluation ": 2, "the curves of ": 1},
+            {"the log /": 2, "the JSON log ": 2, "the files of the evaluation ": 2, "the curves of ": 1},
             scores="0.9 0 0 0",
         ),
         id="room is there again before the next checkpoint",
