@@ -300,7 +300,8 @@ def run(recipe: Recipe, extra: Sequence[str]) -> int:
 
         os.environ.update(rank_environment("cpu" if kind == "auto" else kind, int(recipe.nproc), recipe.nodes))
     words = command(recipe, port, extra)
-    if recipe.nodes > 1 and (status := check_machines(recipe, port, words)):
+    fixed = recipe.nodes > 1 and ":" not in recipe.nnodes  # an elastic job does not know its machines beforehand
+    if fixed and (status := check_machines(recipe, port, words)):
         return status
     link_data(recipe.data_path)
     if recipe.plain:

@@ -129,7 +129,6 @@ WEIGHTS: dict[str, tuple[Callable[[dict], Any], str]] = {
 }
 EARLY = ("an empty state_dict", "a list as state_dict", "numbers as weights")  # what --resume finds at once
 BUILT = ("has the optimizer Adam", "has an optimizer of one parameter")
-PENDING = ("NaN in all weights", "complex weights")  # refused once checkpoint.reading does
 
 
 def _command(verb: str, room: Room, path: Path) -> list[str]:
@@ -155,7 +154,10 @@ def _case(verb: str, name: str, write: Callable[[Path, Room], Any], says: str) -
 CASES = [
     *(_case("resume", name, write, NAME) for name, write in {**WRITERS, **RUNS}.items()),
     *(_case("resume", f"has {name}", _content(change), says) for name, (change, says) in STATES.items()),
-    *(_case("resume", f"has {name}", _content(WEIGHTS[name][0]), NAME) for name in EARLY),
+    *(
+        _case("resume", f"has {name}", _content(WEIGHTS[name][0]), NAME)
+        for name in (*EARLY, "NaN in all weights", "complex weights")
+    ),
     *(_case("eval", f"has {name}", _content(change), says) for name, (change, says) in WEIGHTS.items()),
     *(
         _case(verb, name, {**WRITERS, **RUNS}[name], NAME)
