@@ -173,17 +173,6 @@ def requested() -> int:
     return 0 if _listener is None else _listener.requested
 
 
-def awaited(seconds: float) -> int:
-    """As :func:`requested`, but waits for a signal that is about to come.
-
-    When an agent is killed its store goes before the kernel tells the ranks.
-    """
-    end = time.monotonic() + seconds
-    while not requested() and time.monotonic() < end and _listener is not None:
-        time.sleep(0.02)
-    return requested()
-
-
 def leave(number: int, saved: bool) -> Stopped:
     """The exception for ranks that have agreed to stop; from here on further signals are ignored."""
     if _listener is not None:
