@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,8 +56,10 @@ def test_the_split_of_an_evaluation(data, trained, layout, tmp_path, monkeypatch
 
     class Built:  # the parts of a runner that an evaluation uses
         _train_loop = _val_loop = _test_loop = None
+        test_loop = SimpleNamespace(evaluator=SimpleNamespace(metrics=[]))
 
         def __init__(self, cfg, name):
+            self.cfg = cfg
             file = cfg.test_dataloader.dataset.ann_file
             assert cfg.test_evaluator["ann_file"] == file
             read["images"] = len(json.loads(Path(file).read_text())["images"])
