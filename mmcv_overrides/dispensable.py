@@ -70,6 +70,8 @@ class LogFile(logging.FileHandler):
         for kept in like.filters:
             self.addFilter(kept)
         self._state = Dispensable(f"the log {printable(self.baseFilename)}")
+        with self._state.attempt():  # not at the first line: mmengine writes how weights were initialised to the stream
+            self.stream = self._open()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line; after a failure, and where somebody has removed the file, it is opened anew."""
