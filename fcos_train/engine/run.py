@@ -145,7 +145,7 @@ def _wanted_resume(options: TrainOptions, cfg: Config) -> str | None:
     return options.resume
 
 
-def _resume_from(wanted: str | None, folder: Path, restarted: bool) -> str | None:
+def _resume_from(wanted: str | None, folder: Path, restarted: bool = False) -> str | None:
     """The checkpoint to resume from; one that is named is looked at before the data are read.
 
     Args:

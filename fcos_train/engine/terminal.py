@@ -27,7 +27,8 @@ from mmcv_overrides.printable import printable, printable_lines
 from mmcv_overrides.text_log import NUMBERS
 
 REDRAWN = 0.1  # seconds from one drawing of the bar to the next, at least
-REPLACED = ("Saving checkpoint at ",)  # lines of mmengine that the line of an epoch or the table stands for
+# What the line of an epoch or the table stands for, and what concerns the log file alone.
+REPLACED = ("Saving checkpoint at ", "checkpoints are written in the background ")
 
 
 class _Plain(logging.Formatter):

@@ -100,14 +100,10 @@ def main(words: Sequence[str]) -> int:
                 end = outcome(notes, 1)
             except SignalException as error:
                 end = outcome(notes, int(ranks) if ranks.isdecimal() else 1, error.sigval)
-            except ChildFailedError as error:
-                end = outcome(notes, 1)
-                if end is None:
-                    print(error, file=sys.stderr)
-                    say(_cause(error))
-                    return 1
             except Exception as error:
-                return _explain(error)
+                end = outcome(notes, 1) if isinstance(error, ChildFailedError) else None
+                if end is None:
+                    return _explain(error)
     return 0 if end is None else int(str(end.code))
 
 
@@ -118,8 +114,12 @@ def _taken(parser: argparse.ArgumentParser, signals: str) -> list[str]:
 
 
 def _explain(error: Exception) -> int:
-    """Print that the machines did not meet; other errors pass through. They are told by name: some are private."""
+    """Print why torchrun has ended. Its errors are told by name, because some are private."""
     name = type(error).__name__
+    if name == "ChildFailedError":
+        print(error, file=sys.stderr)
+        say(_cause(error))
+        return 1
     if name.startswith("Rendezvous") or name in ("DistNetworkError", "DistStoreError"):
         reason = (str(error).strip().splitlines() or [name])[0]
         say(

@@ -247,7 +247,7 @@ def test_images_in_both_splits_are_warned_of(write, val):
         ('{"images": []}', "no list named annotations, categories"),
         (
             '{"images": [{"id": 1}], "annotations": [], "categories": []}',
-            r"images\[0\] has no id or no file_name",
+            r"images\[0\] has no file_name",
         ),
     ],
 )
