@@ -85,9 +85,13 @@ unknown_flag() {
 
 check_numbers() {
     local key
-    for key in nproc batch_size max_iters max_epochs dist_timeout rendezvous_timeout; do
+    for key in nproc batch_size max_iters max_epochs; do
         [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^[1-9][0-9]*$ ]] ||
             die "--$key=${opt[$key]} is not a positive whole number"
+    done
+    for key in dist_timeout rendezvous_timeout; do
+        [[ -z ${opt[$key]:-} || ${opt[$key]} =~ ^[1-9][0-9]*[smhd]?$ ]] ||
+            die "--$key=${opt[$key]} is not a time such as 90, 90s or 10m"
     done
     [[ ${opt[nnodes]:-1} =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] ||
         die "--nnodes=${opt[nnodes]} is not a positive whole number, or MIN:MAX"

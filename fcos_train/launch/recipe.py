@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from fcos_train.config.endurance import seconds
 from fcos_train.launch.output import Output, explain_failure, rank_status, stopped_line
 from fcos_train.launch.supervised import USER_ERROR, run_supervised, stop_on_signals
 from mmcv_overrides.errors import UserError
@@ -198,12 +199,18 @@ def command(recipe: Recipe, port: str, extra: Sequence[str]) -> list[str]:
     return [*words, *recipe.train_defaults.split(), *_with_learning_rate(recipe.learning_rate, list(extra))]
 
 
+def in_seconds(text: str) -> str:
+    """Whole seconds of ``30``, ``30s`` or ``10m``, as torchrun reads them; empty as before."""
+    found = seconds(text) if text else None
+    return "" if found is None else f"{found:.0f}"
+
+
 def _meeting(recipe: Recipe, port: str) -> list[str]:
     """How the machines find each other. An elastic job keeps its members in a store of the first machine."""
-    wait = recipe.rendezvous_timeout or str(RENDEZVOUS_S)
+    wait = in_seconds(recipe.rendezvous_timeout) or str(RENDEZVOUS_S)
     watch = []
     if recipe.node > 0:
-        watch = ["--watch-master", recipe.master, port, recipe.dist_timeout or str(DIST_S)]
+        watch = ["--watch-master", recipe.master, port, in_seconds(recipe.dist_timeout) or str(DIST_S)]
     if ":" not in recipe.nnodes:
         words = ["--nnodes", str(recipe.nodes), "--node_rank", str(recipe.node), "--rdzv_conf", f"timeout={wait}"]
         return [*watch, *words, "--master_addr", recipe.master, "--master_port", port]
@@ -216,6 +223,7 @@ def _meeting(recipe: Recipe, port: str) -> list[str]:
 def deadlines(recipe: Recipe) -> dict[str, str]:
     """The environment variables of the deadlines that were given."""
     given = {"FCOS_DIST_TIMEOUT": recipe.dist_timeout, "FCOS_RENDEZVOUS_TIMEOUT": recipe.rendezvous_timeout}
+    given = {name: in_seconds(text) for name, text in given.items()}
     return {name: value for name, value in given.items() if value}
 
 

@@ -27,5 +27,12 @@ def test_weights_alone_are_refused(says, zipped, tmp_path):
 def test_a_whole_checkpoint_is_taken(tmp_path):
     hub = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
     path = tmp_path / "a.pth"
-    torch.save({"meta": {"epoch": 1, "iter": 6}, "message_hub": hub, "optimizer": {}}, path)
+    torch.save(
+        {
+            "meta": {"epoch": 1, "iter": 6},
+            "message_hub": hub,
+            "optimizer": {"state": {}, "param_groups": [{"params": []}]},
+        },
+        path,
+    )
     assert _resume_from(str(path), Path("none")) == str(path) and _resume_from(None, Path("none")) is None

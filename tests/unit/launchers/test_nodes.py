@@ -17,7 +17,7 @@ def test_environment_of_a_node(sandbox) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sandbox.torchrun() == [
-        "--nnodes", "2", "--node_rank", "1", "--rdzv_conf", "timeout=600", "--master_addr", "10.9.8.7",
+        "--nnodes", "2", "--node_rank", "1", "--rdzv_conf", "timeout=30", "--master_addr", "10.9.8.7",
         "--master_port", "23456", "--nproc_per_node", "4", "--max_restarts", "0",
     ]  # fmt: skip
     doctor = json.loads((sandbox.record / "doctor.json").read_text())
