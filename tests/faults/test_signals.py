@@ -23,6 +23,7 @@ BATCH = 4  # images of a step, of all ranks
 STEPS = 24  # of the undisturbed run; an epoch has 6
 DEVICE_ID = 90 + os.getpid() % 9000  # names the folder of a launcher
 OUTPUT = ROOT / "test" / "output" / str(DEVICE_ID)
+EPOCH = 6  # steps: 24 images
 AT = 3  # step after which the signal is sent: nothing is on the disk yet
 
 
@@ -197,7 +198,8 @@ def test_a_signal_saves_and_a_resume_goes_on(row: Row, shapes, undisturbed, tmp_
     done = max(step for _, step in before)
     name = "SIGTERM" if row.number == KILL or (row.target, row.number) == ("torchrun", USR1) else row.number.name
     assert f"stopped by {name} after iteration {done} of " in text
-    assert (tmp_path / "run" / "latest.pth").resolve().name == f"iter_{done}.pth"
+    saved = f"iter_{done}.pth" if done % EPOCH else f"epoch_{done // EPOCH}.pth"  # that of the epoch has the state too
+    assert (tmp_path / "run" / "latest.pth").resolve().name == saved
     straight = undisturbed(row.ranks)
     assert before == {key: value for key, value in straight.items() if key[1] <= done}
     after = trained(row.ranks, shapes, tmp_path / "run", done + 2, "--resume")
