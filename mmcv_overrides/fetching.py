@@ -7,8 +7,6 @@ own, which runs beside the step on the batch before: nobody waits for it, and no
 
 from __future__ import annotations
 
-import datetime
-import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,8 +17,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from mmcv_overrides.errors import UserError
-from mmcv_overrides.network import choose_interface
-from mmcv_overrides.parallel import TIMEOUT_S
+from mmcv_overrides.parallel import host_group
 from mmcv_overrides.seams import Override
 
 _left_out: list[str] = []  # in the process that loads: since the last batch
@@ -70,12 +67,7 @@ class Fetching:
         self.left_out: Counter[str] = Counter()
         if allowed and not isinstance(loader.collate_fn, Noting):
             loader.collate_fn = Noting(loader.collate_fn)
-        self._group: Any = None
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            if "WORLD_SIZE" in os.environ:
-                choose_interface("gloo")
-            timeout = datetime.timedelta(seconds=float(os.environ.get("FCOS_DIST_TIMEOUT", TIMEOUT_S)))
-            self._group = dist.new_group(backend="gloo", timeout=timeout)
+        self._group = host_group()
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of an epoch.
@@ -92,13 +84,12 @@ class Fetching:
             batch, _, fault = coming
             if fault is _END:
                 return
-            if self._group is None:
+            if self._group is None:  # nobody to tell: the next one is fetched after the step
                 yield batch
-                coming = _fetch(batches)
-                pending = self._begin(coming)
-                continue
             coming = _fetch(batches)
             pending = self._begin(coming)
+            if self._group is None:
+                continue
             try:
                 yield batch
             except GeneratorExit:  # the training ends in mid-epoch, on all ranks alike

@@ -62,8 +62,7 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
     accelerator.set_device(local_rank)
     # With INFO the error about parameters without gradients names them.
     os.environ.setdefault("TORCH_DISTRIBUTED_DEBUG", "INFO")
-    timeout = float(os.environ.get("FCOS_DIST_TIMEOUT", TIMEOUT_S))
-    kwargs.setdefault("timeout", datetime.timedelta(seconds=timeout))
+    kwargs.setdefault("timeout", timeout_of_group())
     backend = os.environ.get("FCOS_DIST_BACKEND") or accelerator.backend
     interface = choose_interface(backend)
     if not {"init_method", "store"} & kwargs.keys():
@@ -85,6 +84,23 @@ def init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) 
         found = dist.distributed_c10d._get_default_store()
         seconds, where = kwargs["timeout"].total_seconds(), os.environ["MASTER_ADDR"]
         stalls.watch(stalls.Watch(found, dist.get_rank(), dist.get_world_size(), seconds, where))
+
+
+def timeout_of_group() -> datetime.timedelta:
+    """How long a rank waits for another one."""
+    return datetime.timedelta(seconds=float(os.environ.get("FCOS_DIST_TIMEOUT", TIMEOUT_S)))
+
+
+def host_group() -> dist.ProcessGroup | None:
+    """A gloo group of its own over all ranks, for notes that no accelerator is asked for; None of a single rank.
+
+    To be called on all ranks. It is left with ``dist.destroy_process_group``.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    if "WORLD_SIZE" in os.environ:
+        choose_interface("gloo")
+    return dist.new_group(backend="gloo", timeout=timeout_of_group())
 
 
 def leave_process_group() -> None:

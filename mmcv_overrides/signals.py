@@ -191,9 +191,7 @@ def note(end: Stopped) -> None:
 def end_at_once(number: int) -> None:
     """End this process and all that it has started, without cleaning up."""
     _say(f"ended at once by {name_of(number)}")
-    for child in list(descendants(os.getpid())):
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(child, signal.SIGKILL)
+    kill_descendants()
     os._exit(128 + number)
 
 
@@ -222,6 +220,13 @@ def descendants(pid: int) -> Iterator[int]:
             for kid in map(int, file.read_text().split()):
                 yield kid
                 yield from descendants(kid)
+
+
+def kill_descendants() -> None:
+    """Kill all processes that this one has started, directly or not (Linux)."""
+    for child in list(descendants(os.getpid())):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(child, signal.SIGKILL)
 
 
 class QuietWorker:

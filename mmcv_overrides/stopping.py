@@ -8,7 +8,6 @@ waits for an accelerator.
 from __future__ import annotations
 
 import atexit
-import datetime
 import multiprocessing
 import os
 import time
@@ -24,8 +23,7 @@ from mmengine.runner.loops import _parse_losses
 from torch.utils.data import DataLoader
 
 from mmcv_overrides import signals
-from mmcv_overrides.network import choose_interface
-from mmcv_overrides.parallel import TIMEOUT_S
+from mmcv_overrides.parallel import host_group
 from mmcv_overrides.seams import Override
 
 DAEMONS_S = 2.0  # that daemons have to end at the end of the program
@@ -51,13 +49,8 @@ class StopPoints:
         self.runner = runner
         self._asked = 0
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
-        self._group = None
         self._key = f"mmcv_overrides/stop/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            if "WORLD_SIZE" in os.environ:
-                choose_interface("gloo")
-            timeout = datetime.timedelta(seconds=float(os.environ.get("FCOS_DIST_TIMEOUT", TIMEOUT_S)))
-            self._group = dist.new_group(backend="gloo", timeout=timeout)
+        self._group = host_group()
 
     def after_step(self) -> None:
         """Stop here if a rank was asked to before its last step; not between the batches of one optimizer step.

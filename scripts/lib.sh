@@ -134,3 +134,11 @@ ensure_installed() {
     "$PYTHON" -m fcos_train doctor --fix
     echo "$wanted" 2>/dev/null >"$stamp" || true # the environment may not be writable
 }
+
+# set_up [EXTRAS]: the environment and what is installed in it, each as a stage.
+set_up() {
+    stage "Python environment"
+    ensure_python
+    stage "install"
+    ensure_installed "$@"
+}

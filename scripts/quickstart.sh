@@ -6,8 +6,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 
-stage "Python environment"
-ensure_python
-stage "install"
-ensure_installed
+set_up ""
 exec "$PYTHON" scripts/quickstart.py $((SECONDS - started))

@@ -7,10 +7,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 
-stage "Python environment"
-ensure_python
-stage "install"
-ensure_installed dev
+set_up dev
 stage "faults"
 FCOS_FAULTS=all "$PYTHON" -m pytest tests/faults -rs "$@"
 stage "all passed"

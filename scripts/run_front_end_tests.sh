@@ -7,10 +7,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 
-stage "Python environment"
-ensure_python
-stage "install"
-ensure_installed dev
+set_up dev
 stage "torch_npu and stubs of the libraries it needs"
 "$PYTHON" tests/npu_front_end/build.py
 stage "tests"

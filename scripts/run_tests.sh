@@ -51,10 +51,7 @@ ensure_browser() {
         echo "it cannot be installed; the tests that need a browser will be skipped"
 }
 
-stage "Python environment"
-ensure_python
-stage "install"
-ensure_installed dev
+set_up dev
 ensure_browser
 check "ruff" tool ruff check .
 check "shellcheck" check_shell

@@ -61,14 +61,14 @@ def set_sampling(cfg: Config, recipe: Recipe) -> list[str]:
 def set_checkpoints(cfg: Config, options: Endurance) -> list[str]:
     """``--checkpoint-every``: checkpoints between those of the config."""
     every = options.checkpoint_every
-    custom = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != EXTRA_CHECKPOINTS]
     if every is None:
         return []
     if str(every).isdecimal():
         extra, said = ConfigDict(iterations=int(every)), f"{every} iterations"
     else:
         extra, said = ConfigDict(seconds=seconds(every)), f"{seconds(every):g} s"
-    cfg["custom_hooks"] = [*custom, ConfigDict(type=EXTRA_CHECKPOINTS, **extra)]
+    others = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != EXTRA_CHECKPOINTS]
+    cfg["custom_hooks"] = [*others, ConfigDict(type=EXTRA_CHECKPOINTS, **extra)]
     return [f"checkpoints: also every {said}, the two newest of these are kept"]
 
 

@@ -19,16 +19,7 @@ from torch import nn
 from fcos_train.config.part_named import is_foreign, said_by
 from mmcv_overrides.errors import UserError
 
-_KINDS = (
-    AssertionError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    RuntimeError,
-    NotImplementedError,
-)
+_KINDS = (AssertionError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 
 
 class StepsHook(Hook):

@@ -17,10 +17,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from fcos_train.launch.supervised import descendants
+from mmcv_overrides.signals import kill_descendants
 
 # What these log of a failure is in the summary that follows; of a signal, in the lines of the training.
 NOISY = ("torch.distributed.elastic.agent.server.api", "torch.distributed.elastic.multiprocessing.api")
@@ -55,9 +54,7 @@ class MasterWatch:
             time.sleep(BEAT_S)
 
     def _give_up(self, silent: float) -> None:
-        for pid in list(descendants(os.getpid())):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        kill_descendants()
         say(f"the first machine ({self.address}:{self.port}) has not answered for {silent:.0f} s; this machine ends")
         os._exit(LOST)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fcos_train.launch.supervised import descendants
+from mmcv_overrides.signals import descendants
 from tests.support.commands import ROOT, environment
 
 TINY = ("fcos/fcos_tiny_shapes", "--opt-level", "O0", "--workers", "0", "--no-report", "--no-check", "--seed", "0")

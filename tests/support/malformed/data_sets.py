@@ -162,26 +162,18 @@ def _nothing_but_nan(coco: dict) -> None:
 
 HEADS = {"FCOS": "tests/support/exact.py", "FSAF": "tests/support/exact_fsaf.py"}
 TRAINED = [
-    *(
-        Case(
-            f"{head} trains on batches of background alone",
-            _trained(_only_the_last_has_boxes, "--keep-empty", "--batch-size", "2", config=config),
-            ("Epoch [1][1/",),
-            status=0,
-            slow=head == "FCOS",
-        )
-        for head, config in HEADS.items()
-    ),
-    *(
-        Case(
-            f"{head} trains on images whose boxes are all NaN",
-            _trained(_nothing_but_nan, "--keep-empty", "--batch-size", "2", config=config),
-            ("Epoch [1][1/",),
-            status=0,
-            slow=head == "FCOS",
-        )
-        for head, config in HEADS.items()
-    ),
+    Case(
+        f"{head} trains on {what}",
+        _trained(change, "--keep-empty", "--batch-size", "2", config=config),
+        ("Epoch [1][1/",),
+        status=0,
+        slow=head == "FCOS",
+    )
+    for what, change in (
+        ("batches of background alone", _only_the_last_has_boxes),
+        ("images whose boxes are all NaN", _nothing_but_nan),
+    )
+    for head, config in HEADS.items()
 ]
 CASES = [
     *(Case(f"annotations with {name}", _check(change), (says,)) for name, (change, says) in REFUSED.items()),

@@ -95,7 +95,7 @@ def test_a_machine_ends_when_the_first_one_is_lost_and_not_before_it_has_answere
     monkeypatch.setattr(agent.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(agent.time, "sleep", sleep)
     monkeypatch.setattr(agent, "answers", lambda address, port, seconds: 100 <= now[0] < 110)
-    monkeypatch.setattr(agent, "descendants", lambda pid: iter(()))
+    monkeypatch.setattr(agent, "kill_descendants", lambda: None)
     monkeypatch.setattr(agent.os, "_exit", leave)
     with pytest.raises(SystemExit, match="1"):
         agent.MasterWatch("10.0.0.1", 23, 10)._watch()
